@@ -1,0 +1,22 @@
+"""recbole-cafe: CaFe and its companions for RecBole.
+
+Importing this package repairs what current Python, NumPy, pandas, PyTorch and setuptools break in RecBole 1.2
+(recbole_cafe.compat; RECBOLE_CAFE_COMPAT=0 switches that off) and makes RecBole know our models
+(recbole_cafe.registry).
+"""
+
+__version__ = "0.1.0"
+
+from recbole_cafe import compat
+
+compat.apply()  # before anything else imports RecBole
+
+from recbole_cafe import registry  # noqa: E402
+
+registry.register()
+
+from recbole_cafe.config import Config, ConfigError  # noqa: E402
+from recbole_cafe.model.cafe import CaFe  # noqa: E402
+from recbole_cafe.quick_start import Result, objective_function, run  # noqa: E402
+
+__all__ = ["CaFe", "Config", "ConfigError", "Result", "__version__", "objective_function", "run"]

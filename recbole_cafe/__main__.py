@@ -1,0 +1,7 @@
+"""python -m recbole_cafe ...; the same as the command recbole-cafe."""
+
+import sys
+
+from recbole_cafe.cli import main
+
+sys.exit(main())

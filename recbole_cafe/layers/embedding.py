@@ -1,0 +1,44 @@
+"""Embedding tables whose row 0 is padding and stays zero."""
+
+import torch
+from torch import Tensor, nn
+
+
+class PaddedEmbedding(nn.Embedding):
+    """A table of n vectors with a zero row 0.
+
+    RecBole's models re-draw row 0 with the rest of the table, so that their padding is a frozen random vector;
+    here it is zero and, through ``padding_idx``, stays so.
+
+    Args:
+        n: number of rows, padding included.
+        size: width of a row.
+        std: standard deviation of the normal initialisation.
+    """
+
+    def __init__(self, n: int, size: int, *, std: float) -> None:
+        super().__init__(n, size, padding_idx=0)
+        nn.init.normal_(self.weight, std=std)
+        with torch.no_grad():
+            self.weight[0].zero_()
+
+
+def init_transformer(module: nn.Module, std: float) -> None:
+    """Draw the weights of every Linear below `module` from N(0, std^2), biases zero; position tables likewise."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=std)
+            nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.Embedding) and not isinstance(part, PaddedEmbedding):
+            nn.init.normal_(part.weight, std=std)
+
+
+def real_positions(item_seq: Tensor) -> Tensor:
+    """Which positions hold an item, without the columns that hold none. item_seq: [B, L0]. Returns [B, L] bool."""
+    real = item_seq > 0
+    return real[:, : int(real.sum(1).max())]
+
+
+def last_states(states: Tensor, real: Tensor) -> Tensor:
+    """The state of each row's last real position. states: [N, D], real: [B, L]. Returns [B, D]."""
+    return states[real.sum(1).cumsum(0) - 1]

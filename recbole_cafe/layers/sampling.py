@@ -1,0 +1,60 @@
+"""Uniform negatives that avoid a user's own ids: exact, without rejection, without a loop over users."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ExclusiveSampler(nn.Module):
+    """Draws ids uniformly from 1..n-1 without the ids of a key (a user).
+
+    With a key's sorted ids e_1 < ... < e_k, the r-th id (r = 0, 1, ...) outside them is 1 + r + #{j : e_j - j <= r},
+    e_j - j being the number of free ids below e_j. So one draw of r and one binary search give an exact sample.
+    All keys share one search: key * n + (e_j - j) is sorted over all keys.
+
+    A key that owns every id gets any id but the target instead: CaFe's released code loops for ever there.
+
+    Args:
+        keys: [P] key of each pair, e.g. the user of an interaction.
+        ids: [P] id of each pair in 1..n-1, duplicates allowed; 0 is ignored.
+        n_keys: keys are 0..n_keys-1.
+        n: number of ids, padding 0 included.
+
+    Raises:
+        ValueError: fewer than two ids, so that no negative exists.
+    """
+
+    def __init__(self, keys: Tensor, ids: Tensor, *, n_keys: int, n: int) -> None:
+        super().__init__()
+        if n < 3:
+            raise ValueError(f"negatives need at least two ids beside padding, there are {max(n - 1, 0)}")
+        self.n = n
+        pairs = torch.unique(keys[ids > 0] * n + ids[ids > 0])  # sorted, distinct
+        key, own = pairs // n, pairs % n
+        count = torch.bincount(key, minlength=n_keys)
+        start = torch.cumsum(count, 0) - count
+        rank = torch.arange(len(pairs), device=pairs.device) - start[key]  # j - 1
+        # Not persistent: they are the data's, not the model's, and must not be in a checkpoint.
+        self.register_buffer("count", count, persistent=False)
+        self.register_buffer("start", start, persistent=False)
+        self.register_buffer("free_below", key * n + (own - 1 - rank), persistent=False)
+
+    def forward(self, key: Tensor, target: Tensor, k: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw k ids for each row, independently, with replacement.
+
+        Args:
+            key: [N] keys. target: [N] the row's own target, avoided in any case (it belongs to its key).
+            k: number of draws per row.
+
+        Returns:
+            [N, k] ids in 1..n-1.
+        """
+        n_free = self.n - 1 - self.count[key]  # [N]
+        full = n_free <= 0
+        size = torch.where(full, self.n - 2, n_free)
+        # float64: a float32 uniform has 2^24 values, too few for catalogues of millions of ids
+        u = torch.rand(len(key), k, dtype=torch.float64, device=key.device, generator=generator)
+        r = torch.minimum((u * size[:, None]).long(), size[:, None] - 1)
+        found = torch.searchsorted(self.free_below, key[:, None] * self.n + r, right=True)
+        free = 1 + r + found - self.start[key][:, None]
+        not_target = 1 + r + (r >= (target - 1)[:, None]).long()
+        return torch.where(full[:, None], not_target, free)

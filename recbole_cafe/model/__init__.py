@@ -1,0 +1,6 @@
+"""The models. A new one is one file here, one YAML in props/model/, one line in MODELS, one test class."""
+
+# name -> module that defines it; literal, so that what is registered can be read here
+MODELS = {
+    "CaFe": "recbole_cafe.model.cafe",
+}

@@ -1,0 +1,137 @@
+"""RecBole's contract, written once: how a net (torch only) becomes a RecBole SequentialRecommender.
+
+A model file declares a net and a face::
+
+    class CaFe(NetRecommender):
+        net = CaFeNet
+
+The net's keyword-only constructor is the list of the model's config keys; what the data and the host know
+(`n_items`, `max_seq_length`, `item2intent`, ...) is added here when the signature asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from recbole.data.interaction import Interaction
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.utils import InputType
+from torch import Tensor, nn
+
+from recbole_cafe.config import arguments_of, model_yaml
+from recbole_cafe.data.dataset import ItemIntents, SequenceDataset, item_intents
+from recbole_cafe.layers.sampling import ExclusiveSampler
+
+
+class NetRecommender(SequentialRecommender):
+    """A RecBole sequential recommender around a net.
+
+    The net offers ``loss(item_seq, target, user)``, ``last(item_seq) -> (state, terms)`` and
+    ``scores(state, terms, items=None, intents=None)``; shapes as in :class:`recbole_cafe.model.cafe.CaFeNet`.
+
+    Args:
+        config: RecBole's Config.
+        dataset: the train split, a :class:`SequenceDataset`.
+
+    Raises:
+        TypeError: the dataset was not built by recbole_cafe (its train rows would be RecBole's prefix copies).
+        ConfigError: a key of the net is missing from, or unknown to, the model's YAML.
+    """
+
+    input_type = InputType.POINTWISE
+    net: Callable[..., nn.Module]
+
+    def __init__(self, config: Any, dataset: SequenceDataset) -> None:
+        super().__init__(config, dataset)
+        if not isinstance(dataset, SequenceDataset):
+            raise TypeError(
+                f"{type(self).__name__} needs a recbole_cafe SequenceDataset, got {type(dataset).__name__}: build it "
+                f"with recbole_cafe.run or with RecBole's create_dataset after `import recbole_cafe`"
+            )
+        self.train_layout = config["train_layout"]
+        self._intents: ItemIntents | None = None
+        provided = {
+            "n_items": lambda: self.n_items,
+            "n_users": lambda: dataset.user_num,
+            "max_seq_length": lambda: self.max_seq_length,
+            "item2intent": lambda: self._item_intents(config, dataset).item2intent,
+            "n_intents": lambda: self._item_intents(config, dataset).n_intents,
+            "item_negatives": lambda: self._item_negatives(config, dataset),
+            "intent_negatives": lambda: self._intent_negatives(config, dataset),
+        }
+        self.network = type(self).net(**arguments_of(type(self).net, config, provided, source=model_yaml(type(self))))
+
+    # RecBole's three calls -----------------------------------------------------------------------------------------
+
+    def calculate_loss(self, interaction: Interaction) -> Tensor:
+        """Training loss of a batch, scalar."""
+        item_seq = interaction[self.ITEM_SEQ]
+        length = interaction[self.ITEM_SEQ_LEN]
+        target = next_items(item_seq, length, interaction[self.ITEM_ID], self.train_layout)
+        return self.network.loss(item_seq, target, interaction[self.USER_ID])
+
+    @torch.no_grad()
+    def predict(self, interaction: Interaction) -> Tensor:
+        """Score of one item per row. Returns [B]."""
+        return self.score_candidates(interaction, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    @torch.no_grad()
+    def full_sort_predict(self, interaction: Interaction) -> Tensor:
+        """Scores of all items. Returns [B, V]; column 0 (padding) is meaningless, as in RecBole."""
+        return self.network.scores(*self._last(interaction))
+
+    @torch.no_grad()
+    def score_candidates(self, interaction: Interaction, items: Tensor, intents: Tensor | None = None) -> Tensor:
+        """Scores of K candidates per row, each history encoded once.
+
+        Args:
+            items: [B, K] item ids. intents: [B, K] to use instead of the items' own (``authors100`` only).
+
+        Returns:
+            [B, K].
+        """
+        return self.network.scores(*self._last(interaction), items, intents)
+
+    def _last(self, interaction: Interaction) -> tuple[Tensor, Tensor | None]:
+        return self.network.last(interaction[self.ITEM_SEQ])
+
+    # What the data know --------------------------------------------------------------------------------------------
+
+    def _item_intents(self, config: Any, dataset: SequenceDataset) -> ItemIntents:
+        if self._intents is None:
+            self._intents = item_intents(config, dataset)
+        return self._intents
+
+    def _item_negatives(self, config: Any, dataset: SequenceDataset) -> ExclusiveSampler | None:
+        if config["loss_type"] != "BCE":
+            return None
+        users, items = dataset.user_items()
+        return ExclusiveSampler(users, items, n_keys=dataset.user_num, n=self.n_items)
+
+    def _intent_negatives(self, config: Any, dataset: SequenceDataset) -> ExclusiveSampler | None:
+        intents = self._item_intents(config, dataset)
+        if config["loss_type"] != "BCE" or not config["intent_loss"]:
+            return None
+        users, items = dataset.user_items()
+        theirs = intents.item2intent[items]
+        theirs = theirs.where(theirs < intents.n_intents, 0)  # "no intent" is no id to avoid
+        return ExclusiveSampler(users, theirs, n_keys=dataset.user_num, n=intents.n_intents)
+
+
+def next_items(item_seq: Tensor, length: Tensor, item: Tensor, train_layout: str) -> Tensor:
+    """The item to predict at each position.
+
+    Args:
+        item_seq: [B, L]. length: [B]. item: [B] the item after the last position.
+        train_layout: ``all``, a target at every position, or ``last``, RecBole's prefix rows.
+
+    Returns:
+        [B, L], 0 where there is no target.
+    """
+    target = torch.zeros_like(item_seq)
+    if train_layout == "all":
+        target[:, :-1] = item_seq[:, 1:]
+    target[torch.arange(len(item_seq), device=item_seq.device), length - 1] = item
+    return target

@@ -1,0 +1,178 @@
+"""CaFe: Coarse-to-Fine Sparse Sequential Recommendation.
+
+Li, Zhao, Wang, Hsieh, McAuley: "Coarse-to-Fine Sparse Sequential Recommendation", SIGIR 2022, arXiv:2204.01839.
+Authors' code: github.com/JiachengLi1995/CAFE (read for comparison; nothing is taken from it).
+
+B users in the batch, L positions of which N are real, D hidden size, V items, C intents. Id 0 is padding, rows are padded on the right.
+
+Where the paper and its code differ, the paper is the default and the code an option: `joint` (Eq. 10's product or a
+sum of logits), `theta_source` (Eq. 6 from query and key or from value projections), `attn_scale` (sqrt(D) or
+sqrt(D / heads)), `residual` (x or LN(x)). The authors' script passes no local heads at all: `n_local_heads: 0`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, last_states, real_positions
+from recbole_cafe.layers.encoder import SequenceEncoder
+from recbole_cafe.layers.losses import bce_loss, ce_loss
+from recbole_cafe.layers.sampling import ExclusiveSampler
+from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
+from recbole_cafe.model.base import NetRecommender
+
+LOSSES = ("BCE", "CE")
+
+
+class CaFeNet(nn.Module):
+    """The two towers and their joint.
+
+    Args:
+        n_items: V, padding included.
+        item2intent: [V] intent of each item; 0 for padding, C for an item without one.
+        n_intents: C, padding included. The intent table has C + 1 rows, the last for items without an intent.
+        item_negatives, intent_negatives: draw negatives that are not the user's; needed for ``loss_type="BCE"``.
+        The rest: see props/model/CaFe.yaml, one line per key.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        item2intent: Tensor,
+        n_intents: int,
+        item_negatives: ExclusiveSampler | None,
+        intent_negatives: ExclusiveSampler | None,
+        max_seq_length: int,
+        hidden_size: int,
+        inner_size: int,
+        n_layers: int,
+        n_heads: int,
+        n_local_heads: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        hidden_act: str,
+        theta_source: str,
+        attn_scale: str,
+        residual: str,
+        initializer_range: float,
+        intent_tower: bool,
+        intent_loss: bool,
+        joint: str,
+        loss_type: str,
+        n_negatives: int,
+    ) -> None:
+        super().__init__()
+        if joint not in JOINTS:
+            raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
+        if loss_type not in LOSSES:
+            raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(LOSSES)}")
+        if loss_type == "BCE" and n_negatives < 1:
+            raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type='BCE'")
+        if not intent_tower and (intent_loss or joint != "item"):
+            raise ValueError(
+                f"intent_tower=False needs intent_loss=False and joint='item' (there is no intent relevance to train "
+                f"or to score with), got intent_loss={intent_loss} and joint={joint!r}"
+            )
+        self.joint, self.loss_type, self.n_negatives = joint, loss_type, n_negatives
+        self.intent_loss, self.n_intents = intent_loss, n_intents
+        self.item_negatives, self.intent_negatives = item_negatives, intent_negatives
+        self.register_buffer("item2intent", item2intent, persistent=False)
+        blocks = dict(
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, attn_scale=attn_scale, residual=residual, hidden_act=hidden_act,
+        )  # fmt: skip
+        self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range)
+        self.item_encoder = SequenceEncoder(n_local_heads=n_local_heads, theta_source=theta_source, **blocks)
+        self.intent_embedding = self.intent_encoder = None
+        if intent_tower:
+            self.intent_embedding = PaddedEmbedding(n_intents + 1, hidden_size, std=initializer_range)
+            self.intent_encoder = SequenceEncoder(n_local_heads=0, **blocks)  # theta = 1: plain SASRec
+        init_transformer(self, initializer_range)
+
+    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """item_seq: [B, L0]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
+        and which positions these are, [B, L]."""
+        real = real_positions(item_seq)
+        items = item_seq[:, : real.shape[1]][real]  # [N]
+        fine = self.item_encoder(self.item_embedding(items), real)  # [N, D] items: fine, sparse
+        if self.intent_encoder is None:
+            return fine, None, real
+        intents = self.item2intent[items]  # [N]
+        coarse = self.intent_encoder(self.intent_embedding(intents), real)  # [N, D] intents: coarse, dense
+        return fine + coarse, coarse, real  # Eq. 7
+
+    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+        """Eq. 9, over every position that has a target.
+
+        Args:
+            item_seq: [B, L0]. target: [B, L0] the item that follows each position, 0 where there is none.
+            user: [B], whose own items and intents are no negatives.
+
+        Returns:
+            scalar: the item tower's loss plus, with `intent_loss`, the intent tower's.
+        """
+        fused, coarse, real = self(item_seq)
+        item = target[:, : real.shape[1]][real]  # [N]
+        owner = user[real.nonzero()[:, 0]]  # [N]
+        wanted = item > 0
+        loss = self._tower_loss(fused, item, owner, wanted, self.item_embedding, self.item_negatives)
+        if self.intent_loss:
+            intent = self.item2intent[item]
+            wanted = wanted & (intent < self.n_intents)  # an item without intent teaches the tower nothing
+            loss = loss + self._tower_loss(
+                coarse, intent, owner, wanted, self.intent_embedding, self.intent_negatives
+            )
+        return loss
+
+    def _tower_loss(self, state: Tensor, target: Tensor, owner: Tensor, wanted: Tensor, table: PaddedEmbedding,
+                    negatives: ExclusiveSampler | None) -> Tensor:  # fmt: skip
+        """state: [N, D]; target, owner, wanted: [N]. Relevance is the inner product with the table's row (Eq. 8)."""
+        if not wanted.all():
+            state, target, owner = state[wanted], target[wanted], owner[wanted]
+        if not len(state):
+            return state.sum()  # zero, and still part of the graph
+        if self.loss_type == "CE":
+            n = self.n_intents if table is self.intent_embedding else table.num_embeddings  # "no intent" is no class
+            return ce_loss(state @ table.weight[:n].T, target)
+        negative = negatives(owner, target, self.n_negatives)  # [N, K]
+        positive_logit = (state * table(target)).sum(-1)
+        negative_logit = torch.einsum("nd,nkd->nk", state, table(negative))
+        return bce_loss(positive_logit, negative_logit)
+
+    def last(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the last position says: its fused state [B, D] and the intent terms [B, C + 1] (None for ``item``)."""
+        fused, coarse, real = self(item_seq)
+        state = last_states(fused, real)
+        if self.joint == "item":
+            return state, None
+        return state, intent_terms(last_states(coarse, real) @ self.intent_embedding.weight.T, self.joint)
+
+    def scores(self, state: Tensor, terms: Tensor | None, items: Tensor | None = None,
+               intents: Tensor | None = None) -> Tensor:  # fmt: skip
+        """The joint score (Eq. 10) of every item, or of given candidates.
+
+        Args:
+            state, terms: from :meth:`last`.
+            items: [B, K] candidates; None for all V.
+            intents: [B, K] intents to score the candidates with, instead of their own (only `authors100` does).
+
+        Returns:
+            [B, V] (column 0 is padding) or [B, K].
+        """
+        if items is None:
+            logit = state @ self.item_embedding.weight.T
+            intent_term = None if terms is None else terms[:, self.item2intent]
+        else:
+            logit = torch.einsum("bd,bkd->bk", state, self.item_embedding(items))
+            own = self.item2intent[items] if intents is None else intents
+            intent_term = None if terms is None else terms.gather(1, own)
+        return joint_score(logit, intent_term, self.joint)
+
+
+class CaFe(NetRecommender):
+    """CaFe as RecBole sees it."""
+
+    net = CaFeNet

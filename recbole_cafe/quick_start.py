@@ -1,0 +1,299 @@
+"""Config -> data -> model -> trainer -> Result, for our models and for RecBole's under the same protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import resource
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
+
+from recbole_cafe import checkpoint
+from recbole_cafe.config import Config, ConfigError
+from recbole_cafe.data.dataset import SequenceDataset, TimeOrderedDataset, simulated_notice, statistics
+from recbole_cafe.data.simulate import is_simulated
+from recbole_cafe.trainer import supported, trainer_class
+
+PACKAGES = ("recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy")
+PICKLE_KEYS = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+
+
+@dataclass
+class Result:
+    """What a run gave.
+
+    Attributes:
+        test_result: protocol -> metric -> value, not rounded.
+        best_valid_result: metrics of the first protocol at the best epoch.
+        seconds: wall-clock seconds of data, train and evaluation.
+        peak_memory_mb: largest resident size of the process, in MiB.
+        simulated: the data set is simulated.
+    """
+
+    model: str
+    dataset: str
+    seed: int
+    simulated: bool
+    test_result: dict[str, dict[str, float]]
+    best_valid_score: float
+    best_valid_result: dict[str, float]
+    epochs: int
+    seconds: dict[str, float]
+    peak_memory_mb: float
+    parameters: int
+    data: dict[str, Any]
+    candidates: dict[str, str]
+    versions: dict[str, str]
+    config: dict[str, Any]
+    checkpoint: str
+    command: list[str] = field(default_factory=lambda: list(sys.argv))
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, whole or not at all."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(asdict(self), file, indent=2, default=str)
+                file.write("\n")
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def table(self) -> str:
+        """The test result as a Markdown table, protocols as columns."""
+        protocols = list(self.test_result)
+        metrics = list(dict.fromkeys(m for values in self.test_result.values() for m in values))
+        lines = ["| test | " + " | ".join(protocols) + " |", "|---|" + "---|" * len(protocols)]
+        for metric in metrics:
+            cells = [f"{self.test_result[p][metric]:.4f}" if metric in self.test_result[p] else "" for p in protocols]
+            lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+        return "\n".join(lines)
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    saved: bool = True,
+    result_file: str | Path | None = None,
+) -> Result:
+    """Train a model and test it under every protocol of `eval_mode`.
+
+    Args:
+        model: CaFe or another of ours, a model class, or the name of a sequential or general model of RecBole's.
+        dataset: name of a folder of atomic files below `data_path`.
+        config_file_list, config_dict, overrides: see :class:`recbole_cafe.config.Config`.
+        saved: keep the best weights in a checkpoint and test them; otherwise the last epoch's are tested.
+        result_file: write the result there as JSON.
+
+    Raises:
+        ConfigError, DataError: with the key or file at fault.
+    """
+    config = Config(model, dataset, config_file_list, config_dict, overrides)
+    init_seed(config["seed"], config["reproducibility"])
+    _fresh_log(config)
+    logger = logging.getLogger()
+    if parameters := is_simulated(Path(config["data_path"])):
+        logger.warning(simulated_notice(config["dataset"], parameters))
+    logger.info(config)
+
+    start = perf_counter()
+    data = create_dataset(config)
+    facts = statistics(data, config)
+    logger.info(f"{config['dataset']}: {facts}")
+    train_data, valid_data, test_data = data_preparation(config, data)
+    seconds_data = perf_counter() - start
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    recommender = config.model_class(config, train_data._dataset).to(config["device"])
+    logger.info(recommender)
+    trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
+    best_score, best_result = trainer.fit(
+        train_data, valid_data, saved=saved, show_progress=config["show_progress"]
+    )
+    flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    result = Result(
+        model=config["model"],
+        dataset=config["dataset"],
+        seed=config["seed"],
+        simulated=is_simulated(Path(config["data_path"])) is not None,
+        test_result=by_protocol(flat, config["eval_mode"]),
+        best_valid_score=float(best_score),
+        best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
+        epochs=trainer.epochs_run,
+        seconds={"data": seconds_data, **trainer.seconds},
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
+        data=facts,
+        candidates=trainer.candidate_digests,
+        versions=versions(),
+        config=checkpoint.plain_config(config),
+        checkpoint=str(trainer.saved_model_file) if saved else "",
+    )
+    logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
+    logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
+    if result_file and config["local_rank"] == 0:
+        result.save(result_file)
+        logger.info(f"result written to {result_file}")
+    return result
+
+
+def run_distributed(
+    model: str | type,
+    dataset: str,
+    *,
+    nproc: int,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+    result_file: str | Path | None = None,
+    **settings: Any,
+) -> Result | None:
+    """:func:`run` in `nproc` processes of this machine, RecBole's way (NCCL with GPUs, gloo without).
+
+    Args:
+        world_size: processes over all machines; -1 for `nproc`.
+        group_offset: rank of this machine's first process.
+
+    Returns:
+        process 0's result; None on a machine that does not run process 0.
+    """
+    group = {
+        "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
+        "offset": group_offset,
+    }  # fmt: skip
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_worker, args=(model, dataset, settings, group, queue), nprocs=nproc)
+    if queue.empty():
+        return None
+    result = Result(**queue.get())
+    if result_file:
+        result.save(result_file)
+    return result
+
+
+def _worker(rank: int, model: str | type, dataset: str, settings: dict[str, Any], group: dict[str, Any],
+            queue: Any) -> None:  # fmt: skip
+    """One process. It lives here, so that unpickling it imports recbole_cafe in the process."""
+    config_dict = {**settings.pop("config_dict", {}), **group, "local_rank": rank}
+    result = run(model, dataset, config_dict=config_dict, **settings)
+    torch.distributed.destroy_process_group()
+    if rank + group["offset"] == 0:
+        queue.put(json.loads(json.dumps(asdict(result), default=str)))
+
+
+def run_recboles(rank: int, *args: Any) -> None:
+    """RecBole's worker of `recbole.quick_start.run(..., nproc=N)`.
+
+    RecBole's own is found by the new process in RecBole, which does not know us; this one imports us first.
+    recbole_cafe.registry puts it where RecBole looks its worker up.
+    """
+    config_dict = args[-1].setdefault("config_dict", {})
+    config_dict["local_rank"] = rank
+    from recbole.quick_start import run_recbole
+
+    run_recbole(*args[:3], **args[-1])
+
+
+def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`{"ndcg@5": a, "pop100/ndcg@5": b}` as `{"full": {"ndcg@5": a}, "pop100": {"ndcg@5": b}}`."""
+    nested: dict[str, dict[str, float]] = {name: {} for name in protocols}
+    for key, value in (flat or {}).items():
+        name, slash, metric = key.rpartition("/")
+        nested[name if slash else protocols[0]][metric] = float(value)
+    return nested
+
+
+def create_dataset(config: Config) -> Any:
+    """The data set of a model, in exact time order. Unlike RecBole's function it opens no pickled cache.
+
+    Raises:
+        ConfigError: a model of a kind that is not evaluated by user, history and target; or a request to cache
+            data by pickling.
+    """
+    if not supported(config["MODEL_TYPE"]):
+        raise ConfigError(
+            f"{config['model']} is a {config['MODEL_TYPE'].name.lower()} model; sequential, general and traditional "
+            f"models run through recbole_cafe, for others use RecBole's run_recbole"
+        )
+    if wanted := [key for key in PICKLE_KEYS if config[key]]:
+        raise ConfigError(
+            f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's code; "
+            f"recbole_cafe reads the atomic files instead"
+        )
+    return (SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset)(config)
+
+
+def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
+    """RecBole's split, samplers and loaders, without its pickled cache."""
+    built = dataset.build()
+    samplers = create_samplers(config, dataset, built)
+    loaders = []
+    for phase, part, sampler in zip(("train", "valid", "test"), built, samplers, strict=True):
+        if not len(part):
+            if phase != "valid":
+                raise ConfigError(f"{config['dataset']}: the {phase} split is empty; users need three interactions")
+            logging.getLogger().warning(f"{config['dataset']}: no user has a validation interaction, no early stopping")
+            loaders.append(None)
+            continue
+        shuffle = phase == "train" and config["shuffle"]
+        loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
+    return tuple(loaders)
+
+
+def objective_function(config_dict: dict | None = None, config_file_list: list | None = None,
+                       saved: bool = True) -> dict:  # fmt: skip
+    """RecBole's objective for HyperTuning. Pickled by reference it imports recbole_cafe in the worker, as RecBole's
+    own, which imports only RecBole, does not."""
+    from recbole.quick_start import objective_function as original
+
+    return original(config_dict=config_dict, config_file_list=config_file_list, saved=saved)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    import recbole_cafe
+
+    found["recbole-cafe"] = recbole_cafe.__version__
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def _fresh_log(config: Config) -> None:
+    """A log file of its own for each run: RecBole's init_logger does nothing when the root logger has handlers, so the
+    second run of a process would write into the first one's file."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) or type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            handler.close()
+    init_logger(config)
+
+
+__all__ = ["Result", "create_dataset", "data_preparation", "objective_function", "run", "run_distributed"]

@@ -1,0 +1,83 @@
+"""Ranks with ties, and the exact expectation of a ranking metric over random tie-breaking.
+
+A tie counts half: with b candidates above the target and t tied with it, each of the places b, ..., b + t is equally
+likely. The mean rank is b + t / 2, and a metric is the mean of its value over those places (McSherry & Najork, ECIR
+2008), so a scorer that gives every candidate the same score gets what chance gets. Without ties this is the usual
+metric. RecBole breaks ties by whatever order `torch.topk` returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ScoreError(ValueError):
+    """A model returned scores that cannot be ranked."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where N targets stand.
+
+    Attributes:
+        above: [N] candidates with a higher score. tied: [N] other candidates with the same score.
+        n_candidates: [N] candidates, the target included.
+    """
+
+    above: Tensor
+    tied: Tensor
+    n_candidates: Tensor
+
+    @property
+    def mean_rank(self) -> Tensor:
+        """[N] mean rank, 0 is best."""
+        return self.above + self.tied / 2
+
+    @staticmethod
+    def cat(parts: list[Ranks]) -> Ranks:
+        """All of them, in order."""
+        fields = ("above", "tied", "n_candidates")
+        return Ranks(*(torch.cat([getattr(p, f) for p in parts]) for f in fields))
+
+
+def rank_of_target(scores: Tensor, target: Tensor, valid: Tensor | None = None) -> Ranks:
+    """Rank the target's column among the valid columns of its row.
+
+    Args:
+        scores: [B, K]. target: [B] column of the target. valid: [B, K] or [K] bool, which columns are candidates;
+            the target always is one.
+
+    Raises:
+        ScoreError: a candidate's score is NaN (RecBole would rank it somewhere without a word).
+    """
+    row = torch.arange(len(scores), device=scores.device)
+    if valid is None:
+        valid = torch.ones_like(scores, dtype=torch.bool)
+    else:
+        valid = valid.expand(scores.shape).clone()
+    valid[row, target] = False  # now: the competitors
+    own = scores[row, target][:, None]
+    if bool((scores.isnan() & valid).any()) or bool(own.isnan().any()):
+        raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+    above = ((scores > own) & valid).sum(1)
+    tied = ((scores == own) & valid).sum(1)
+    return Ranks(above.cpu(), tied.cpu(), (valid.sum(1) + 1).cpu())
+
+
+def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """Mean of a per-place value over the places a target may take.
+
+    Args:
+        values: [K] value of a metric for a target at place 0..K-1; beyond that it is 0. above, tied: [N].
+
+    Returns:
+        [N] float64.
+    """
+    total = np.r_[0.0, np.cumsum(values, dtype=np.float64)]  # total[i] = sum of the first i
+    first = np.minimum(above, len(values))
+    past = np.minimum(above + tied + 1, len(values))
+    return (total[past] - total[first]) / (tied + 1)

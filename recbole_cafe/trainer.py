@@ -1,0 +1,392 @@
+"""RecBole's trainers with our evaluation and our checkpoints.
+
+`trainer_class(Base)` puts :class:`EvaluationMixin` on any RecBole trainer class. `fit`, the optimiser, early stopping,
+logging and tensorboard are RecBole's. Evaluated through it, a model
+
+* encodes each history once, however many candidates are scored (RecBole: 101 times for `pop100`);
+* is ranked by the project's protocols, with stored candidates, counted ties and unrounded metrics;
+* keeps its best weights in a checkpoint of tensors and plain data, written atomically.
+
+RecBole's metric classes compute every value; only what they are fed differs. ``candidates: recbole`` gives RecBole's
+own evaluation instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+from collections import OrderedDict
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from recbole.data.interaction import Interaction
+from recbole.evaluator import Evaluator
+from recbole.evaluator.base_metric import TopkMetric
+from recbole.evaluator.collector import DataStruct
+from recbole.model.abstract_recommender import AbstractRecommender
+from recbole.trainer import Trainer
+from recbole.utils import EvaluatorType, ModelType, set_color
+from torch import Tensor
+from tqdm import tqdm
+
+from recbole_cafe import checkpoint
+from recbole_cafe.config import ConfigError, is_ours
+from recbole_cafe.data import candidates as sampled
+from recbole_cafe.data.candidates import Candidates, Protocol, parse_protocol
+from recbole_cafe.ranking.ranks import Ranks, expectation, rank_of_target
+
+SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
+AUTHORS_NOTICE = (
+    "authors{n}: each negative is scored with a random intent that is not the target's, as in CaFe's released "
+    "evaluation code. The intent alone then points at the target. This replicates the published level; it does NOT "
+    "measure recommendation. Compare models under pop{n}, uni{n} or full."
+)
+
+
+class EvaluationMixin:
+    """Evaluation by protocol, and checkpoints of plain data, for any RecBole trainer."""
+
+    def __init__(self, config: Any, model: AbstractRecommender) -> None:
+        super().__init__(config, model)
+        self.saved_model_file = self._file_name()
+        self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
+        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self.epochs_run = 0
+        self.ranks: dict[str, Ranks] = {}  # of the last test, per protocol
+        self.candidate_digests: dict[str, str] = {}
+        self._candidates: dict[str, Candidates] = {}
+        self._told: set[str] = set()
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        """RecBole's optimiser; Adam and AdamW of our models in PyTorch's fused form, the same update in one pass."""
+        optimizer = super()._build_optimizer(**kwargs)
+        if is_ours(type(self.model)) and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+            for group in optimizer.param_groups:
+                group.update(fused=True, foreach=False)
+        return optimizer
+
+    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        start = perf_counter()
+        loss = super()._train_epoch(*args, **kwargs)
+        self.seconds["train"] += perf_counter() - start
+        self.epochs_run += 1
+        return loss
+
+    def _file_name(self) -> str:
+        """Name of the checkpoint, the same in all processes. RecBole's has one second's resolution and no data set, so
+        two runs started in one second overwrite each other."""
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        name = [f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth"]
+        if not self.config["single_spec"]:
+            torch.distributed.broadcast_object_list(name)
+        return str(Path(self.checkpoint_dir) / name[0])
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """RecBole's checkpoint as plain data and tensors, written whole or not at all."""
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        state = {
+            "config": checkpoint.plain_config(self.config),
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": float(self.best_valid_score),
+            "state_dict": self.model.state_dict(),
+            "other_parameter": self.model.other_parameter(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        checkpoint.save(path, state)
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    def resume_checkpoint(self, resume_file: str | Path) -> None:
+        """Continue from a checkpoint: weights, optimiser, epoch and best score, as RecBole does.
+
+        Raises:
+            UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
+        """
+        state = self._load(resume_file)
+        if str(state["config"]["model"]).lower() != str(self.config["model"]).lower():
+            raise ConfigError(
+                f"{resume_file} holds a {state['config']['model']}, the model to train is {self.config['model']}"
+            )
+        self.saved_model_file = str(resume_file)
+        self.start_epoch = state["epoch"] + 1
+        self.cur_step = state["cur_step"]
+        self.best_valid_score = state["best_valid_score"]
+        self._take(state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def _load(self, path: str | Path) -> dict[str, Any]:
+        trust = bool(self.config["trust_checkpoint"])
+        return checkpoint.load(path, map_location=self.device, trust_checkpoint=trust)
+
+    def _take(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["state_dict"])
+        self.model.load_other_parameter(checkpoint.decode(state.get("other_parameter")))
+
+    # Evaluation ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None,
+                 show_progress: bool = False) -> OrderedDict | None:  # fmt: skip
+        """RecBole's `evaluate`: metrics of the first protocol for validation, of all protocols for test.
+
+        Returns:
+            metric -> value, the keys of the second and later protocols prefixed: ``pop100/ndcg@5``. Values are not
+            rounded. None without data, as in RecBole.
+        """
+        if not eval_data:
+            return None
+        if load_best_model:
+            path = model_file or self.saved_model_file
+            if not self.config["single_spec"]:
+                torch.distributed.barrier()  # process 0 may still be writing it
+            self._take(self._load(path))
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        if self.config["candidates"] == "recbole" or self.eval_type != EvaluatorType.RANKING:
+            return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        start = perf_counter()
+        phase = getattr(eval_data._sampler, "phase", None) or "test"
+        protocols = self.protocols[:1] if phase == "valid" else self.protocols
+        result: OrderedDict = OrderedDict()
+        for i, protocol in enumerate(protocols):
+            values = self.evaluate_protocol(eval_data, protocol, phase=phase, show_progress=show_progress)
+            result.update({key if i == 0 else f"{protocol.name}/{key}": value for key, value in values.items()})
+        self.seconds["evaluation"] += perf_counter() - start
+        self.wandblogger.log_eval_metrics(result, head="eval")
+        return result
+
+    def evaluate_protocol(self, eval_data: Any, protocol: Protocol, *, phase: str,
+                          show_progress: bool = False) -> OrderedDict:  # fmt: skip
+        """Metrics of the current weights on the rows of `eval_data` under one protocol."""
+        dataset = eval_data._dataset
+        self.model.eval()
+        self._tell(protocol)
+        table = None if protocol.distribution is None else self._table(dataset, protocol)
+        rows = np.arange(len(dataset))
+        if not self.config["single_spec"]:  # each process takes its share; all see all ranks afterwards
+            rows = np.array_split(rows, self.config["world_size"])[torch.distributed.get_rank()]
+        per_batch = max(1, min(self.config["eval_batch_size"], SCORE_BUDGET // dataset.item_num))
+        batches = [rows[i : i + per_batch] for i in range(0, len(rows), per_batch)]
+        parts, lists = [], []
+        progress = tqdm(batches, ncols=100, desc=set_color(f"Evaluate {protocol.name}", "pink"),
+                        disable=not show_progress)  # fmt: skip
+        for index in progress:
+            batch = eval_data.transform(dataset, dataset[index]).to(self.device)
+            if table is None:
+                ranks, top = self._rank_all(batch, dataset, index)
+            else:
+                ranks, top = self._rank_candidates(batch, table, protocol, phase)
+            parts.append(ranks)
+            lists.append(top)
+        ranks, top = _gather(parts, lists, single=self.config["single_spec"])
+        if phase == "test":
+            self.ranks[protocol.name] = ranks
+        return ProtocolEvaluator(self.config).evaluate_ranks(ranks, top, self.eval_collector.data_struct)
+
+    def _rank_all(self, batch: Interaction, dataset: Any, index: np.ndarray) -> tuple[Ranks, Tensor | None]:
+        scores = self._all_scores(batch, dataset.item_num)
+        target = batch[dataset.iid_field]
+        valid = torch.ones_like(scores, dtype=torch.bool)
+        valid[:, 0] = False
+        if self.config["mask_history"]:
+            for i, items in enumerate(dataset.history_items(index)):
+                valid[i, torch.from_numpy(items)] = False
+            valid[torch.arange(len(scores)), target] = True  # a repeated item is still the target
+        return rank_of_target(scores, target, valid), self._top(scores, valid)
+
+    def _rank_candidates(self, batch: Interaction, table: Candidates, protocol: Protocol,
+                         phase: str) -> tuple[Ranks, Tensor | None]:  # fmt: skip
+        users, target = batch[self.config["USER_ID_FIELD"]], batch[self.config["ITEM_ID_FIELD"]]
+        negatives = torch.from_numpy(table.negatives[users.cpu().numpy()]).to(self.device)
+        items = torch.cat((target[:, None], negatives), dim=1)  # [B, 1 + N]
+        intents = None
+        if protocol.random_intents:
+            intents = self._random_intents(users, items, phase)
+        if hasattr(self.model, "score_candidates"):
+            scores = self.model.score_candidates(batch, items, intents)
+        else:
+            scores = self._all_scores(batch, self.model.n_items).gather(1, items)
+        valid = items > 0
+        top = self._top(scores, valid)
+        first = torch.zeros(len(items), dtype=torch.long, device=items.device)
+        return rank_of_target(scores, first, valid), None if top is None else items.cpu().gather(1, top)
+
+    def _all_scores(self, batch: Interaction, n_items: int) -> Tensor:
+        """[B, V], the dense product of a batch; models without one are asked item by item, as RecBole does."""
+        try:
+            return self.model.full_sort_predict(batch).view(len(batch), n_items)
+        except NotImplementedError:
+            item_field = self.config["ITEM_ID_FIELD"]
+            everything = batch.repeat_interleave(n_items)
+            everything.update(Interaction({item_field: torch.arange(n_items).repeat(len(batch)).to(self.device)}))
+            return self._spilt_predict(everything, len(everything)).view(len(batch), n_items)
+
+    def _top(self, scores: Tensor, valid: Tensor) -> Tensor | None:
+        """Column ids of the best max(topk) candidates, only when a metric (coverage, Gini, ...) asks for lists."""
+        if not self.eval_collector.register.need("rec.items"):
+            return None
+        k = min(max(self.config["topk"]), scores.shape[1])
+        return scores.masked_fill(~valid, -torch.inf).topk(k, dim=1).indices.cpu()
+
+    def _random_intents(self, users: Tensor, items: Tensor, phase: str) -> Tensor:
+        """[B, 1 + N]: the target's own intent, then random others. Drawn per user, so batching changes nothing."""
+        intents = getattr(self.model, "_intents", None)
+        if intents is None:
+            raise ConfigError(f"eval_mode authors{items.shape[1] - 1} needs a model that scores intents (such as CaFe)")
+        own = intents.item2intent.to(items.device)[items[:, :1]]
+        rows = [
+            sampled.other_intents(
+                np.array([target]), n_intents=intents.n_intents, n_negatives=items.shape[1] - 1,
+                seed=[self.config["candidates_seed"], int(phase == "test"), int(user)],
+            )
+            for user, target in zip(users.tolist(), own[:, 0].tolist(), strict=True)
+        ]  # fmt: skip
+        return torch.cat((own, torch.from_numpy(np.concatenate(rows)).to(items.device)), dim=1)
+
+    def _table(self, dataset: Any, protocol: Protocol) -> Candidates:
+        key = f"{'uni' if protocol.distribution == 'uni' else 'pop'}{protocol.n_negatives}"
+        if key not in self._candidates:
+            users, items = dataset.all_interactions()
+            seed = int(self.config["candidates_seed"])
+            tokens = [dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field)]
+            folder = Path(self.config["candidates_dir"] or Path(self.checkpoint_dir) / "candidates")
+            with _first_process_first(self.config):
+                table = sampled.stored(
+                    folder,
+                    name=dataset.dataset_name,
+                    data=sampled.fingerprint(dataset.dataset_name, *tokens, users, items),
+                    protocol=protocol,
+                    seed=seed,
+                    make=lambda: sampled.draw(
+                        users, items, n_users=dataset.user_num, n_items=dataset.item_num,
+                        n_negatives=protocol.n_negatives, distribution=key[:3], seed=seed,
+                    ),
+                )  # fmt: skip
+            self.logger.info(f"{protocol.name}: candidates {table.path}, sha256 {table.digest[:16]}")
+            if table.n_short:
+                self.logger.warning(
+                    f"{protocol.name}: {table.n_short} users have fewer than {protocol.n_negatives} items outside "
+                    f"their own; for them all of those are candidates"
+                )
+            self._candidates[key] = table
+        self.candidate_digests[protocol.name] = self._candidates[key].digest
+        return self._candidates[key]
+
+    def _tell(self, protocol: Protocol) -> None:
+        if protocol.random_intents and protocol.name not in self._told:
+            self._told.add(protocol.name)
+            self.logger.warning(AUTHORS_NOTICE.format(n=protocol.n_negatives))
+
+
+@lru_cache(maxsize=None)
+def trainer_class(base: type[Trainer]) -> type[Trainer]:
+    """`base` with our evaluation."""
+    if issubclass(base, EvaluationMixin):
+        return base
+    return type(base.__name__, (EvaluationMixin, base), {"__module__": __name__, "__doc__": base.__doc__})
+
+
+class NetTrainer(EvaluationMixin, Trainer):
+    """The trainer RecBole finds for our models."""
+
+
+class ProtocolEvaluator(Evaluator):
+    """RecBole's Evaluator fed with ranks: its metric classes, exact over ties, not rounded, plus untruncated MRR."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for metric in self.metric_class.values():
+            metric.decimal_place = 12
+
+    def evaluate_ranks(self, ranks: Ranks, top: Tensor | None, collected: DataStruct) -> OrderedDict:
+        """Metrics of N targets.
+
+        Args:
+            top: [N, K] ids of each row's best candidates, for the metrics that need them.
+            collected: what RecBole's collector took from the train data.
+
+        Returns:
+            metric -> float; ``mrr`` without a cut-off is added when MRR is asked for.
+        """
+        above, tied = ranks.above.numpy(), ranks.tied.numpy()
+        result: OrderedDict = OrderedDict()
+        for name, metric in self.metric_class.items():
+            if isinstance(metric, TopkMetric) and metric.metric_need == ["rec.topk"]:
+                for k, value in per_target(metric, above, tied).items():
+                    result[f"{name}@{k}"] = float(value.mean())
+                if name == "mrr":
+                    longest = int(ranks.n_candidates.max())
+                    result["mrr"] = float(expectation(1.0 / np.arange(1, longest + 1), above, tied).mean())
+            else:
+                result.update({k: float(v) for k, v in metric.calculate_metric(_struct(ranks, top, collected)).items()})
+        return result
+
+
+def per_target(metric: TopkMetric, above: np.ndarray, tied: np.ndarray) -> dict[int, np.ndarray]:
+    """A RecBole top-k metric for each target, with one positive per row.
+
+    Such a metric depends only on the place of the positive, so RecBole's own class is asked once for every place.
+
+    Returns:
+        cut-off -> [N].
+    """
+    places = max(metric.topk)
+    hit_at_place = np.eye(places, dtype=bool)  # row p: the positive is at place p
+    one = np.ones(places, dtype=np.int64)
+    wants_length = len(inspect.signature(metric.metric_info).parameters) > 1
+    # [places, places]: value of metric@(k+1) for the positive at place p
+    value = metric.metric_info(hit_at_place, one) if wants_length else metric.metric_info(hit_at_place)
+    return {k: expectation(value[:, k - 1], above, tied) for k in metric.topk}
+
+
+def _struct(ranks: Ranks, top: Tensor | None, collected: DataStruct) -> DataStruct:
+    struct = DataStruct()
+    for key, value in collected._data_dict.items():
+        struct.set(key, value)
+    n = ranks.n_candidates[:, None]
+    struct.set("rec.meanrank", torch.cat((1 + ranks.mean_rank[:, None], n, torch.ones_like(n)), dim=1))
+    if top is not None:
+        struct.set("rec.items", top)
+    return struct
+
+
+def _gather(parts: list[Ranks], lists: list[Tensor | None], *, single: bool) -> tuple[Ranks, Tensor | None]:
+    """All batches together; over all processes when there are several."""
+    mine = (Ranks.cat(parts) if parts else None, None if not lists or lists[0] is None else torch.cat(lists))
+    if single:
+        if mine[0] is None:
+            raise ConfigError("there is nothing to evaluate: this split of the data set has no rows")
+        return mine
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, mine)
+    there = [pair for pair in everyone if pair[0] is not None]
+    tops = [pair[1] for pair in there if pair[1] is not None]
+    return Ranks.cat([pair[0] for pair in there]), torch.cat(tops) if tops else None
+
+
+@contextlib.contextmanager
+def _first_process_first(config: Any) -> Any:
+    """Process 0 draws and stores, the others wait and read."""
+    waits = not config["single_spec"] and torch.distributed.get_rank() != 0
+    if waits:
+        torch.distributed.barrier()
+    yield
+    if not config["single_spec"] and not waits:
+        torch.distributed.barrier()
+
+
+def supported(model_type: ModelType) -> bool:
+    """Whether rows of user, history and one target describe what the model is evaluated on."""
+    return model_type in (ModelType.SEQUENTIAL, ModelType.GENERAL, ModelType.TRADITIONAL)

@@ -1,0 +1,128 @@
+"""Train RecBole's own models after `import recbole_cafe` and write their test metrics: compare environments.
+
+    python tests/compat_matrix.py --out new.json                    # once in each environment
+    python tests/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
+
+The data is ml-100k, which ships inside RecBole; seed, epochs and thread count are fixed, so every environment
+in which RecBole runs has to give the same numbers, to the four decimals RecBole rounds to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+EPOCHS = 1
+SEQUENTIAL = ("SASRec", "SASRecF", "BERT4Rec", "FDSA", "GRU4Rec", "LightSANs", "SINE")
+GENERAL = ("Pop", "ItemKNN", "BPR", "LightGCN")
+
+SETTINGS: dict[str, Any] = {
+    "gpu_id": "",
+    "seed": 2020,
+    "epochs": EPOCHS,
+    "train_batch_size": 512,
+    "eval_batch_size": 512,
+    "show_progress": False,
+    "state": "WARNING",
+    "topk": [5, 10],
+    "metrics": ["Hit", "NDCG", "MRR"],
+    "valid_metric": "NDCG@10",
+}
+FOR_SEQUENTIAL: dict[str, Any] = {
+    "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+    "MAX_ITEM_LIST_LENGTH": 10,
+    "hidden_size": 32,
+    "inner_size": 64,
+    "embedding_size": 32,
+    # short histories only, so that the whole table takes minutes on one core
+    "user_inter_num_interval": "[0,40)",
+}
+
+
+# ItemKNN keeps each item's 100 nearest ones by argpartition, which NumPy 1 and 2 let break ties differently
+FOR_GENERAL: dict[str, Any] = {"k": 2000}
+
+
+def metrics_of(model: str) -> dict[str, float]:
+    """Metrics of one model on the test split, from an unmodified `run_recbole`."""
+    from recbole.quick_start import run_recbole
+
+    settings = SETTINGS | (FOR_SEQUENTIAL if model in SEQUENTIAL else FOR_GENERAL)
+    result = run_recbole(model=model, dataset="ml-100k", config_dict=dict(settings))
+    return {name: float(value) for name, value in result["test_result"].items()}
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    import numpy
+    import pandas
+    import recbole
+    import scipy
+    import torch
+
+    modules = (numpy, pandas, recbole, scipy, torch)
+    return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
+
+
+def run(models: list[str], out: Path) -> None:
+    """Train ``models`` in a temporary folder, since RecBole writes log/ and saved/ where it stands."""
+    import torch
+
+    import recbole_cafe  # noqa: F401 - repairs RecBole
+
+    torch.set_num_threads(1)
+    out = out.absolute()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for model in models:
+            start = time.perf_counter()
+            try:
+                results[model] = metrics_of(model)
+            except Exception as error:  # the other models still count
+                results[model] = {"error": f"{type(error).__name__}: {error}"}
+            print(f"{model:10} {time.perf_counter() - start:6.1f} s  {results[model]}", flush=True)
+        os.chdir(out.parent)
+    out.write_text(
+        json.dumps({"versions": versions(), "settings": SETTINGS, "metrics": results}, indent=2) + "\n"
+    )
+
+
+def compare(files: list[Path]) -> bool:
+    """Print the metrics side by side; return whether all files agree and none holds an error."""
+    tables = [json.loads(file.read_text())["metrics"] for file in files]
+    agree = True
+    for model in tables[0]:
+        rows = [table.get(model, {"error": "missing"}) for table in tables]
+        same = all(row == rows[0] for row in rows) and "error" not in rows[0]
+        agree &= same
+        print(f"{model:10} {'equal ' if same else 'DIFFER'}", *(rows[:1] if same else rows), sep="  ")
+    return agree
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--models", nargs="+", default=[*SEQUENTIAL, *GENERAL], metavar="MODEL")
+    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="compare such files instead")
+    arguments = parser.parse_args()
+    sys.argv[1:] = []  # RecBole reads the command line too
+    if arguments.compare:
+        return 0 if compare(arguments.compare) else 1
+    if not arguments.out:
+        parser.error("--out or --compare is needed")
+    run(arguments.models, arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
