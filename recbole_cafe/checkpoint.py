@@ -69,6 +69,8 @@ def encode(obj: Any, where: str = "") -> Any:
         return _marked("enum", type=_enum_name(obj, where), name=obj.name)
     if isinstance(obj, np.generic):
         return encode(obj.item(), where)
+    if scipy.sparse.issparse(obj):  # before dict, which a dok_matrix is too
+        return _encode_sparse(obj, where)
     if isinstance(obj, dict):
         return _encode_dict(obj, where)
     if isinstance(obj, (list, tuple)):
@@ -80,8 +82,6 @@ def encode(obj: Any, where: str = "") -> Any:
         return _marked("bytes", data=torch.frombuffer(bytearray(obj), dtype=torch.uint8) if obj else None)
     if isinstance(obj, np.ndarray):
         return _encode_array(obj, where)
-    if scipy.sparse.issparse(obj):
-        return _encode_sparse(obj, where)
     if isinstance(obj, torch.device):
         return _marked("device", name=str(obj))
     if isinstance(obj, os.PathLike):
@@ -166,7 +166,7 @@ def _encode_array(obj: np.ndarray, where: str) -> dict[str, Any]:
     flat = np.array(obj, order="C", copy=True).reshape(-1)  # torch wants writable, contiguous memory
     try:
         data = torch.from_numpy(flat)
-    except TypeError:  # text, dates, long doubles: their bytes
+    except (TypeError, ValueError):  # text, dates, foreign byte order: as bytes
         data = torch.from_numpy(flat.view(np.uint8))
     form = {"dtype": obj.dtype.str, "shape": list(obj.shape), "matrix": isinstance(obj, np.matrix)}
     return _marked("ndarray", data=data, **form)
@@ -283,7 +283,7 @@ def load(path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bo
     try:
         state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint)
     except pickle.UnpicklingError as error:
-        if trust_checkpoint:
+        if trust_checkpoint or _is_damaged(path):
             raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
         raise UnsafeCheckpointError(
             f"{path} holds more than plain data ({_reason(error)}), and opening it would run the code in it. "
@@ -298,6 +298,20 @@ def load(path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bo
     if hasattr(state.get("config"), "final_config_dict"):
         state["config"] = plain_config(state["config"])
     return decode(state)
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether the archive's checksum of its pickled part is wrong, so that what was refused is no pickle."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    archive.read(name)
+    except zipfile.BadZipFile:
+        return True
+    return False
 
 
 def _reason(error: Exception) -> str:

@@ -241,21 +241,24 @@ def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> No
 
 
 def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:
-    """Make sure `load_col` loads the time column and, for models of intents, the intent column."""
+    """Make sure `load_col` loads the time column and the intent column, the latter for models without intents too:
+    RecBole leaves out interactions with items that a loaded .item file does not list and counts the items it lists, so
+    models compare on one catalogue only if all load the file."""
 
     def value(key: str) -> Any:
         return external.get(key, internal.get(key))
 
+    if intents and not value("INTENT_FIELD"):
+        raise ConfigError("INTENT_FIELD is empty; it names the column of the .item file that holds the intents")
     columns = value("load_col")
     if columns is None:
         return  # everything is loaded
     if not isinstance(columns, dict):
         raise ConfigError(f"load_col={columns!r} should map a file (inter, item) to a list of its columns")
-    needed = {"inter": [value("USER_ID_FIELD"), value("ITEM_ID_FIELD"), value("TIME_FIELD")]}
-    if intents:
-        if not value("INTENT_FIELD"):
-            raise ConfigError("INTENT_FIELD is empty; it names the column of the .item file that holds the intents")
-        needed["item"] = [value("ITEM_ID_FIELD"), value("INTENT_FIELD")]
+    needed = {
+        "inter": [value("USER_ID_FIELD"), value("ITEM_ID_FIELD"), value("TIME_FIELD")],
+        "item": [value("ITEM_ID_FIELD"), *([value("INTENT_FIELD")] if value("INTENT_FIELD") else [])],
+    }
     columns = dict(columns)
     for part, fields in needed.items():
         if columns.get(part) != "*":

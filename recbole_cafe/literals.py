@@ -51,8 +51,7 @@ def parse_value(text: str) -> Any:
     for read in readers:
         try:
             value = read(stripped)
-            if _is_plain(value):
-                return value
+            return value if _is_plain(value) else text
         except _UNREADABLE:
             continue
     return text

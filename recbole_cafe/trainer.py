@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import warnings
 from collections import OrderedDict
 from datetime import datetime
 from functools import lru_cache
@@ -76,7 +77,10 @@ class EvaluationMixin:
 
     def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         start = perf_counter()
-        loss = super()._train_epoch(*args, **kwargs)
+        with warnings.catch_warnings():
+            # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
+            warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
+            loss = super()._train_epoch(*args, **kwargs)
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
         return loss

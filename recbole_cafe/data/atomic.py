@@ -50,9 +50,7 @@ MISSING = frozenset(
         "null",
     }
 )
-_CHUNK_BYTES = (
-    1 << 24
-)  # text made or read at a time: large enough to be fast, small beside the tables themselves
+_CHUNK_BYTES = 1 << 24  # of text at a time: large enough to be fast, small beside the tables
 _UNSAFE = re.compile(r"[\t\n\r\0]")
 
 
@@ -290,7 +288,7 @@ def check_target(
         AtomicFileError: a name that is none, a folder that holds other files, or a data set that may not be
             replaced.
     """
-    if not name or _UNSAFE.search(name) or Path(name).name != name:
+    if not name or name.startswith(".") or _UNSAFE.search(name) or Path(name).name != name:
         raise AtomicFileError(f"{name!r} is no data set name, expected a plain file name such as 'amazon'")
     folder = Path(folder).resolve()
     restore(folder)

@@ -54,7 +54,7 @@ def parse_protocol(name: object) -> Protocol:
         return Protocol("full", None, 0)
     match = re.fullmatch(r"(pop|uni|authors)([1-9][0-9]*)", str(name))
     if not match:
-        raise ValueError(f"eval_mode {name!r} is not full, popN, uniN or authorsN with N a positive number, e.g. pop100")
+        raise ValueError(f"eval_mode {name!r} is not full, popN, uniN or authorsN with N a positive number (pop100)")
     return Protocol(str(name), match[1], int(match[2]))
 
 
@@ -95,6 +95,7 @@ def draw(users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, n_
         raise ValueError(f"candidates are drawn by pop or uni, not {distribution!r}")
     rng = np.random.default_rng(seed)
     own = np.unique(users.astype(np.int64) * n_items + items)  # sorted keys of (user, item)
+    items = np.sort(items)  # the order of interactions (tie_order, file) is no part of what `fingerprint` identifies
     weight = np.bincount(items, minlength=n_items).astype(np.float64)
     if distribution == "uni":
         weight[:] = 1.0

@@ -398,6 +398,8 @@ def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
             f"load_col: {{item: [{dataset.iid_field}, {field}]}}"
         )
     n_intents = dataset.num(field)
+    if n_intents < 2:
+        raise DataError(f"{path}: column {field!r} is empty for every item, there is no intent to learn")
     column = _as_tensor(dataset, field)
     if kind == "token_seq":
         column = _one_of_several(column, config["intent_from"], path, field)
@@ -406,8 +408,6 @@ def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
     without[0] = False
     item2intent[without] = n_intents
     n_without = int(without.sum())
-    if n_intents < 2:
-        raise DataError(f"{path}: column {field!r} is empty for every item, there is no intent to learn")
     if n_without:
         dataset.logger.warning(
             f"{n_without} of {len(item2intent) - 1} items have no {field} in {path.name}; they share one 'no intent' "

@@ -52,8 +52,8 @@ MANIFEST = "simulation.json"
 MIN_LENGTH = 5
 SEED = 2022
 
-# Users, items, intents, interactions. The -paper shapes: arXiv:2204.01839, Table 1; `amazon` is small enough
-# to train on a laptop in about a minute, with the paper's interactions per user (40.9) and per item (2.81).
+# The -paper shapes are those of the data sets in arXiv:2204.01839; `amazon` has its interactions per user
+# (40.9) and per item (2.81), and is small enough to try everything on a laptop.
 PRESETS: dict[str, dict[str, int]] = {
     "amazon": {"n_users": 2_000, "n_items": 29_100, "n_intents": 160, "n_interactions": 81_800},
     "amazon-paper": {

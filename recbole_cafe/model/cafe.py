@@ -1,6 +1,6 @@
 """CaFe: Coarse-to-Fine Sparse Sequential Recommendation.
 
-Li, Zhao, Wang, Hsieh, McAuley: "Coarse-to-Fine Sparse Sequential Recommendation", SIGIR 2022, arXiv:2204.01839.
+Li, Zhao, Li, Chan, Faloutsos, Karypis, Pantel, McAuley: "Coarse-to-Fine Sparse Sequential Recommendation", SIGIR 2022, arXiv:2204.01839.
 Authors' code: github.com/JiachengLi1995/CAFE (read for comparison; nothing is taken from it).
 
 B users in the batch, L positions of which N are real, D hidden size, V items, C intents. Id 0 is padding, rows are padded on the right.

@@ -1,0 +1,16 @@
+# The same words locally and in CI.
+PYTHON ?= python
+
+.PHONY: install lint format test amazon wheel
+install:
+	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+lint:
+	ruff check . && ruff format --check . && codespell
+format:
+	ruff check --fix . && ruff format .
+test:
+	$(PYTHON) -m pytest
+amazon:
+	recbole-cafe simulate --name=amazon --out=dataset_atomic --replace
+wheel:
+	$(PYTHON) -m pip wheel --no-deps -w dist .

@@ -1,0 +1,51 @@
+"""Metadata and dependencies; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
+
+TEST = ["pytest>=7", "setuptools>=64", "wheel"]  # setuptools and wheel: a test builds and installs the wheel
+DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
+
+setup(
+    name="recbole-cafe",
+    version=VERSION,
+    description="CaFe, coarse-to-fine sparse sequential recommendation, as a RecBole plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
+    packages=[*find_packages(include=["recbole_cafe*"]), "recbole_cafe.props"],
+    # The YAML files stay visible at the top of the repository and ship as recbole_cafe/props; an editable install
+    # finds them beside the package (recbole_cafe.config.props_dir).
+    package_dir={"recbole_cafe.props": "props"},
+    package_data={"recbole_cafe.props": ["*.yaml", "*/*.yaml"]},
+    python_requires=">=3.10",
+    # RecBole 1.2.1 cannot be installed on Python 3.12+ (its ray), so 1.2.0 is supported too. 1.2.0 imports psutil
+    # without declaring it. pandas 4 will drop arguments that RecBole passes.
+    install_requires=[
+        "recbole>=1.2.0,<2",
+        "torch>=2.4",
+        "numpy>=1.24",
+        "pandas>=1.5,<4",
+        "scipy>=1.10",
+        "PyYAML>=5.4",
+        "tqdm>=4.48",
+        "psutil",
+    ],
+    extras_require={"test": TEST, "dev": DEV},
+    entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
