@@ -90,9 +90,7 @@ def encode(obj: Any, where: str = "") -> Any:
         if isinstance(obj, base):
             return base(obj)
     kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
-    raise TypeError(
-        f"{where or 'the object'}: a {kind} has no plain form, so it cannot be kept in a checkpoint"
-    )
+    raise TypeError(f"{where or 'the object'}: a {kind} has no plain form, so it cannot be kept in a checkpoint")
 
 
 def decode(obj: Any) -> Any:
@@ -406,9 +404,7 @@ def load_data_and_model(model_file: str | os.PathLike, trust_checkpoint: bool = 
 
     state = load(model_file, map_location="cpu", trust_checkpoint=trust_checkpoint)
     if not isinstance(state.get("config"), dict):
-        raise CheckpointError(
-            f"{os.fspath(model_file)} holds no config, so its data and model cannot be rebuilt"
-        )
+        raise CheckpointError(f"{os.fspath(model_file)} holds no config, so its data and model cannot be rebuilt")
     config = restore_config(state["config"])
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import runpy
 import sys
@@ -70,6 +71,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str,
             int(launch[key])
         except ValueError:
             raise ConfigError(f"--{key}={launch[key]} is not a whole number") from None
+    if int(launch["nproc"]) < 1:
+        raise ConfigError(f"--nproc={launch['nproc']}: expected at least 1 process")
     return launch, {
         "config_file_list": launch["config_files"].split(),
         "config_dict": preset(launch["preset"]) if launch["preset"] else {},
@@ -93,7 +96,7 @@ def run_command(arguments: Sequence[str]) -> int:
             launch["model"], launch["dataset"], nproc=nproc, world_size=world_size, ip=launch["ip"],
             port=launch["port"], group_offset=int(launch["group_offset"]), **settings,
         )  # fmt: skip
-    if result is not None:
+    if result is not None and logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
     return 0
 

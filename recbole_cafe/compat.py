@@ -84,9 +84,7 @@ def apply() -> list[str]:
             done.append(entry.name)
     import recbole
 
-    _logger.info(
-        "RecBole %s, compatibility entries in force: %s", recbole.__version__, ", ".join(done) or "none"
-    )
+    _logger.info("RecBole %s, compatibility entries in force: %s", recbole.__version__, ", ".join(done) or "none")
     return [entry.name for entry in DEFECTS if entry.applied]
 
 
@@ -195,7 +193,7 @@ def _add_numpy_names(_config: Any = None) -> None:
             setattr(np, name, scalar)
 
 
-@defect(name="numpy-names", issues="#1604 #1714 #2162 #2078", until="RecBole uses no removed NumPy name")
+@defect(name="numpy-names", issues="#1604 #1714 #2203", until="RecBole uses no removed NumPy name")
 def _numpy_names() -> None:
     """RecBole uses np.float, np.bool, np.long and others, which NumPy removed, and sets them itself only
     when a Config is made, from names (np.float_) which NumPy 2 removed too."""
@@ -239,7 +237,7 @@ def _filling_in_place_is_lost() -> bool:
 
 @defect(
     name="pandas-fill-nan",
-    issues="none yet",
+    issues="none known",
     when="pandas 3, or copy-on-write switched on in pandas 2",
     needed=_filling_in_place_is_lost,
     until="RecBole assigns what it fills",
@@ -267,7 +265,7 @@ def _pandas_fill_nan() -> None:
 
 @defect(
     name="pandas-seq-columns",
-    issues="none yet",
+    issues="none known",
     when="pandas 3, or copy-on-write switched on in pandas 2",
     needed=_filling_in_place_is_lost,
     until="RecBole assigns what it fills",
@@ -303,7 +301,7 @@ def _length(obj: Any) -> Any:
 
 @defect(
     name="pandas-lengths",
-    issues="none yet",
+    issues="none known",
     when="pandas 3",
     needed=_agg_takes_the_column_at_once,
     until="RecBole writes .map(len)",
@@ -317,7 +315,7 @@ def _pandas_lengths() -> None:
         module.len = _length  # shadows the builtin there, where no code asks for the len of a Series
 
 
-@defect(name="interaction-sort", issues="none yet", until="RecBole sorts tensors with torch")
+@defect(name="interaction-sort", issues="none known", until="RecBole sorts tensors with torch")
 def _interaction_sort() -> None:
     """Interaction.sort fails with ascending=False (negative strides) on every NumPy, and NumPy 2 warns that
     it will not argsort tensors for long."""
@@ -368,7 +366,7 @@ class _Tune:
 
 @defect(
     name="ray-import",
-    issues="#2162 #2203",
+    issues="#1518 #1820 #2078 #2162",
     when="recbole.quick_start not imported yet",
     needed=lambda: "recbole.quick_start.quick_start" not in sys.modules,
     until="RecBole imports ray where it tunes hyper-parameters",
@@ -406,7 +404,7 @@ def _kmeans_import() -> None:
         importlib.import_module("recbole.model.general_recommender")
 
 
-@defect(name="anomaly-mode", issues="none yet", until="RecBole's sine.py no longer switches it on")
+@defect(name="anomaly-mode", issues="none known", until="RecBole's sine.py no longer switches it on")
 def _anomaly_mode() -> None:
     """Importing any sequential model imports SINE's file, which switches PyTorch's anomaly mode on for the
     process, so that every training step is slower. Whoever switched it on keeps it, unless SINE's file came
@@ -452,7 +450,7 @@ def _missing_model_message() -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-@defect(name="config-eval", issues="none yet", until="RecBole parses values instead of evaluating them")
+@defect(name="config-eval", issues="none known", until="RecBole parses values instead of evaluating them")
 def _config_eval() -> None:
     """Text from the command line and from config_dict is run as Python code."""
     from recbole.config import Config
@@ -551,7 +549,7 @@ def _collector_moves_everything() -> bool:
 
 @defect(
     name="collector-cpu",
-    issues="none yet",
+    issues="#2191 #2194",
     when="RecBole 1.2.1",
     needed=_collector_moves_everything,
     until="RecBole calls cpu() on tensors only",
@@ -596,7 +594,7 @@ def _download_barrier() -> None:
 
 @defect(
     name="cpu-ddp",
-    issues="#1684 #2149",
+    issues="none known",
     when="several processes without CUDA (tested in the call)",
     until="RecBole chooses the backend by device",
 )
@@ -637,7 +635,7 @@ def _cpu_ddp() -> None:
 
 @defect(
     name="ddp-files",
-    issues="#2063 #2154",
+    issues="#2173",
     when="several processes (tested in the call)",
     until="RecBole agrees on the file and waits for it",
 )

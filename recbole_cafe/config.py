@@ -172,6 +172,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         value = external.get(key, internal.get(key))
         if value not in accepted:
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
+    _refuse_other_kinds(internal, external)
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=ours and "item2intent" in net_keys(model_class))
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
@@ -201,6 +202,21 @@ def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(f"unknown key {key!r} (value {config.external_config_dict.get(key)!r}) for "
                               f"{model_class.__name__}{hint}")  # fmt: skip
+
+
+def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> None:
+    """A switch is a switch and a number a number, as its default is. Unchecked, any text counts as True, and text in
+    place of a number fails far from its key, or late."""
+    for key, value in external.items():
+        default = internal.get(key)
+        if isinstance(default, bool):
+            fits, wanted = value in (True, False), "True or False"
+        elif isinstance(default, (int, float)):
+            fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        else:
+            continue
+        if value is not None and not fits:
+            raise ConfigError(f"{key}={value!r} should be {wanted} (default {default})")
 
 
 def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import os
 import warnings
 from collections import OrderedDict
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -41,6 +42,14 @@ from recbole_cafe import checkpoint
 from recbole_cafe.config import ConfigError, is_ours
 from recbole_cafe.data import candidates as sampled
 from recbole_cafe.data.candidates import Candidates, Protocol, parse_protocol
+from recbole_cafe.optim import (
+    SPARSE_LEARNERS,
+    RowWise,
+    Together,
+    average_gradients,
+    clip_grad_norm,
+    sparse_tables,
+)
 from recbole_cafe.ranking.ranks import Ranks, expectation, rank_of_target
 
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
@@ -53,6 +62,8 @@ AUTHORS_NOTICE = (
 
 class EvaluationMixin:
     """Evaluation by protocol, and checkpoints of plain data, for any RecBole trainer."""
+
+    _row_wise: RowWise | None = None
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
@@ -68,22 +79,84 @@ class EvaluationMixin:
     # Training --------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser; Adam and AdamW of our models in PyTorch's fused form, the same update in one pass."""
-        optimizer = super()._build_optimizer(**kwargs)
-        if is_ours(type(self.model)) and isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            for group in optimizer.param_groups:
-                group.update(fused=True, foreach=False)
-        return optimizer
+        """RecBole's optimiser for the `learner`; of our models, Adam in PyTorch's fused form (the same update in one
+        pass) and tables with sparse gradients row by row (recbole_cafe.optim).
 
-    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        Raises:
+            ConfigError: the learner has no form for sparse gradients.
+        """
+        if not is_ours(type(self.model)):
+            return super()._build_optimizer(**kwargs)
+        tables = sparse_tables(self.model)
+        weights = [table.weight for table in tables]
+        table_ids = {id(weight) for weight in weights}
+        dense = super()._build_optimizer(params=[p for p in self.model.parameters() if id(p) not in table_ids])
+        if isinstance(dense, (torch.optim.Adam, torch.optim.AdamW)):
+            for group in dense.param_groups:
+                group.update(fused=True, foreach=False)
+        if not tables:
+            return dense
+        learner, lr, decay = self.learner.lower(), self.learning_rate, self.weight_decay
+        if learner not in SPARSE_LEARNERS or (learner in ("sgd", "adagrad") and decay):
+            raise ConfigError(
+                f"learner={self.learner} with weight_decay={decay} has no form for sparse gradients: set "
+                f"sparse_tables=False, or a learner of {', '.join(SPARSE_LEARNERS)} (sgd, adagrad without weight_decay)"
+            )
+        if learner in ("adam", "adamw"):
+            rows: torch.optim.Optimizer = RowWise(weights, lr=lr, weight_decay=decay, decoupled=learner == "adamw")
+            for table in tables:
+                table.register_forward_pre_hook(partial(_catch_up, rows))
+            self._row_wise = rows
+        else:
+            rows = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}[learner](weights, lr=lr)
+        return Together(dense, rows)
+
+    def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         start = perf_counter()
-        with warnings.catch_warnings():
-            # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
-            warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
-            loss = super()._train_epoch(*args, **kwargs)
+        if is_ours(type(self.model)):
+            loss = self._epoch(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
+        else:
+            with warnings.catch_warnings():
+                # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
+                warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
+                loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
         return loss
+
+    def _epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
+        """RecBole's epoch for sparse gradients too. RecBole's own clips with a function that has no sparse form, clips
+        scaled gradients, and in several processes touches every row of every table.
+
+        Returns:
+            the sum of the batches' losses, as RecBole's.
+        """
+        self.model.train()
+        several = not self.config["single_spec"]
+        if several and train_data.shuffle:
+            train_data.sampler.set_epoch(epoch_idx)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
+        total = torch.zeros((), device=self.device)
+        description = set_color(f"Train {epoch_idx:>5}", "pink")
+        for step, batch in enumerate(tqdm(train_data, ncols=100, desc=description, disable=not show_progress)):
+            self.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                loss = loss_func(batch.to(self.device))
+            scaler.scale(loss).backward()
+            if several:
+                average_gradients(self.model.parameters())
+            if self.clip_grad_norm:
+                scaler.unscale_(self.optimizer)
+                clip_grad_norm(self.model.parameters(), **self.clip_grad_norm)
+            scaler.step(self.optimizer)
+            scaler.update()
+            total += loss.detach()
+            if step % 100 == 0:
+                self._check_nan(total)  # waits for the device, so not at every step
+        self._check_nan(total)
+        if self._row_wise is not None:
+            self._row_wise.catch_up_all()  # what evaluates or saves the model reads whole tables
+        return total.item()
 
     def _file_name(self) -> str:
         """Name of the checkpoint, the same in all processes. RecBole's has one second's resolution and no data set, so
@@ -294,6 +367,12 @@ class EvaluationMixin:
             self.logger.warning(AUTHORS_NOTICE.format(n=protocol.n_negatives))
 
 
+def _catch_up(rows: RowWise, table: torch.nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
+    """Before a lookup in training: apply the steps that the rows missed."""
+    if table.training:
+        rows.catch_up(table.weight, inputs[0])
+
+
 @lru_cache(maxsize=None)
 def trainer_class(base: type[Trainer]) -> type[Trainer]:
     """`base` with our evaluation."""
@@ -329,13 +408,19 @@ class ProtocolEvaluator(Evaluator):
         for name, metric in self.metric_class.items():
             if isinstance(metric, TopkMetric) and metric.metric_need == ["rec.topk"]:
                 for k, value in per_target(metric, above, tied).items():
-                    result[f"{name}@{k}"] = float(value.mean())
+                    result[f"{name}@{k}"] = exact_mean(value)
                 if name == "mrr":
                     longest = int(ranks.n_candidates.max())
-                    result["mrr"] = float(expectation(1.0 / np.arange(1, longest + 1), above, tied).mean())
+                    result["mrr"] = exact_mean(expectation(1.0 / np.arange(1, longest + 1), above, tied))
             else:
                 result.update({k: float(v) for k, v in metric.calculate_metric(_struct(ranks, top, collected)).items()})
         return result
+
+
+def exact_mean(values: np.ndarray) -> float:
+    """The mean, the sum rounded once. NumPy's differs in the last bit with the memory layout, and the best epoch is
+    decided by unrounded values."""
+    return math.fsum(values) / len(values)
 
 
 def per_target(metric: TopkMetric, above: np.ndarray, tied: np.ndarray) -> dict[int, np.ndarray]:

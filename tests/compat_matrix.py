@@ -1,4 +1,4 @@
-"""Train RecBole's own models after `import recbole_cafe` and write their test metrics: compare environments.
+"""Train RecBole's own models and ours through RecBole's `run_recbole` after `import recbole_cafe` and write their test metrics: compare environments.
 
     python tests/compat_matrix.py --out new.json                    # once in each environment
     python tests/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
@@ -22,6 +22,7 @@ from typing import Any
 EPOCHS = 1
 SEQUENTIAL = ("SASRec", "SASRecF", "BERT4Rec", "FDSA", "GRU4Rec", "LightSANs", "SINE")
 GENERAL = ("Pop", "ItemKNN", "BPR", "LightGCN")
+OURS = ("CaFe",)
 
 SETTINGS: dict[str, Any] = {
     "gpu_id": "",
@@ -54,7 +55,9 @@ def metrics_of(model: str) -> dict[str, float]:
     """Metrics of one model on the test split, from an unmodified `run_recbole`."""
     from recbole.quick_start import run_recbole
 
-    settings = SETTINGS | (FOR_SEQUENTIAL if model in SEQUENTIAL else FOR_GENERAL)
+    settings = SETTINGS | (FOR_SEQUENTIAL if model in (*SEQUENTIAL, *OURS) else FOR_GENERAL)
+    if model in OURS:
+        settings = {key: value for key, value in settings.items() if key != "embedding_size"} | {"eval_mode": "full"}
     result = run_recbole(model=model, dataset="ml-100k", config_dict=dict(settings))
     return {name: float(value) for name, value in result["test_result"].items()}
 
@@ -90,9 +93,7 @@ def run(models: list[str], out: Path) -> None:
                 results[model] = {"error": f"{type(error).__name__}: {error}"}
             print(f"{model:10} {time.perf_counter() - start:6.1f} s  {results[model]}", flush=True)
         os.chdir(out.parent)
-    out.write_text(
-        json.dumps({"versions": versions(), "settings": SETTINGS, "metrics": results}, indent=2) + "\n"
-    )
+    out.write_text(json.dumps({"versions": versions(), "settings": SETTINGS, "metrics": results}, indent=2) + "\n")
 
 
 def compare(files: list[Path]) -> bool:
@@ -108,11 +109,9 @@ def compare(files: list[Path]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--models", nargs="+", default=[*SEQUENTIAL, *GENERAL], metavar="MODEL")
+    parser.add_argument("--models", nargs="+", default=[*SEQUENTIAL, *GENERAL, *OURS], metavar="MODEL")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="compare such files instead")
     arguments = parser.parse_args()
     sys.argv[1:] = []  # RecBole reads the command line too

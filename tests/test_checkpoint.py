@@ -96,7 +96,9 @@ def prepare(model: str, data_path: str, **settings: Any) -> tuple[Any, ...]:
 def test_arrays_come_back_as_they_were(value: np.ndarray, tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "a.pth", {"value": value})
     back = checkpoint.load(tmp_path / "a.pth")["value"]
-    assert type(back) is type(value) and back.dtype == value.dtype and back.shape == value.shape
+    assert type(back) is type(value)
+    assert back.dtype == value.dtype
+    assert back.shape == value.shape
     np.testing.assert_array_equal(back, value)
 
 
@@ -106,7 +108,8 @@ def test_sparse_matrices_come_back_as_they_were(form: str, make: Any, tmp_path: 
     value = make(np.array([[0, 1.5, 0], [0, 0, 0], [2, 0, 3]])).asformat(form)
     checkpoint.save(tmp_path / "a.pth", {"value": value})
     back = checkpoint.load(tmp_path / "a.pth")["value"]
-    assert type(back) is type(value) and back.dtype == value.dtype
+    assert type(back) is type(value)
+    assert back.dtype == value.dtype
     np.testing.assert_array_equal(back.toarray(), value.toarray())
 
 
@@ -128,7 +131,8 @@ def test_everything_else_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_numpy_scalars_and_paths_become_python_values() -> None:
     plain = checkpoint.encode({"score": np.float64(0.5), np.int64(3): np.str_("a"), "path": Path("a")})
     assert plain == {"score": 0.5, 3: "a", "path": "a"}
-    assert [type(value) for value in plain.values()] == [float, str, str] and type(list(plain)[1]) is int
+    assert [type(value) for value in plain.values()] == [float, str, str]
+    assert type(list(plain)[1]) is int
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,8 @@ def test_a_save_which_fails_leaves_the_old_file_and_nothing_else(
         patch.setattr(torch, "save", full_disk)
         with pytest.raises(OSError, match="no space"):
             checkpoint.save(path, {"epoch": 2})
-    assert os.listdir(tmp_path) == ["a.pth"] and checkpoint.load(path) == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["a.pth"]
+    assert checkpoint.load(path) == {"epoch": 1}
 
 
 def test_a_missing_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
@@ -239,9 +244,7 @@ def test_a_stock_model_evaluates_from_its_checkpoint_as_it_did_in_memory(model: 
 @pytest.fixture
 def trained(data_path: str) -> dict[str, Any]:
     """SASRec, trained and tested by RecBole's own trainer."""
-    config, train, valid, test, make_trainer = prepare(
-        "SASRec", data_path, eval_args=ORDERED, note={"a": (1, None)}
-    )
+    config, train, valid, test, make_trainer = prepare("SASRec", data_path, eval_args=ORDERED, note={"a": (1, None)})
     trainer = make_trainer()
     trainer.fit(train, valid)
     result = trainer.evaluate(test, load_best_model=True)
@@ -278,7 +281,9 @@ def test_a_restored_config_belongs_to_one_process_on_this_machine(trained: dict[
            "ip": "10.0.0.1", "port": "5678", "device": torch.device("cuda", 3)}  # fmt: skip
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     config = checkpoint.restore_config(checkpoint.plain_config(trained["config"]) | checkpoint.encode(far))
-    assert config["single_spec"] is True and config["local_rank"] == 0 and config["world_size"] is None
+    assert config["single_spec"] is True
+    assert config["local_rank"] == 0
+    assert config["world_size"] is None
     assert config["device"] == torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
@@ -298,7 +303,8 @@ def test_a_setting_without_plain_form_does_not_cost_the_model(
 ) -> None:
     trained["config"]["hook"] = print
     plain = checkpoint.plain_config(trained["config"])
-    assert "hook" not in plain and plain["epochs"] == 2
+    assert "hook" not in plain
+    assert plain["epochs"] == 2
     assert "config.hook" in caplog.text
 
 
@@ -307,16 +313,15 @@ def test_load_data_and_model_gives_back_data_and_model(trained: dict[str, Any]) 
     from recbole.utils import get_trainer
 
     config, model, dataset, train, _valid, test = load_data_and_model(trained["file"])
-    assert len(train.dataset) == len(trained["train"].dataset) and dataset.item_num == 13
+    assert len(train.dataset) == len(trained["train"].dataset)
+    assert dataset.item_num == 13
     trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
     trainer.eval_collector.data_collect(train)
     assert trainer.evaluate(test, load_best_model=False) == trained["result"]
     assert config["checkpoint_dir"] == trained["config"]["checkpoint_dir"]
 
 
-def test_load_data_and_model_does_not_unpickle_a_cached_dataset(
-    trained: dict[str, Any], tmp_path: Path
-) -> None:
+def test_load_data_and_model_does_not_unpickle_a_cached_dataset(trained: dict[str, Any], tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     for name in ("walk-SequentialDataset.pth", "walk-for-SASRec-dataloader.pth", "elsewhere.pth"):
         (tmp_path / "saved" / name).write_bytes(pickle.dumps(Touch(marker)))
@@ -327,7 +332,8 @@ def test_load_data_and_model_does_not_unpickle_a_cached_dataset(
     }
     checkpoint.save("foreign.pth", state)
     config, *_ = checkpoint.load_data_and_model("foreign.pth")
-    assert not marker.exists() and config["dataset_save_path"] == "saved/elsewhere.pth"
+    assert not marker.exists()
+    assert config["dataset_save_path"] == "saved/elsewhere.pth"
 
 
 def test_a_stock_trainer_resumes(trained: dict[str, Any]) -> None:
@@ -339,9 +345,8 @@ def test_a_stock_trainer_resumes(trained: dict[str, Any]) -> None:
     for name, weight in resumed.model.state_dict().items():
         assert torch.equal(weight, saved["state_dict"][name])
     moments = resumed.optimizer.state_dict()["state"]
-    assert moments and all(
-        torch.equal(moments[i]["exp_avg"], saved["optimizer"]["state"][i]["exp_avg"]) for i in moments
-    )
+    assert moments
+    assert all(torch.equal(moments[i]["exp_avg"], saved["optimizer"]["state"][i]["exp_avg"]) for i in moments)
 
 
 def test_recboles_own_checkpoint_opens_only_when_trusted_and_can_be_made_safe(

@@ -14,6 +14,8 @@ from recbole.config import Config as RecBoleConfig
 from recbole_cafe import CaFe, config
 from recbole_cafe.config import Config, ConfigError, arguments_of, net_keys, parse_arguments, preset, read_yaml
 
+# What the shipped YAML says; experiments may change it.
+DEFAULTS = {**read_yaml(config.props_dir() / "overall.yaml"), **read_yaml(config.props_dir() / "model" / "CaFe.yaml")}
 EVIL = "__import__('os').system('touch x')"
 
 
@@ -69,8 +71,8 @@ def test_recboles_own_layers_are_below_ours() -> None:
     where = sources(made)
     assert (made["worker"], where["worker"]) == (0, "RecBole overall.yaml")
     assert (made["LIST_SUFFIX"], where["LIST_SUFFIX"]) == ("_list", "RecBole sample.yaml")
-    assert (made["train_batch_size"], where["train_batch_size"]) == (64, "props/overall.yaml")  # RecBole's: 2048
-    assert (made["MAX_ITEM_LIST_LENGTH"], where["MAX_ITEM_LIST_LENGTH"]) == (50, "props/model/CaFe.yaml")
+    assert (made["valid_metric"], where["valid_metric"]) == ("NDCG@10", "props/overall.yaml")  # RecBole's: MRR@10
+    assert (made["hidden_act"], where["hidden_act"]) == (DEFAULTS["hidden_act"], "props/model/CaFe.yaml")
     assert where["device"] == "derived"
 
 
@@ -101,14 +103,16 @@ def test_a_subclass_of_a_model_uses_its_yaml() -> None:
     class Mine(CaFe):
         pass
 
-    assert Config(Mine, "toy")["hidden_size"] == Config("CaFe", "toy")["hidden_size"] == 64
+    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS} == {
+        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS
+    }
 
 
 def test_the_command_line_of_the_process_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=7", "--cov=x", "--seed=1"])
     made = Config("CaFe", "toy")
-    assert made["epochs"] == 100
-    assert made["seed"] == 2020
+    assert made["epochs"] == DEFAULTS["epochs"] != 7
+    assert made["seed"] == DEFAULTS["seed"] != 1
     assert "cov" not in made
 
 
@@ -295,6 +299,11 @@ def test_a_key_missing_from_the_yaml_is_named_with_the_file() -> None:
         ({"candidates": "fresh"}, "candidates='fresh' is not one of stored, recbole"),
         ({"intent_from": "second"}, "intent_from='second' is not one of None, first, last, rarest"),
         ({"mask_history": "maybe"}, "mask_history='maybe' is not one of True, False"),
+        ({"epochs": "x"}, rf"epochs='x' should be a number \(default {DEFAULTS['epochs']}\)"),
+        ({"learning_rate": True}, r"learning_rate=True should be a number \(default "),
+        ({"hidden_size": [64]}, r"hidden_size=\[64\] should be a number \(default "),
+        ({"intent_loss": "maybe"}, r"intent_loss='maybe' should be True or False \(default True\)"),
+        ({"show_progress": "yes"}, r"show_progress='yes' should be True or False \(default True\)"),
         ({"eval_mode": "pop"}, "eval_mode 'pop' is not full, popN, uniN or authorsN with N a positive number"),
         ({"eval_mode": ["full", "best"]}, "eval_mode 'best' is not full, popN"),
         ({"eval_mode": ["full", 100]}, "eval_mode 100 is not full, popN"),
@@ -325,6 +334,12 @@ def test_train_layout_all_is_for_our_models() -> None:
     with pytest.raises(ConfigError, match=r"train_layout=all is for recbole_cafe's models; RecBole's SASRec trains on"):
         Config("SASRec", "toy", config_dict={"train_layout": "all"})
     assert Config("SASRec", "toy", config_dict={"train_layout": "last"})["train_layout"] == "last"
+
+
+def test_numbers_and_switches_of_any_spelling() -> None:
+    given = {"epochs": 3.0, "weight_decay": 1, "learning_rate": 1e-5, "intent_loss": False, "shuffle": 0, "seed": None}
+    made = Config("CaFe", "toy", config_dict=given)
+    assert {key: made[key] for key in given} == given
 
 
 @pytest.mark.parametrize("metric", ["NDCG@10", "ndcg@10", "Hit@5", "MRR"])

@@ -20,7 +20,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureType
 from torch import Tensor
 
-from recbole_cafe.config import data_folders
+from recbole_cafe.config import Config, data_folders
 from recbole_cafe.data.atomic import read_header
 from recbole_cafe.data.simulate import ensure_amazon, is_simulated
 
@@ -46,8 +46,8 @@ class ExactOrderMixin:
             self._obtain(token, folder)
         if folder.is_dir() and not self.config["benchmark_filename"]:
             read_header(folder / f"{token}.inter")  # a clear error where RecBole would fail to unpack a header field
-        if parameters := is_simulated(Path(dataset_path)):
-            self.logger.warning(simulated_notice(token, parameters))
+        if not isinstance(self.config, Config) and (manifest := is_simulated(folder)):
+            self.logger.warning(simulated_notice(token, manifest))  # recbole_cafe.run has said it already
         super()._load_data(token, dataset_path)
 
     def _obtain(self, token: str, folder: Path) -> None:

@@ -14,10 +14,11 @@ class PaddedEmbedding(nn.Embedding):
         n: number of rows, padding included.
         size: width of a row.
         std: standard deviation of the normal initialisation.
+        sparse: gradients hold the rows a batch touched instead of all n.
     """
 
-    def __init__(self, n: int, size: int, *, std: float) -> None:
-        super().__init__(n, size, padding_idx=0)
+    def __init__(self, n: int, size: int, *, std: float, sparse: bool = False) -> None:
+        super().__init__(n, size, padding_idx=0, sparse=sparse)
         nn.init.normal_(self.weight, std=std)
         with torch.no_grad():
             self.weight[0].zero_()

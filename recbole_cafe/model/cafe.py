@@ -62,6 +62,7 @@ class CaFeNet(nn.Module):
         joint: str,
         loss_type: str,
         n_negatives: int,
+        sparse_tables: bool,
     ) -> None:
         super().__init__()
         if joint not in JOINTS:
@@ -84,7 +85,8 @@ class CaFeNet(nn.Module):
             max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
             attn_dropout_prob=attn_dropout_prob, attn_scale=attn_scale, residual=residual, hidden_act=hidden_act,
         )  # fmt: skip
-        self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range)
+        sparse = sparse_tables and loss_type == "BCE"  # CE touches every row anyway
+        self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)
         self.item_encoder = SequenceEncoder(n_local_heads=n_local_heads, theta_source=theta_source, **blocks)
         self.intent_embedding = self.intent_encoder = None
         if intent_tower:

@@ -35,7 +35,7 @@ class Ranks:
     @property
     def mean_rank(self) -> Tensor:
         """[N] mean rank, 0 is best."""
-        return self.above + self.tied / 2
+        return self.above + self.tied.double() / 2
 
     @staticmethod
     def cat(parts: list[Ranks]) -> Ranks:

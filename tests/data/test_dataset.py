@@ -563,7 +563,7 @@ def test_an_unknown_dataset_lists_those_there_are() -> None:
     with pytest.raises(DataError, match=message):
         create_dataset(Config("CaFe", "nothere", config_dict={"data_path": "dataset"}))
     with pytest.raises(
-        DataError, match="no data set 'nothere': looked for dataset_atomic/nothere, .*, dataset/nothere"
+        DataError, match=r"no data set 'nothere': looked for dataset_atomic/nothere, .*, dataset/nothere"
     ):
         create_dataset(Config("CaFe", "nothere"))
 

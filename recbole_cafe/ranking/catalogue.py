@@ -1,0 +1,339 @@
+"""Exact ranking over the whole catalogue: streamed in blocks, or pruned by intent.
+
+B states, V items, D hidden size, C intents. An item v of intent c scores f(x, t_c): x = state . table[v], t_c the state's
+term for c, f increasing in both (recbole_cafe.layers.scoring). Comparing an item with a given score y therefore means
+comparing x with the threshold f^-1(y; t_c), one number per state and intent, without f for every item.
+
+"Exact" means: as if every score were computed in float64. Products are taken in float32; where one comes closer to a
+threshold than its rounding error can be, that item alone is compared again in float64. So the result does not depend on
+block sizes, on the order of visits or on what was pruned, and equal items tie exactly.
+
+Pruning: the items of an intent lie within a radius of their centre, so x lies within |state| radius of state . centre.
+Intents whose best case does not reach the threshold are skipped, those whose worst case passes it are counted whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from recbole_cafe.layers.scoring import joint_score
+from recbole_cafe.ranking.ranks import Ranks, ScoreError
+
+BLOCK = 2**22  # scores held at a time: 16 MB of float32
+EPSILON = 2.0**-24  # half the distance of 1 to the next float32
+
+
+@dataclass
+class Counters:
+    """How much work a search did. pairs: state-item products taken; possible: B x V."""
+
+    pairs: int = 0
+    possible: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of the products of a dense ranking that were taken."""
+        return self.pairs / max(self.possible, 1)
+
+
+@dataclass
+class Catalogue:
+    """The items of a model, grouped by intent. The table is used in place, never copied.
+
+    Args:
+        table: [V, D] float32, row 0 is padding. item2intent: [V], 0 for padding, C for items without intent.
+        joint: see :mod:`recbole_cafe.layers.scoring`.
+        n_intents: C, padding included.
+    """
+
+    table: Tensor
+    item2intent: Tensor
+    joint: str
+    n_intents: int
+    counters: Counters = field(default_factory=Counters)
+
+    def __post_init__(self) -> None:
+        n_groups = self.n_intents + 1
+        group = self.item2intent.clone()
+        self.items = torch.argsort(group[1:], stable=True) + 1  # item ids by intent, padding left out
+        self.size = torch.bincount(group[1:], minlength=n_groups)
+        self.start = torch.cumsum(self.size, 0) - self.size
+        dim = self.table.shape[1]
+        centre = torch.zeros(n_groups, dim, dtype=torch.float32, device=self.table.device)
+        square = torch.zeros(n_groups, device=self.table.device)
+        self.norm = torch.zeros(n_groups, device=self.table.device)
+        steps = max(1, BLOCK // dim)
+        for ids in self.items.split(steps):
+            centre.index_add_(0, group[ids], self.table[ids])
+        centre /= self.size.clamp(min=1)[:, None]
+        for ids in self.items.split(steps):
+            rows, of = self.table[ids], group[ids]
+            square.index_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
+            self.norm.index_reduce_(0, of, rows.norm(dim=1), "amax")
+        self.centre = centre
+        self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
+
+    # Scores in float64 ------------------------------------------------------------------------------------------------
+
+    def score64(self, state: Tensor, terms: Tensor | None, item: Tensor) -> Tensor:
+        """The score that decides. state: [P, D], terms: [P] of the items' intents or None, item: [P]. Returns [P]."""
+        logit = (state.double() * self.table[item].double()).sum(1)
+        return joint_score(logit, None if terms is None else terms.double(), self.joint)
+
+    def _own(self, state: Tensor, terms: Tensor | None, target: Tensor) -> Tensor:
+        term = None if terms is None else terms.gather(1, self.item2intent[target][:, None])[:, 0]
+        own = self.score64(state, term, target)
+        if bool(own.isnan().any()) or bool(state.isnan().any()) or (terms is not None and bool(terms.isnan().any())):
+            raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+        return own
+
+    def between(self, score: Tensor, term: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Between which x an item may have the given score, seen in float64.
+
+        Below the first its score certainly is lower, above the second certainly higher. They differ by the rounding
+        of f: ln sigmoid(x) is flat for large x, where a range of x has one and the same score.
+
+        Args:
+            score: float64. term: the intent's, of a shape that broadcasts with it; None for ``item``.
+
+        Returns:
+            float64 each; +inf where no x is certainly enough, -inf where every x may be.
+        """
+        if term is None or self.joint == "item":
+            return score, score
+        term = term.double()
+        need = score - term
+        rounding = 8 * torch.finfo(torch.float64).eps * (score.abs() + term.abs())
+        rounding = rounding.nan_to_num(posinf=0.0)  # an infinite score: every or no x
+        return self._inverse(need - rounding), self._inverse(need + rounding)
+
+    def thresholds(self, score: Tensor, terms: Tensor | None) -> tuple[Tensor, Tensor]:
+        """:meth:`between` for every intent. score: [B], terms: [B, C + 1] or None. Returns [B, C + 1] each."""
+        low, high = self.between(score[:, None], terms)
+        shape = (len(score), self.n_intents + 1)
+        return low.expand(shape), high.expand(shape)
+
+    def _inverse(self, need: Tensor) -> Tensor:
+        """x with f(x; 0) = need."""
+        if self.joint == "sum":
+            return need
+        # ln sigmoid(x) = need, x = -ln(exp(-need) - 1); for need below -30 that is need itself
+        x = torch.where(need < -30, need, -torch.log(torch.expm1(-need.clamp(max=-1e-300))))
+        return torch.where(need >= 0, torch.inf, x)
+
+    def slack(self, state: Tensor) -> Tensor:
+        """[B, C + 1] float64: no float32 product of a state with an item of an intent is further off than this."""
+        dim = self.table.shape[1]
+        return 2 * (dim + 4) * EPSILON * state.double().norm(dim=1)[:, None] * self.norm.double()
+
+    # Rank of the target ------------------------------------------------------------------------------------------------
+
+    def rank(self, state: Tensor, terms: Tensor | None, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
+             at_most: int | None = None) -> Ranks:  # fmt: skip
+        """Where each state's target stands among all items.
+
+        Args:
+            state: [B, D]. terms: [B, C + 1] or None. target: [B].
+            excluded: items that are no candidates, one tensor per state (the target among them stays one).
+            at_most: a target with this many items above it is not looked at further; its `above` is then at least
+                `at_most`, not exact. None for exact ranks.
+
+        Raises:
+            ScoreError: NaN in states or scores.
+        """
+        B = len(state)
+        own = self._own(state, terms, target)
+        threshold, slack = self.thresholds(own, terms), self.slack(state)
+        above = torch.zeros(B, dtype=torch.long, device=state.device)
+        tied = torch.zeros_like(above)
+        left_out = [] if excluded is None else [t[t != own_item] for t, own_item in zip(excluded, target, strict=True)]
+        for i, items in enumerate(left_out):
+            if len(items):  # they will be counted below; take them out of the count beforehand
+                term = None if terms is None else terms[i, self.item2intent[items]]
+                score = self.score64(state[i].expand(len(items), -1), term, items)
+                above[i] -= (score > own[i]).sum()
+                tied[i] -= (score == own[i]).sum()
+        limit = None if at_most is None else torch.full_like(above, at_most)
+        self._count(state, terms, target, own, threshold, slack, above, tied, limit)
+        n_candidates = torch.full_like(above, len(self.items))
+        for i, items in enumerate(left_out):
+            n_candidates[i] -= len(items)
+        return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu())
+
+    def _count(self, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor, threshold: tuple[Tensor, Tensor],
+               slack: Tensor, above: Tensor, tied: Tensor, limit: Tensor | None) -> None:  # fmt: skip
+        """Add to above and tied, [B], the items of every intent, visiting those that can hold some."""
+        self.counters.possible += len(state) * len(self.items)
+        middle = (state @ self.centre.T).double()  # [B, C + 1]
+        # the centre's own product is rounded too, and its norm is no larger than the largest item's
+        reach = state.double().norm(dim=1)[:, None] * self.radius.double() + 2 * slack
+        occupied = self.size > 0
+        low, high = threshold
+        whole = (middle - reach > high) & occupied
+        above += (whole * self.size).sum(1)
+        open_ = (middle + reach >= low) & occupied & ~whole  # [B, C + 1]: to be visited
+        if limit is None:
+            self._visit(open_.nonzero(), state, terms, target, own, threshold, slack, above, tied)
+            return
+        # The most promising intents first, in rounds of doubling size; who has enough above is done.
+        promise = (middle + reach - low).masked_fill(~open_, -torch.inf)
+        order = promise.argsort(dim=1, descending=True)
+        n_open = open_.sum(1)
+        done, width = 0, 4
+        while bool((active := (above < limit) & (n_open > done)).any()):
+            row = active.nonzero()[:, 0]
+            chosen = order[row, done : done + width]  # [R, width]
+            pairs = torch.stack((row[:, None].expand_as(chosen), chosen), dim=-1).reshape(-1, 2)
+            pairs = pairs[open_[pairs[:, 0], pairs[:, 1]]]
+            self._visit(pairs, state, terms, target, own, threshold, slack, above, tied)
+            done, width = done + width, 2 * width
+
+    def _visit(self, pairs: Tensor, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor,
+               threshold: tuple[Tensor, Tensor], slack: Tensor, above: Tensor, tied: Tensor) -> None:  # fmt: skip
+        """Count the items of (state, intent) pairs. pairs: [P, 2]."""
+        if not len(pairs):
+            return
+        pairs = pairs[torch.argsort(pairs[:, 1], stable=True)]
+        intents, count = torch.unique_consecutive(pairs[:, 1], return_counts=True)
+        for intent, rows in zip(intents.tolist(), pairs[:, 0].split(count.tolist()), strict=True):
+            first, size = int(self.start[intent]), int(self.size[intent])
+            who = state[rows]
+            low, high = outwards(*(t[rows, intent][:, None] for t in threshold), slack[rows, intent][:, None])
+            step = max(1, BLOCK // max(len(rows), self.table.shape[1]))
+            for ids in self.items[first : first + size].split(step):
+                product = who @ self.table[ids].T  # [R, n]
+                self.counters.pairs += product.numel()
+                above.index_add_(0, rows, (product > high).sum(1))
+                near = ((product >= low) & (product <= high)).nonzero()
+                if len(near):
+                    r, item = rows[near[:, 0]], ids[near[:, 1]]
+                    other = item != target[r]
+                    r, item = r[other], item[other]
+                    score = self.score64(state[r], None if terms is None else terms[r, intent], item)
+                    above.index_add_(0, r, (score > own[r]).long())
+                    tied.index_add_(0, r, (score == own[r]).long())
+
+    # Best items ---------------------------------------------------------------------------------------------------------
+
+    def top(self, state: Tensor, terms: Tensor | None, k: int,
+            excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The k best items of each state, best first; equal scores by item id.
+
+        Args:
+            state: [B, D]. terms: [B, C + 1] or None. excluded: items not wanted, one tensor per state.
+
+        Returns:
+            items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
+        """
+        B = len(state)
+        self.counters.possible += B * len(self.items)
+        slack = self.slack(state)
+        reach = state.double().norm(dim=1)[:, None] * self.radius.double() + 2 * slack
+        middle = (state @ self.centre.T).double()
+        groups = terms.double() if terms is not None else None
+        best_case = joint_score(middle + reach, groups, self.joint).masked_fill(self.size == 0, -torch.inf)
+        order = best_case.argsort(dim=1, descending=True)
+        ranked_best = best_case.gather(1, order)
+        items = torch.zeros(B, k, dtype=torch.long, device=state.device)
+        scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=state.device)
+        n_occupied = int((self.size > 0).sum())
+        done, width = 0, 2
+        while done < n_occupied:
+            # an intent whose best case is below the k-th best found cannot add anything
+            open_ = ranked_best[:, done : done + width] >= scores[:, -1:]
+            if not bool(open_.any()):
+                break
+            row, column = (open_ & (ranked_best[:, done : done + width] > -torch.inf)).nonzero(as_tuple=True)
+            self._gather_best(row, order[row, done + column], state, terms, slack, items, scores, excluded)
+            done, width = done + width, 2 * width
+        return items, scores
+
+    def _gather_best(self, rows: Tensor, intents: Tensor, state: Tensor, terms: Tensor | None, slack: Tensor,
+                     items: Tensor, scores: Tensor, excluded: Sequence[Tensor] | None) -> None:  # fmt: skip
+        """Merge the items of (state, intent) pairs into the best lists, in place."""
+        k = items.shape[1]
+        n_best = k + max((len(e) for e in excluded or ()), default=0)
+        by_intent = torch.argsort(intents, stable=True)
+        rows, intents = rows[by_intent], intents[by_intent]
+        found_row, found_item = [], []
+        present, count = torch.unique_consecutive(intents, return_counts=True)
+        for intent, who in zip(present.tolist(), rows.split(count.tolist()), strict=True):
+            first, size = int(self.start[intent]), int(self.size[intent])
+            term = None if terms is None else terms[who, intent, None]
+            width = slack[who, intent, None]
+            low, _ = outwards(*self.between(scores[who, -1:], term), width)
+            step = max(1, BLOCK // max(len(who), self.table.shape[1]))
+            for ids in self.items[first : first + size].split(step):
+                product = state[who] @ self.table[ids].T
+                self.counters.pairs += product.numel()
+                # Of one intent only the k best that are wanted can be among the k best, or what scores the same.
+                bar = low
+                if product.shape[1] > n_best:
+                    kth = product.topk(n_best, dim=1).values[:, -1:].double() - width
+                    kth_score = joint_score(kth, None if term is None else term.double(), self.joint)
+                    bar = torch.maximum(low, outwards(*self.between(kth_score, term), width)[0])
+                at = (product >= bar).nonzero()
+                found_row.append(who[at[:, 0]])
+                found_item.append(ids[at[:, 1]])
+        row, item = torch.cat(found_row), torch.cat(found_item)
+        if excluded is not None and len(row):
+            gone = torch.cat([i * len(self.table) + excluded[i] for i in torch.unique(row).tolist()])
+            keep = ~torch.isin(row * len(self.table) + item, gone)
+            row, item = row[keep], item[keep]
+        if not len(row):
+            return
+        term = None if terms is None else terms[row, self.item2intent[item]]
+        score = self.score64(state[row], term, item)
+        held = (items > 0).nonzero()
+        row = torch.cat((held[:, 0], row))
+        item = torch.cat((items[held[:, 0], held[:, 1]], item))
+        score = torch.cat((scores[held[:, 0], held[:, 1]], score))
+        order = torch.argsort(item, stable=True)
+        order = order[torch.argsort(score[order], descending=True, stable=True)]
+        order = order[torch.argsort(row[order], stable=True)]
+        row, item, score = row[order], item[order], score[order]
+        size = torch.bincount(row, minlength=len(items))
+        place = torch.arange(len(row), device=row.device) - (torch.cumsum(size, 0) - size)[row]
+        keep = place < k
+        items[row[keep], place[keep]] = item[keep]
+        scores[row[keep], place[keep]] = score[keep]
+
+
+def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """low - slack and high + slack in float32, rounded away from each other."""
+    low, high = (low - slack).float(), (high + slack).float()
+    return torch.nextafter(low, low.new_tensor(-torch.inf)), torch.nextafter(high, high.new_tensor(torch.inf))
+
+
+def rank_streamed(catalogue: Catalogue, state: Tensor, terms: Tensor | None, target: Tensor) -> Ranks:
+    """Exact ranks by blocks of the table in its own order, nothing pruned: for catalogues without useful intents, and
+    to hold the pruned search to.
+
+    Args and returns as :meth:`Catalogue.rank`.
+    """
+    own = catalogue._own(state, terms, target)
+    threshold, slack = catalogue.thresholds(own, terms), catalogue.slack(state)
+    low, high = outwards(*threshold, slack)
+    above = torch.zeros(len(state), dtype=torch.long, device=state.device)
+    tied = torch.zeros_like(above)
+    n = len(catalogue.table)
+    step = max(1, BLOCK // len(state))
+    for first in range(1, n, step):
+        block = slice(first, min(first + step, n))
+        intent = catalogue.item2intent[block]
+        product = state @ catalogue.table[block].T
+        upper = high[:, intent]
+        above += (product > upper).sum(1)
+        near = ((product >= low[:, intent]) & (product <= upper)).nonzero()
+        r, item = near[:, 0], near[:, 1] + first
+        other = item != target[r]
+        r, item = r[other], item[other]
+        term = None if terms is None else terms[r, catalogue.item2intent[item]]
+        score = catalogue.score64(state[r], term, item)
+        above.index_add_(0, r, (score > own[r]).long())
+        tied.index_add_(0, r, (score == own[r]).long())
+    return Ranks(above.cpu(), tied.cpu(), torch.full_like(above, n - 1).cpu())

@@ -1,0 +1,5 @@
+from contract import ModelContract
+
+
+class TestCaFe(ModelContract):
+    model = "CaFe"
