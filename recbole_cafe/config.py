@@ -5,8 +5,8 @@ Later layers win::
     RecBole's defaults < props/overall.yaml < props/dataset/<dataset>.yaml < props/model/<Model>.yaml
       < config files < config_dict < command line
 
-The layers in the middle are put in by :func:`add_layers`, which also serves RecBole's own Config when it is given one of
-our models (recbole_cafe.registry). Text is never evaluated as code; see recbole_cafe.literals.
+The layers in the middle are put in by :func:`add_layers`, which also serves RecBole's own Config when it is given one
+of our models (recbole_cafe.registry). Text is never evaluated as code; see recbole_cafe.literals.
 """
 
 from __future__ import annotations
@@ -33,9 +33,29 @@ PACKAGE = Path(__file__).resolve().parent
 
 # Keys RecBole reads that stand in none of its YAML files.
 HOST_KEYS = frozenset(
-    "model dataset config_files config_file_list nproc ip port world_size group_offset offset local_rank saved "
-    "reproducibility encoding numerical_features discretization reg_weight alias_of_user_id alias_of_item_id "
-    "selected_features single_spec".split()
+    {
+        "model",
+        "dataset",
+        "config_files",
+        "config_file_list",
+        "nproc",
+        "ip",
+        "port",
+        "world_size",
+        "group_offset",
+        "offset",
+        "local_rank",
+        "saved",
+        "reproducibility",
+        "encoding",
+        "numerical_features",
+        "discretization",
+        "reg_weight",
+        "alias_of_user_id",
+        "alias_of_item_id",
+        "selected_features",
+        "single_spec",
+    }
 )
 CHECKS: dict[str, tuple[object, ...]] = {
     "tie_order": ("file", "random"),
@@ -44,7 +64,9 @@ CHECKS: dict[str, tuple[object, ...]] = {
     "intent_from": (None, "first", "last", "rarest"),
     "mask_history": (True, False),
     "trust_checkpoint": (True, False),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
+POSITIVE = ("MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "epochs")
 
 
 class ConfigError(ValueError):
@@ -80,7 +102,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=ConfigLoader)  # a SafeLoader
+            content = yaml.load(file, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -173,6 +195,9 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if value not in accepted:
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
     _refuse_other_kinds(internal, external)
+    for key in POSITIVE:
+        if (value := external.get(key)) is not None and value < 1:
+            raise ConfigError(f"{key}={value!r} should be at least 1")
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=ours and "item2intent" in net_keys(model_class))
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
@@ -187,7 +212,7 @@ def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
 
 # What NetRecommender provides to a net: no keys of a config.
 HOST_KNOWS = frozenset(
-    "n_items n_users max_seq_length item2intent n_intents item_negatives intent_negatives".split()
+    ["n_items", "n_users", "max_seq_length", "item2intent", "n_intents", "item_negatives", "intent_negatives"]
 )
 
 

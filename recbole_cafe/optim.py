@@ -28,7 +28,8 @@ class RowWise(torch.optim.Optimizer):
     A row last updated at step t with moments m, v has, k steps without gradient later, the moments beta1^k m and
     beta2^k v, and dense Adam has moved it by
 
-        -lr m / sqrt(v) * sum_{j=1..k} r^j c(t + j),   r = beta1 / sqrt(beta2),   c(s) = sqrt(1 - beta2^s) / (1 - beta1^s)
+        -lr m / sqrt(v) * sum_{j=1..k} r^j c(t + j)
+        r = beta1 / sqrt(beta2),   c(s) = sqrt(1 - beta2^s) / (1 - beta1^s)
 
     (eps is left out of the missed steps: it is 1e-8 beside the square root of a moment). With U(t) the infinite sum the
     finite one is U(t) - r^k U(t + k).

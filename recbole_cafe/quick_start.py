@@ -108,6 +108,8 @@ def run(
     Raises:
         ConfigError, DataError: with the key or file at fault.
     """
+    if result_file is not None:
+        _can_be_written(Path(result_file))  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
     init_seed(config["seed"], config["reproducibility"])
     _fresh_log(config)
@@ -127,9 +129,7 @@ def run(
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
-    best_score, best_result = trainer.fit(
-        train_data, valid_data, saved=saved, show_progress=config["show_progress"]
-    )
+    best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
     flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
     result = Result(
         model=config["model"],
@@ -238,8 +238,8 @@ def create_dataset(config: Config) -> Any:
         )
     if wanted := [key for key in PICKLE_KEYS if config[key]]:
         raise ConfigError(
-            f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's code; "
-            f"recbole_cafe reads the atomic files instead"
+            f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
+            f"code; recbole_cafe reads the atomic files instead"
         )
     return (SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset)(config)
 
@@ -283,6 +283,17 @@ def versions() -> dict[str, str]:
     found["recbole-cafe"] = recbole_cafe.__version__
     found["threads"] = str(torch.get_num_threads())
     return found
+
+
+def _can_be_written(path: Path) -> None:
+    """Raises ConfigError if a file cannot be put there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"result_file={path} cannot be written: {error.strerror}") from error
+    if path.is_dir():
+        raise ConfigError(f"result_file={path} is a folder")
 
 
 def _fresh_log(config: Config) -> None:

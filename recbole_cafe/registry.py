@@ -1,9 +1,9 @@
 """Tells unmodified RecBole about our models, so that its own functions find them after `import recbole_cafe`.
 
-RecBole looks a model up as `recbole.model.<kind>.<name>`, its trainer as an attribute of `recbole.trainer`, its data set
-class as an attribute of `recbole.data.dataset`, and its defaults in the YAML files of its own folder. Names are added at
-the first three places; for the last, one method of RecBole's Config is extended. Spawned workers are started through a
-function of ours, which imports us there.
+RecBole looks a model up as `recbole.model.<kind>.<name>`, its trainer as an attribute of `recbole.trainer`, its data
+set class as an attribute of `recbole.data.dataset`, and its defaults in the YAML files of its own folder. Names are
+added at the first three places; for the last, one method of RecBole's Config is extended. Spawned workers are started
+through a function of ours, which imports us there.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import os
 import warnings
 from collections import OrderedDict
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -52,6 +52,7 @@ from recbole_cafe.optim import (
 )
 from recbole_cafe.ranking.ranks import Ranks, expectation, rank_of_target
 
+EXACT_RANKS = 100_000  # catalogues up to this size get exact ranks of all targets, larger ones up to the last cut-off
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
 AUTHORS_NOTICE = (
     "authors{n}: each negative is scored with a random intent that is not the target's, as in CaFe's released "
@@ -254,7 +255,12 @@ class EvaluationMixin:
         rows = np.arange(len(dataset))
         if not self.config["single_spec"]:  # each process takes its share; all see all ranks afterwards
             rows = np.array_split(rows, self.config["world_size"])[torch.distributed.get_rank()]
-        per_batch = max(1, min(self.config["eval_batch_size"], SCORE_BUDGET // dataset.item_num))
+        self._catalogue = None
+        if table is None and hasattr(getattr(self.model, "network", None), "catalogue"):
+            self._catalogue = self.model.network.catalogue()
+        per_batch = self.config["eval_batch_size"]
+        if self._catalogue is None and (table is None or not hasattr(self.model, "score_candidates")):
+            per_batch = max(1, min(per_batch, SCORE_BUDGET // dataset.item_num))  # these score all items at once
         batches = [rows[i : i + per_batch] for i in range(0, len(rows), per_batch)]
         parts, lists = [], []
         progress = tqdm(batches, ncols=100, desc=set_color(f"Evaluate {protocol.name}", "pink"),
@@ -273,15 +279,32 @@ class EvaluationMixin:
         return ProtocolEvaluator(self.config).evaluate_ranks(ranks, top, self.eval_collector.data_struct)
 
     def _rank_all(self, batch: Interaction, dataset: Any, index: np.ndarray) -> tuple[Ranks, Tensor | None]:
-        scores = self._all_scores(batch, dataset.item_num)
         target = batch[dataset.iid_field]
+        history = [torch.from_numpy(items).to(self.device) for items in dataset.history_items(index)] \
+            if self.config["mask_history"] else None  # fmt: skip
+        if self._catalogue is not None:
+            return self._rank_in_catalogue(batch, target, history)
+        scores = self._all_scores(batch, dataset.item_num)
         valid = torch.ones_like(scores, dtype=torch.bool)
         valid[:, 0] = False
-        if self.config["mask_history"]:
-            for i, items in enumerate(dataset.history_items(index)):
-                valid[i, torch.from_numpy(items)] = False
-            valid[torch.arange(len(scores)), target] = True  # a repeated item is still the target
+        for i, items in enumerate(history or []):
+            valid[i, items] = False
+        valid[torch.arange(len(scores)), target] = True  # a repeated item is still the target
         return rank_of_target(scores, target, valid), self._top(scores, valid)
+
+    def _rank_in_catalogue(self, batch: Interaction, target: Tensor,
+                           history: list[Tensor] | None) -> tuple[Ranks, Tensor | None]:  # fmt: skip
+        """Full ranking without a [B, V] tensor. In a large catalogue, a target beyond every cut-off is not ranked
+        further: no metric of `full` distinguishes such ranks."""
+        need, longest = self.eval_collector.register.need, max(self.config["topk"])
+        state, terms = self.model.encode(batch)
+        exact = len(self._catalogue.table) <= EXACT_RANKS or need("rec.meanrank")
+        excluded = None if history is None else [torch.unique(items) for items in history]
+        ranks = self._catalogue.rank(state, terms, target, excluded=excluded, at_most=None if exact else longest)
+        if not need("rec.items"):
+            return ranks, None
+        wanted = None if excluded is None else [e[e != t] for e, t in zip(excluded, target, strict=True)]
+        return ranks, self._catalogue.top(state, terms, longest, wanted)[0].cpu()
 
     def _rank_candidates(self, batch: Interaction, table: Candidates, protocol: Protocol,
                          phase: str) -> tuple[Ranks, Tensor | None]:  # fmt: skip
@@ -373,7 +396,7 @@ def _catch_up(rows: RowWise, table: torch.nn.Embedding, inputs: tuple[Tensor, ..
         rows.catch_up(table.weight, inputs[0])
 
 
-@lru_cache(maxsize=None)
+@cache
 def trainer_class(base: type[Trainer]) -> type[Trainer]:
     """`base` with our evaluation."""
     if issubclass(base, EvaluationMixin):
@@ -401,7 +424,7 @@ class ProtocolEvaluator(Evaluator):
             collected: what RecBole's collector took from the train data.
 
         Returns:
-            metric -> float; ``mrr`` without a cut-off is added when MRR is asked for.
+            metric -> float; ``mrr`` without a cut-off is added when MRR is asked for and all ranks are exact.
         """
         above, tied = ranks.above.numpy(), ranks.tied.numpy()
         result: OrderedDict = OrderedDict()
@@ -409,7 +432,7 @@ class ProtocolEvaluator(Evaluator):
             if isinstance(metric, TopkMetric) and metric.metric_need == ["rec.topk"]:
                 for k, value in per_target(metric, above, tied).items():
                     result[f"{name}@{k}"] = exact_mean(value)
-                if name == "mrr":
+                if name == "mrr" and ranks.limit is None:
                     longest = int(ranks.n_candidates.max())
                     result["mrr"] = exact_mean(expectation(1.0 / np.arange(1, longest + 1), above, tied))
             else:

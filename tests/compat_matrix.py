@@ -1,4 +1,4 @@
-"""Train RecBole's own models and ours through RecBole's `run_recbole` after `import recbole_cafe` and write their test metrics: compare environments.
+"""Train RecBole's models and ours by RecBole's `run_recbole` after `import recbole_cafe`; compare environments.
 
     python tests/compat_matrix.py --out new.json                    # once in each environment
     python tests/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs

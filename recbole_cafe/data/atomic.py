@@ -85,9 +85,7 @@ def read_header(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise AtomicFileError(
-            f"{path}: no such file, expected an atomic file ({path.suffix or '.inter, .item'})"
-        )
+        raise AtomicFileError(f"{path}: no such file, expected an atomic file ({path.suffix or '.inter, .item'})")
     with open(path, "rb") as file:
         raw = file.readline(1 << 20).rstrip(b"\r\n")
     if not raw:
@@ -153,9 +151,7 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pd.DataFra
         fault = next(faults, None)
         if fault is not None:
             line, text = 2 + int(np.argmax(codes == fault)), texts[fault]
-            raise AtomicFileError(
-                f"{path}: line {line}, column {name!r}: found {text!r}, {_fault(text, header[name])}"
-            )
+            raise AtomicFileError(f"{path}: line {line}, column {name!r}: found {text!r}, {_fault(text, header[name])}")
         if header[name] == "float":
             numbers = [math.nan if none else float(text) for text, none in zip(texts, absent, strict=True)]
             table[name] = np.array(numbers)[codes]
@@ -259,25 +255,19 @@ def write_dataset(
         columns = {file: _columns(table, file) for file, table in tables.items()}
         counts = _count(columns[f"{name}.inter"], columns.get(f"{name}.item"), name)
         rows = sum(len(table) for table in tables.values())
-        with tqdm(
-            total=rows, desc=f"write {name}", unit="row", unit_scale=True, disable=not show_progress
-        ) as bar:
+        with tqdm(total=rows, desc=f"write {name}", unit="row", unit_scale=True, disable=not show_progress) as bar:
             digests = {file: _write_table(temporary / file, made, bar) for file, made in columns.items()}
         written = Written(name=name, sha256=digests, **counts)
         for file, text in texts.items():
             (temporary / file).write_bytes((text if isinstance(text, str) else text(written)).encode())
-        check_target(
-            folder, name, texts, replace
-        )  # again: writing took time, another process may have been here
+        check_target(folder, name, texts, replace)  # again: writing took time, another process may have been here
         _put_in_place(temporary, folder, replace)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return written
 
 
-def check_target(
-    folder: str | Path, name: str, extra_files: Collection[str] = (), replace: bool = False
-) -> None:
+def check_target(folder: str | Path, name: str, extra_files: Collection[str] = (), replace: bool = False) -> None:
     """Whether a data set may be written to `folder`, for those who want to know before a long computation.
 
     Args:
@@ -297,18 +287,14 @@ def check_target(
     if not folder.is_dir():
         raise AtomicFileError(f"{folder}: is a file, expected a folder for the data set {name!r}")
     present = {entry.name for entry in folder.iterdir()}
-    foreign = sorted(
-        file for file in present - {*extra_files, "README.md"} if not file.startswith(f"{name}.")
-    )
+    foreign = sorted(file for file in present - {*extra_files, "README.md"} if not file.startswith(f"{name}."))
     if foreign:
         raise AtomicFileError(
             f"{folder}: holds {', '.join(foreign[:3])}, which is not part of the data set {name!r}; "
             "nothing was written, choose another folder"
         )
     if present and not replace:
-        raise AtomicFileError(
-            f"{folder}: exists already; nothing was written, pass replace (--replace) to replace it"
-        )
+        raise AtomicFileError(f"{folder}: exists already; nothing was written, pass replace (--replace) to replace it")
 
 
 def restore(folder: str | Path) -> None:
@@ -326,9 +312,7 @@ def _old(folder: Path) -> Path:
 def _put_in_place(temporary: Path, folder: Path, replace: bool) -> None:
     old = _old(folder)
     if folder.exists() and replace:
-        shutil.rmtree(
-            old, ignore_errors=True
-        )  # of a process killed after its second rename: `folder` is whole
+        shutil.rmtree(old, ignore_errors=True)  # of a process killed after its second rename: `folder` is whole
         os.replace(folder, old)
     elif folder.exists():
         folder.rmdir()  # empty, or it fails: another process has just put a data set here
@@ -367,9 +351,7 @@ def _columns(table: pd.DataFrame, file: str) -> list[_Column]:
     for header in table.columns:
         kind = str(header).rpartition(":")[2]
         if kind not in TYPES or _UNSAFE.search(header):
-            raise AtomicFileError(
-                f"{file}: column {header!r}, expected name:type with a type of {', '.join(TYPES)}"
-            )
+            raise AtomicFileError(f"{file}: column {header!r}, expected name:type with a type of {', '.join(TYPES)}")
         make = _numbers if kind == "float" else _tokens
         result.append(make(table[header], header, file))
     return result
@@ -381,9 +363,7 @@ def _numbers(values: pd.Series, header: str, file: str) -> _Column:
         raise AtomicFileError(f"{file}: column {header!r} holds {numbers.dtype}, expected numbers")
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         row = int(np.argmin(np.isfinite(numbers)))
-        raise AtomicFileError(
-            f"{file}: row {row}, column {header!r}: found {numbers[row]}, expected a finite number"
-        )
+        raise AtomicFileError(f"{file}: row {row}, column {header!r}: found {numbers[row]}, expected a finite number")
     return _Column(header, numbers, None)
 
 
@@ -391,16 +371,12 @@ def _tokens(values: pd.Series, header: str, file: str) -> _Column:
     if isinstance(values.dtype, pd.CategoricalDtype):
         codes, names = values.cat.codes.to_numpy(), values.cat.categories
     elif values.dtype.kind == "f":
-        raise AtomicFileError(
-            f"{file}: column {header!r} holds {values.dtype}, expected ids as text or integers"
-        )
+        raise AtomicFileError(f"{file}: column {header!r} holds {values.dtype}, expected ids as text or integers")
     else:
         codes, names = pd.factorize(values)
     if codes.min() < 0:
         row = int(np.argmin(codes))
-        raise AtomicFileError(
-            f"{file}: row {row}, column {header!r}: no value, expected {header.rpartition(':')[2]}"
-        )
+        raise AtomicFileError(f"{file}: row {row}, column {header!r}: no value, expected {header.rpartition(':')[2]}")
     texts = [str(value) for value in names]
     for code, text in enumerate(texts):
         if fault := _fault(text, header.rpartition(":")[2]):
@@ -419,9 +395,7 @@ def _count(inter: list[_Column], item: list[_Column] | None, name: str) -> dict[
         times = np.bincount(column.codes, minlength=len(column.names))
         if times.max() > 1:
             token = column.names[int(times.argmax())].decode()
-            raise AtomicFileError(
-                f"{name}.item: column {ITEM!r}: found {token!r} {times.max()} times, expected once"
-            )
+            raise AtomicFileError(f"{name}.item: column {ITEM!r}: found {token!r} {times.max()} times, expected once")
         rows = _used(item, ITEM)
     return {
         "interactions": len(inter[0].codes),
@@ -475,9 +449,7 @@ def _fault(text: str, kind: str) -> str | None:
         parts = text.split(" ") if kind == "float_seq" else [text]
         if (text == "" and kind == "float_seq") or all(map(_is_number, parts)):
             return None
-        return "expected " + (
-            "finite numbers separated by spaces" if kind == "float_seq" else "a finite number"
-        )
+        return "expected " + ("finite numbers separated by spaces" if kind == "float_seq" else "a finite number")
     if _UNSAFE.search(text):
         return "expected no tab, line break or NUL inside"
     if text == "" and kind == "token":

@@ -97,10 +97,7 @@ class Structure:
     item_offset: int = 2
 
     def __post_init__(self) -> None:
-        if (
-            min(self.transition, self.favourite, self.stay) < 0
-            or self.transition + self.favourite + self.stay > 100
-        ):
+        if min(self.transition, self.favourite, self.stay) < 0 or self.transition + self.favourite + self.stay > 100:
             raise ValueError(
                 f"transition={self.transition}, favourite={self.favourite}, stay={self.stay}: "
                 "expected three percentages of at most 100 together"
@@ -156,9 +153,7 @@ def simulate(
     random = _Random(seed)
     lengths = _lengths(random, n_users, n_interactions)
     intents = _walk(random, lengths, n_intents, structure, show_progress)
-    items, intent_of = _deal(
-        random, lengths, intents, n_items, n_intents, structure.taste, structure.item_offset
-    )
+    items, intent_of = _deal(random, lengths, intents, n_items, n_intents, structure.taste, structure.item_offset)
     times = _times(random, lengths)
     # A number must not tell how popular an item is or which intent it has, so both are shuffled.
     item_number, intent_number = random.permutation(n_items), random.permutation(n_intents)
@@ -168,9 +163,7 @@ def simulate(
     return Tables(
         interactions=pd.DataFrame(
             {
-                USER: _categorical(
-                    np.repeat(np.arange(n_users, dtype=np.int32), lengths), _names("u", n_users)
-                ),
+                USER: _categorical(np.repeat(np.arange(n_users, dtype=np.int32), lengths), _names("u", n_users)),
                 ITEM: _categorical(item_number[items], item_names),
                 TIME: times,
             }
@@ -222,9 +215,7 @@ def _check_shape(n_users: int, n_items: int, n_intents: int, n_interactions: int
             f"n_interactions={n_interactions}: expected at least {MIN_LENGTH * n_users}, {MIN_LENGTH} a user"
         )
     if n_interactions < n_items:
-        raise ValueError(
-            f"n_interactions={n_interactions}: expected at least n_items={n_items}, every item occurs"
-        )
+        raise ValueError(f"n_interactions={n_interactions}: expected at least n_items={n_items}, every item occurs")
     if seed < 0:
         raise ValueError(f"seed={seed}: expected a non-negative integer")
 
@@ -252,9 +243,7 @@ def _lengths(random: _Random, n_users: int, n_interactions: int) -> np.ndarray:
     """Interactions per user, int64 [n_users]: at least 5, a long tail up to about five times the mean."""
     draw = random.below(2**20, n_users)
     weights = 1 + 2**40 // (draw + 2**17) - 2**40 // (2**20 + 2**17)
-    return MIN_LENGTH + _apportion(
-        np.array([n_interactions - MIN_LENGTH * n_users]), weights, np.array([n_users])
-    )
+    return MIN_LENGTH + _apportion(np.array([n_interactions - MIN_LENGTH * n_users]), weights, np.array([n_users]))
 
 
 def _walk(
@@ -265,14 +254,10 @@ def _walk(
     popularity = np.cumsum(_ZIPF // (np.arange(n_intents, dtype=np.int64) + structure.intent_offset))
     shape = (n_intents, structure.successors)
     successors = random.weighted(popularity, n_intents * structure.successors).reshape(shape)
-    favourites = random.weighted(popularity, n_users * structure.favourites).reshape(
-        n_users, structure.favourites
-    )
+    favourites = random.weighted(popularity, n_users * structure.favourites).reshape(n_users, structure.favourites)
     next_rank, favourite_rank = _ladder(structure.successors), _ladder(structure.favourites)
 
-    order = np.argsort(
-        -lengths, kind="stable"
-    )  # longest first, so that the users still active are always a prefix
+    order = np.argsort(-lengths, kind="stable")  # longest first, so that the users still active are always a prefix
     start = (np.cumsum(lengths) - lengths)[order]
     favourites = favourites[order]
     active = n_users - np.searchsorted(np.sort(lengths), np.arange(lengths.max()), side="right")
@@ -486,9 +471,7 @@ def is_simulated(folder: str | Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise AtomicFileError(
-            f"{path}: expected JSON as `recbole-cafe simulate` writes it: {error}"
-        ) from None
+        raise AtomicFileError(f"{path}: expected JSON as `recbole-cafe simulate` writes it: {error}") from None
     if not isinstance(content, dict) or content.get("simulated") is not True or "sha256" not in content:
         raise AtomicFileError(
             f"{path}: expected 'simulated': true and 'sha256', as `recbole-cafe simulate` writes them"
@@ -511,9 +494,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
             raise AtomicFileError(f"{folder / file}: no such file, but {MANIFEST} names it")
         found = checksum(folder / file)
         if found != expected:
-            raise AtomicFileError(
-                f"{folder / file}: found sha256 {found}, expected {expected}; it is not as simulated"
-            )
+            raise AtomicFileError(f"{folder / file}: found sha256 {found}, expected {expected}; it is not as simulated")
     return content
 
 

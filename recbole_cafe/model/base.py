@@ -80,7 +80,7 @@ class NetRecommender(SequentialRecommender):
     @torch.no_grad()
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """Scores of all items. Returns [B, V]; column 0 (padding) is meaningless, as in RecBole."""
-        return self.network.scores(*self._last(interaction))
+        return self.network.scores(*self.encode(interaction))
 
     @torch.no_grad()
     def score_candidates(self, interaction: Interaction, items: Tensor, intents: Tensor | None = None) -> Tensor:
@@ -92,9 +92,11 @@ class NetRecommender(SequentialRecommender):
         Returns:
             [B, K].
         """
-        return self.network.scores(*self._last(interaction), items, intents)
+        return self.network.scores(*self.encode(interaction), items, intents)
 
-    def _last(self, interaction: Interaction) -> tuple[Tensor, Tensor | None]:
+    @torch.no_grad()
+    def encode(self, interaction: Interaction) -> tuple[Tensor, Tensor | None]:
+        """What the histories of a batch say: the net's `last`."""
         return self.network.last(interaction[self.ITEM_SEQ])
 
     # What the data know --------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """CaFe: Coarse-to-Fine Sparse Sequential Recommendation.
 
-Li, Zhao, Li, Chan, Faloutsos, Karypis, Pantel, McAuley: "Coarse-to-Fine Sparse Sequential Recommendation", SIGIR 2022, arXiv:2204.01839.
+Li, Zhao, Li, Chan, Faloutsos, Karypis, Pantel, McAuley: "Coarse-to-Fine Sparse Sequential Recommendation",
+SIGIR 2022, arXiv:2204.01839.
 Authors' code: github.com/JiachengLi1995/CAFE (read for comparison; nothing is taken from it).
 
-B users in the batch, L positions of which N are real, D hidden size, V items, C intents. Id 0 is padding, rows are padded on the right.
+B users in the batch, L positions of which N are real, D hidden size, V items, C intents. Id 0
+is padding, rows are padded on the right.
 
 Where the paper and its code differ, the paper is the default and the code an option: `joint` (Eq. 10's product or a
 sum of logits), `theta_source` (Eq. 6 from query and key or from value projections), `attn_scale` (sqrt(D) or
@@ -21,6 +23,7 @@ from recbole_cafe.layers.losses import bce_loss, ce_loss
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.ranking.catalogue import Catalogue
 
 LOSSES = ("BCE", "CE")
 
@@ -80,11 +83,18 @@ class CaFeNet(nn.Module):
         self.intent_loss, self.n_intents = intent_loss, n_intents
         self.item_negatives, self.intent_negatives = item_negatives, intent_negatives
         self.register_buffer("item2intent", item2intent, persistent=False)
-        blocks = dict(
-            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
-            attn_dropout_prob=attn_dropout_prob, attn_scale=attn_scale, residual=residual, hidden_act=hidden_act,
-        )  # fmt: skip
+        blocks = {
+            "hidden_size": hidden_size,
+            "inner_size": inner_size,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "max_seq_length": max_seq_length,
+            "hidden_dropout_prob": hidden_dropout_prob,
+            "attn_dropout_prob": attn_dropout_prob,
+            "attn_scale": attn_scale,
+            "residual": residual,
+            "hidden_act": hidden_act,
+        }
         sparse = sparse_tables and loss_type == "BCE"  # CE touches every row anyway
         self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)
         self.item_encoder = SequenceEncoder(n_local_heads=n_local_heads, theta_source=theta_source, **blocks)
@@ -124,9 +134,7 @@ class CaFeNet(nn.Module):
         if self.intent_loss:
             intent = self.item2intent[item]
             wanted = wanted & (intent < self.n_intents)  # an item without intent teaches the tower nothing
-            loss = loss + self._tower_loss(
-                coarse, intent, owner, wanted, self.intent_embedding, self.intent_negatives
-            )
+            loss = loss + self._tower_loss(coarse, intent, owner, wanted, self.intent_embedding, self.intent_negatives)
         return loss
 
     def _tower_loss(self, state: Tensor, target: Tensor, owner: Tensor, wanted: Tensor, table: PaddedEmbedding,
@@ -172,6 +180,10 @@ class CaFeNet(nn.Module):
             own = self.item2intent[items] if intents is None else intents
             intent_term = None if terms is None else terms.gather(1, own)
         return joint_score(logit, intent_term, self.joint)
+
+    def catalogue(self) -> Catalogue:
+        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""
+        return Catalogue(self.item_embedding.weight.detach(), self.item2intent, self.joint, self.n_intents)
 
 
 class CaFe(NetRecommender):

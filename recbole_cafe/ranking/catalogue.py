@@ -1,8 +1,8 @@
 """Exact ranking over the whole catalogue: streamed in blocks, or pruned by intent.
 
-B states, V items, D hidden size, C intents. An item v of intent c scores f(x, t_c): x = state . table[v], t_c the state's
-term for c, f increasing in both (recbole_cafe.layers.scoring). Comparing an item with a given score y therefore means
-comparing x with the threshold f^-1(y; t_c), one number per state and intent, without f for every item.
+B states, V items, D hidden size, C intents. An item v of intent c scores f(x, t_c): x = state . table[v], t_c the
+state's term for c, f increasing in both (recbole_cafe.layers.scoring). Comparing an item with a given score y
+therefore means comparing x with the threshold f^-1(y; t_c), one number per state and intent, without f for every item.
 
 "Exact" means: as if every score were computed in float64. Products are taken in float32; where one comes closer to a
 threshold than its rounding error can be, that item alone is compared again in float64. So the result does not depend on
@@ -72,8 +72,8 @@ class Catalogue:
         centre /= self.size.clamp(min=1)[:, None]
         for ids in self.items.split(steps):
             rows, of = self.table[ids], group[ids]
-            square.index_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
-            self.norm.index_reduce_(0, of, rows.norm(dim=1), "amax")
+            square.scatter_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
+            self.norm.scatter_reduce_(0, of, rows.norm(dim=1), "amax")
         self.centre = centre
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
@@ -130,7 +130,7 @@ class Catalogue:
         dim = self.table.shape[1]
         return 2 * (dim + 4) * EPSILON * state.double().norm(dim=1)[:, None] * self.norm.double()
 
-    # Rank of the target ------------------------------------------------------------------------------------------------
+    # Rank of the target -----------------------------------------------------------------------------------------------
 
     def rank(self, state: Tensor, terms: Tensor | None, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
              at_most: int | None = None) -> Ranks:  # fmt: skip
@@ -162,7 +162,7 @@ class Catalogue:
         n_candidates = torch.full_like(above, len(self.items))
         for i, items in enumerate(left_out):
             n_candidates[i] -= len(items)
-        return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu())
+        return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu(), at_most)
 
     def _count(self, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor, threshold: tuple[Tensor, Tensor],
                slack: Tensor, above: Tensor, tied: Tensor, limit: Tensor | None) -> None:  # fmt: skip
@@ -217,7 +217,7 @@ class Catalogue:
                     above.index_add_(0, r, (score > own[r]).long())
                     tied.index_add_(0, r, (score == own[r]).long())
 
-    # Best items ---------------------------------------------------------------------------------------------------------
+    # Best items -------------------------------------------------------------------------------------------------------
 
     def top(self, state: Tensor, terms: Tensor | None, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -241,7 +241,7 @@ class Catalogue:
         items = torch.zeros(B, k, dtype=torch.long, device=state.device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=state.device)
         n_occupied = int((self.size > 0).sum())
-        done, width = 0, 2
+        done, width = 0, 1
         while done < n_occupied:
             # an intent whose best case is below the k-th best found cannot add anything
             open_ = ranked_best[:, done : done + width] >= scores[:, -1:]

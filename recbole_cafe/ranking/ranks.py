@@ -26,11 +26,13 @@ class Ranks:
     Attributes:
         above: [N] candidates with a higher score. tied: [N] other candidates with the same score.
         n_candidates: [N] candidates, the target included.
+        limit: None if all ranks are exact; else `above` from `limit` on is a lower bound.
     """
 
     above: Tensor
     tied: Tensor
     n_candidates: Tensor
+    limit: int | None = None
 
     @property
     def mean_rank(self) -> Tensor:
@@ -41,7 +43,7 @@ class Ranks:
     def cat(parts: list[Ranks]) -> Ranks:
         """All of them, in order."""
         fields = ("above", "tied", "n_candidates")
-        return Ranks(*(torch.cat([getattr(p, f) for p in parts]) for f in fields))
+        return Ranks(*(torch.cat([getattr(p, f) for p in parts]) for f in fields), limit=parts[0].limit)
 
 
 def rank_of_target(scores: Tensor, target: Tensor, valid: Tensor | None = None) -> Ranks:

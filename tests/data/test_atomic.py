@@ -62,14 +62,10 @@ class TestWriting:
         assert back["item_id"].tolist() == tokens[::-1]
         np.testing.assert_array_equal(back["timestamp"], table["timestamp:float"])
 
-    def test_rows_keep_their_order_over_many_blocks(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_rows_keep_their_order_over_many_blocks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(atomic, "_CHUNK_BYTES", 100)
         numbers = np.arange(1000)
-        table = pd.DataFrame(
-            {"user_id:token": numbers % 7, "item_id:token": numbers, "timestamp:float": numbers}
-        )
+        table = pd.DataFrame({"user_id:token": numbers % 7, "item_id:token": numbers, "timestamp:float": numbers})
         atomic.write_dataset(tmp_path / "long", "long", table)
         back = atomic.read_table(tmp_path / "long" / "long.inter", ["item_id", "timestamp"])
         assert back["item_id"].astype(int).tolist() == numbers.tolist() == back["timestamp"].tolist()
@@ -164,9 +160,7 @@ class TestReplacing:
 
     def test_a_folder_with_other_files_is_never_replaced(self, shop: Path) -> None:
         (shop / "thesis.tex").write_text("years of work")
-        with pytest.raises(
-            AtomicFileError, match=r"holds thesis\.tex, which is not part of the data set 'shop'"
-        ):
+        with pytest.raises(AtomicFileError, match=r"holds thesis\.tex, which is not part of the data set 'shop'"):
             atomic.write_dataset(shop, "shop", interactions(), replace=True)
         assert (shop / "thesis.tex").read_text() == "years of work"
 

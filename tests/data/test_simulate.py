@@ -85,9 +85,7 @@ class TestShape:
     def test_items_are_sparse_with_a_long_tail(self, amazon: simulate.Tables) -> None:
         times = amazon.interactions[ITEM].value_counts()
         assert times.min() == 1 and times.median() <= 2 and times.max() > 100
-        assert (
-            times.head(len(times) // 100).sum() > 0.1 * times.sum()
-        )  # 1% of the items, over 10% of the events
+        assert times.head(len(times) // 100).sum() > 0.1 * times.sum()  # 1% of the items, over 10% of the events
 
     def test_popularity_inside_an_intent_is_zipf(self, amazon: simulate.Tables) -> None:
         intent_of = amazon.items.set_index(ITEM)[INTENT]
@@ -202,8 +200,7 @@ def ndcg(amazon: simulate.Tables) -> dict[str, float]:
     scores = {
         "popularity": popularity[candidates],
         "item to item": 1e6 * np.array(seen_pair) + popularity[candidates],
-        "intent to intent": (follows[intent_of[last][:, None], intent_of[candidates]] + 0.1)
-        * in_intent[candidates],
+        "intent to intent": (follows[intent_of[last][:, None], intent_of[candidates]] + 0.1) * in_intent[candidates],
     }
     result = {}
     for name, score in scores.items():
@@ -246,14 +243,10 @@ class TestFiles:
         assert simulate.verify(small)["name"] == "small"
         with open(small / "small.item", "ab") as file:
             file.write(b"i999\tc1\n")
-        with pytest.raises(
-            AtomicFileError, match=r"small\.item: found sha256 .*, expected .*not as simulated"
-        ):
+        with pytest.raises(AtomicFileError, match=r"small\.item: found sha256 .*, expected .*not as simulated"):
             simulate.verify(small)
         (small / "small.item").unlink()
-        with pytest.raises(
-            AtomicFileError, match=r"small\.item: no such file, but simulation\.json names it"
-        ):
+        with pytest.raises(AtomicFileError, match=r"small\.item: no such file, but simulation\.json names it"):
             simulate.verify(small)
 
     @pytest.mark.parametrize(
@@ -289,9 +282,7 @@ class TestFiles:
         assert [p.name for p in real.parent.iterdir()] == ["amazon.inter"]
         assert real.read_text().endswith("real\tdata\n")
 
-    def test_ensure_amazon_accepts_a_faster_process(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_ensure_amazon_accepts_a_faster_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = simulate.write_simulated
 
         def beaten(folder: Path, name: str, **parameters: int) -> atomic.Written:

@@ -1,0 +1,53 @@
+"""recbole_cafe.layers.embedding: row 0 is zero and stays so; positions are counted right."""
+
+import pytest
+import torch
+from torch import nn
+
+from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, last_states, real_positions
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_row_0_is_zero_and_gets_no_gradient(sparse):
+    table = PaddedEmbedding(5, 3, std=1.0, sparse=sparse)
+    assert torch.count_nonzero(table.weight[0]) == 0
+    assert torch.count_nonzero(table.weight[1:]) == 12
+    optimizer = torch.optim.SGD(table.parameters(), lr=1.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        table(torch.tensor([0, 0, 1, 4])).pow(2).add(1.0).prod(0).sum().backward()
+        assert table.weight.grad.is_sparse == sparse
+        assert torch.count_nonzero(table.weight.grad.to_dense()[0]) == 0
+        assert torch.count_nonzero(table.weight.grad.to_dense()[1]) == 3
+        optimizer.step()
+    assert torch.count_nonzero(table.weight[0]) == 0
+
+
+def test_rows_are_drawn_with_the_given_deviation():
+    table = PaddedEmbedding(2001, 50, std=0.3)
+    assert table.weight[1:].std().item() == pytest.approx(0.3, rel=0.02)  # 1e5 draws: relative error 1 / sqrt(2e5)
+    assert table.weight[1:].mean().item() == pytest.approx(0.0, abs=0.005)
+
+
+def test_the_initialisation_leaves_padded_tables_alone():
+    module = nn.ModuleDict(
+        {"table": PaddedEmbedding(50, 40, std=1.0), "position": nn.Embedding(50, 40), "linear": nn.Linear(40, 50)}
+    )
+    table = module["table"].weight.detach().clone()
+    init_transformer(module, 0.02)
+    assert torch.equal(module["table"].weight, table)
+    for drawn in (module["position"].weight, module["linear"].weight):
+        assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
+    assert torch.count_nonzero(module["linear"].bias) == 0
+
+
+def test_real_positions_drop_the_columns_nobody_uses():
+    seq = torch.tensor([[4, 5, 0, 0, 0], [7, 0, 0, 0, 0], [1, 2, 3, 0, 0]])
+    real = real_positions(seq)
+    assert real.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
+
+
+def test_the_last_state_of_each_row():
+    real = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
+    states = torch.arange(6.0)[:, None]
+    assert last_states(states, real)[:, 0].tolist() == [1.0, 2.0, 5.0]

@@ -1,0 +1,113 @@
+"""The pruned search against brute force in float64, on tables made to tie, saturate and repeat."""
+
+import pytest
+import torch
+
+from recbole_cafe.layers.scoring import JOINTS, intent_terms
+from recbole_cafe.ranking.catalogue import Catalogue, rank_streamed
+from recbole_cafe.ranking.ranks import ScoreError
+
+TRIALS = range(60)
+
+
+def random_case(trial: int, joint: str):
+    """A catalogue, states, terms and targets; every third with many ties, every seventh with equal rows."""
+    torch.manual_seed(trial)
+
+    def between(a: int, b: int) -> int:
+        return int(torch.randint(a, b, (1,)))
+
+    n, dim, groups, rows = between(3, 300), between(1, 20), between(2, 12), between(1, 9)
+    table = torch.randn(n, dim) * 3 * torch.rand(1)
+    state, logit = torch.randn(rows, dim) * 2, torch.randn(rows, groups + 1) * 4
+    if trial % 3 == 0:
+        table, state, logit = (table * 2).round() / 2, state.round(), logit.round()
+    if trial % 7 == 0:
+        table[torch.randint(0, n, (n // 2,))] = table[1].clone()
+    table[0] = 0
+    item2intent = torch.randint(1, groups + 1, (n,))
+    item2intent[0] = 0
+    terms = None if joint == "item" else intent_terms(logit, joint)
+    return Catalogue(table, item2intent, joint, groups), state, terms, torch.randint(1, n, (rows,))
+
+
+def brute_force(catalogue: Catalogue, state: torch.Tensor, terms: torch.Tensor | None) -> torch.Tensor:
+    """Every score in float64, [B, V - 1]."""
+    items = torch.arange(1, len(catalogue.table))
+    rows = []
+    for b in range(len(state)):
+        term = None if terms is None else terms[b, catalogue.item2intent[items]]
+        rows.append(catalogue.score64(state[b].expand(len(items), -1), term, items))
+    return torch.stack(rows)
+
+
+def counts(scores: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    own = scores[torch.arange(len(scores)), target - 1][:, None]
+    return (scores > own).sum(1), (scores == own).sum(1) - 1
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+@pytest.mark.parametrize("trial", TRIALS)
+def test_ranks_are_those_of_brute_force(trial, joint):
+    catalogue, state, terms, target = random_case(trial, joint)
+    above, tied = counts(brute_force(catalogue, state, terms), target)
+    for ranks in (catalogue.rank(state, terms, target), rank_streamed(catalogue, state, terms, target)):
+        assert torch.equal(ranks.above, above)
+        assert torch.equal(ranks.tied, tied)
+        assert (ranks.n_candidates == len(catalogue.table) - 1).all()
+    cut = catalogue.rank(state, terms, target, at_most=5)
+    within = above < 5
+    assert torch.equal(cut.above[within], above[within])
+    assert torch.equal(cut.tied[within], tied[within])
+    assert (cut.above[~within] >= 5).all()
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+@pytest.mark.parametrize("trial", TRIALS)
+def test_the_best_items_are_those_of_brute_force(trial, joint):
+    catalogue, state, terms, target = random_case(trial, joint)
+    scores = brute_force(catalogue, state, terms)
+    k = min(7, scores.shape[1])
+    excluded = [torch.unique(torch.randint(1, len(catalogue.table), (3,))) for _ in state]
+    for gone in (None, excluded):
+        reference = scores.clone()
+        for row, items in enumerate(gone or []):
+            reference[row, items - 1] = -torch.inf
+        best = torch.sort(reference, dim=1, descending=True, stable=True)  # equal scores by item id
+        items, values = catalogue.top(state, terms, k, gone)
+        assert torch.equal(values, best.values[:, :k])
+        assert torch.equal(items, torch.where(best.values[:, :k] > -torch.inf, best.indices[:, :k] + 1, 0))
+    # the history is no candidate, the target always is
+    for row, items in enumerate(excluded):
+        scores[row, items[items != target[row]] - 1] = -torch.inf
+    above, tied = counts(scores, target)
+    ranks = catalogue.rank(state, terms, target, excluded=excluded)
+    assert torch.equal(ranks.above, above)
+    assert torch.equal(ranks.tied, tied)
+
+
+def test_an_intent_that_cannot_matter_is_not_touched():
+    """Two intents of 1,000 items; the second's term puts all of it below any item of the first."""
+    torch.manual_seed(0)
+    table = torch.randn(2001, 8)
+    table[0] = 0
+    item2intent = torch.cat((torch.zeros(1), torch.ones(1000), torch.full((1000,), 2.0))).long()
+    catalogue = Catalogue(table, item2intent, "sum", 3)
+    terms = torch.tensor([[0.0, 0.0, -1000.0, 0.0]])
+    items, _ = catalogue.top(torch.randn(1, 8), terms, 10)
+    assert (items <= 1000).all()
+    assert catalogue.counters.pairs == 1000
+    assert catalogue.counters.share == 0.5
+
+
+def test_a_scorer_of_one_score_ties_everything():
+    catalogue = Catalogue(torch.zeros(50, 4), torch.tensor([0] + [1, 2] * 24 + [1]), "product", 3)
+    ranks = catalogue.rank(torch.zeros(3, 4), torch.zeros(3, 4), torch.tensor([1, 2, 49]))
+    assert ranks.above.tolist() == [0, 0, 0]
+    assert ranks.tied.tolist() == [48, 48, 48]
+
+
+def test_nan_is_refused():
+    catalogue = Catalogue(torch.zeros(5, 2), torch.tensor([0, 1, 1, 1, 1]), "item", 2)
+    with pytest.raises(ScoreError, match="NaN"):
+        catalogue.rank(torch.full((1, 2), torch.nan), None, torch.tensor([1]))
