@@ -226,7 +226,7 @@ def file_of(text: str) -> Callable[[Path], dict[str, object]]:
         (file_of("a: [1,\n"), "ConfigError", "config file a.yaml is not YAML: while parsing a flow"),
         (file_of("epoch: 3\n"), "ConfigError", "unknown key 'epoch' (value 3) for CaFe; did you mean epochs?"),
         (damaged_candidates, "ValueError", "not a readable candidates file"),
-        (file_in_the_way, "FileExistsError", "'a'"),
+        (file_in_the_way, "ConfigError", "result_file=a/r.json cannot be written"),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else getattr(value, "__name__", None),
 )  # fmt: skip
