@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.layers.packing import Packing
+
 THETA_SOURCES = ("qk", "v")
 ATTENTION_SCALES = ("hidden", "head")
 
@@ -77,34 +79,42 @@ class CausalSelfAttention(nn.Module):
             nn.init.normal_(self.theta_weight, std=0.02)
             nn.init.normal_(self.distance, std=0.02)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """Attend within each row.
 
         No padding mask is needed: with right padding and causality a real position never sees a pad.
 
         Args:
-            x: [N, D] the real positions of all rows, row after row.
-            real: [B, L] bool, which positions of the B rows these are; rows are padded on the right.
+            x: [N, D] the real positions of a batch. packing: where they are.
 
         Returns:
             [N, D]; a position depends on itself and on the earlier positions of its row only.
         """
-        B, L = real.shape
-        shape = (B, L, self.n_heads, self.head_size)
-        q, k, v = (
-            x.new_zeros(B, L, x.shape[1]).masked_scatter(real[:, :, None], proj(x)).view(shape).transpose(1, 2)
-            for proj in (self.query, self.key, self.value)
-        )  # [B, M, L, d] each
+        q, k, v = self.query(x), self.key(x), self.value(x)  # [N, D]
+        groups = [self._attend(q[at], k[at], v[at]) for at in packing.groups]
+        return self.output(torch.cat(groups)[packing.back])
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Rows of one length, [b, l, D] each. Returns [b * l, D]."""
+        b, length, size = q.shape
+        q, k, v = (t.view(b, length, self.n_heads, self.head_size).transpose(1, 2) for t in (q, k, v))  # [b, M, l, d]
         p = self.dropout if self.training else 0.0
-        if self.n_local_heads:
-            bias = self.log_theta(k if self.theta_source == "qk" else v)
-            future = torch.ones(L, L, dtype=torch.bool, device=x.device).triu(1)
-            plain = bias.new_zeros(B, self.n_heads - self.n_local_heads, L, L)
-            mask = torch.cat((plain, bias), dim=1).masked_fill(future, float("-inf"))  # [B, M, L, L]
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, scale=self.scale)
-        else:
-            out = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True, scale=self.scale)
-        return self.output(out.transpose(1, 2).reshape(B, L, -1)[real])
+        mask = self.log_mask(k if self.theta_source == "qk" else v) if self.n_local_heads else None
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None, scale=self.scale
+        )
+        return out.transpose(1, 2).reshape(b * length, size)
+
+    def log_mask(self, content: Tensor) -> Tensor:
+        """What is added to the scores: 0 for global heads, ln theta for local ones, -inf for the future.
+
+        content: [b, M, l, d] projections. Returns [b, M, l, l].
+        """
+        length = content.shape[2]
+        bias = self.log_theta(content)
+        future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
+        plain = bias.new_zeros(len(bias), self.n_heads - self.n_local_heads, length, length)
+        return torch.cat((plain, bias), dim=1).masked_fill(future, float("-inf"))
 
     def log_theta(self, content: Tensor) -> Tensor:
         """ln theta without the terms that cancel. content: [B, M, L, d] projections. Returns [B, H, L, L]."""

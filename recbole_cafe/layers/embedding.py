@@ -1,7 +1,7 @@
 """Embedding tables whose row 0 is padding and stays zero."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class PaddedEmbedding(nn.Embedding):
@@ -32,14 +32,3 @@ def init_transformer(module: nn.Module, std: float) -> None:
             nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding) and not isinstance(part, PaddedEmbedding):
             nn.init.normal_(part.weight, std=std)
-
-
-def real_positions(item_seq: Tensor) -> Tensor:
-    """Which positions hold an item, without the columns that hold none. item_seq: [B, L0]. Returns [B, L] bool."""
-    real = item_seq > 0
-    return real[:, : int(real.sum(1).max())]
-
-
-def last_states(states: Tensor, real: Tensor) -> Tensor:
-    """The state of each row's last real position. states: [N, D], real: [B, L]. Returns [B, D]."""
-    return states[real.sum(1).cumsum(0) - 1]

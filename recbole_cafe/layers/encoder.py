@@ -1,13 +1,13 @@
 """Stacked self-attention blocks in SASRec's arrangement (Kang & McAuley, ICDM 2018), with optional local heads.
 
-Everything but attention itself works on the N real positions of a batch, [N, D], never on padding: in sparse data most
-of a [B, L] batch is padding.
+They work on the N real positions of a batch, [N, D], never on padding (recbole_cafe.layers.packing).
 """
 
 from torch import Tensor, nn
 
 from recbole_cafe.layers.attention import CausalSelfAttention
 from recbole_cafe.layers.dropout import Dropout
+from recbole_cafe.layers.packing import Packing
 
 RESIDUALS = ("input", "normed")
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
@@ -36,10 +36,10 @@ class EncoderBlock(nn.Module):
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """x: [N, D], real: [B, L] as in :class:`CausalSelfAttention`. Returns [N, D]."""
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x: [N, D], at the positions of `packing`. Returns [N, D]."""
         normed = self.attention_norm(x)
-        x = self.residual_of(x, normed) + self.dropout(self.attention(normed, real))
+        x = self.residual_of(x, normed) + self.dropout(self.attention(normed, packing))
         normed = self.feed_forward_norm(x)
         return self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
 
@@ -81,10 +81,9 @@ class SequenceEncoder(nn.Module):
         )  # fmt: skip
         self.norm = nn.LayerNorm(hidden_size, eps=1e-8)
 
-    def forward(self, x: Tensor, real: Tensor) -> Tensor:
-        """x: [N, D] embeddings of the real positions, real: [B, L], L at most max_seq_length. Returns [N, D]."""
-        position = real.nonzero()[:, 1]  # [N]
-        x = self.dropout(x + self.position(position))
+    def forward(self, x: Tensor, packing: Packing) -> Tensor:
+        """x: [N, D] embeddings of the positions of `packing`, rows of at most max_seq_length. Returns [N, D]."""
+        x = self.dropout(x + self.position(packing.position))
         for block in self.blocks:
-            x = block(x, real)
+            x = block(x, packing)
         return self.norm(x)

@@ -17,9 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, last_states, real_positions
+from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import bce_loss, ce_loss
+from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.base import NetRecommender
@@ -104,31 +105,30 @@ class CaFeNet(nn.Module):
             self.intent_encoder = SequenceEncoder(n_local_heads=0, **blocks)  # theta = 1: plain SASRec
         init_transformer(self, initializer_range)
 
-    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
-        """item_seq: [B, L0]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
-        and which positions these are, [B, L]."""
-        real = real_positions(item_seq)
-        items = item_seq[:, : real.shape[1]][real]  # [N]
-        fine = self.item_encoder(self.item_embedding(items), real)  # [N, D] items: fine, sparse
+    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Packing]:
+        """item_seq: [B, L]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
+        and where these are."""
+        packing = Packing(item_seq > 0)
+        items = packing.pack(item_seq)  # [N]
+        fine = self.item_encoder(self.item_embedding(items), packing)  # [N, D] items: fine, sparse
         if self.intent_encoder is None:
-            return fine, None, real
+            return fine, None, packing
         intents = self.item2intent[items]  # [N]
-        coarse = self.intent_encoder(self.intent_embedding(intents), real)  # [N, D] intents: coarse, dense
-        return fine + coarse, coarse, real  # Eq. 7
+        coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
+        return fine + coarse, coarse, packing  # Eq. 7
 
     def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
         """Eq. 9, over every position that has a target.
 
         Args:
-            item_seq: [B, L0]. target: [B, L0] the item that follows each position, 0 where there is none.
+            item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
             user: [B], whose own items and intents are no negatives.
 
         Returns:
             scalar: the item tower's loss plus, with `intent_loss`, the intent tower's.
         """
-        fused, coarse, real = self(item_seq)
-        item = target[:, : real.shape[1]][real]  # [N]
-        owner = user[real.nonzero()[:, 0]]  # [N]
+        fused, coarse, packing = self(item_seq)
+        item, owner = packing.pack(target), user[packing.row]  # [N]
         wanted = item > 0
         loss = self._tower_loss(fused, item, owner, wanted, self.item_embedding, self.item_negatives)
         if self.intent_loss:
@@ -154,11 +154,11 @@ class CaFeNet(nn.Module):
 
     def last(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the last position says: its fused state [B, D] and the intent terms [B, C + 1] (None for ``item``)."""
-        fused, coarse, real = self(item_seq)
-        state = last_states(fused, real)
+        fused, coarse, packing = self(item_seq)
+        state = packing.last(fused)
         if self.joint == "item":
             return state, None
-        return state, intent_terms(last_states(coarse, real) @ self.intent_embedding.weight.T, self.joint)
+        return state, intent_terms(packing.last(coarse) @ self.intent_embedding.weight.T, self.joint)
 
     def scores(self, state: Tensor, terms: Tensor | None, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip

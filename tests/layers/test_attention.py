@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from recbole_cafe.layers.attention import CausalSelfAttention
+from recbole_cafe.layers.packing import Packing
 
 LN = math.log
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
@@ -77,7 +78,7 @@ def test_two_items_one_plain_head():
     """x = (0, a) with a^2 = ln 3: the second item's scores are 0 and ln 3, its weights 1/4 and 3/4."""
     layer = identity(attention(hidden_size=1, n_heads=1, n_local_heads=0))
     a = math.sqrt(LN(3))
-    out = layer(torch.tensor([[0.0], [a]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool))
+    out = layer(torch.tensor([[0.0], [a]], dtype=torch.float64), Packing(torch.ones(1, 2, dtype=torch.bool)))
     torch.testing.assert_close(out, torch.tensor([[0.0], [0.75 * a]], dtype=torch.float64), **EXACT)
 
 
@@ -94,7 +95,7 @@ def test_two_items_one_local_head(theta_source):
         layer.theta_weight.fill_(1.0)
         layer.distance.zero_()
         layer.distance[0, 1] = a + LN(12)
-    out = layer(torch.tensor([[0.0], [a]], dtype=torch.float64), torch.ones(1, 2, dtype=torch.bool))
+    out = layer(torch.tensor([[0.0], [a]], dtype=torch.float64), Packing(torch.ones(1, 2, dtype=torch.bool)))
     torch.testing.assert_close(out, torch.tensor([[0.0], [a / 5]], dtype=torch.float64), **EXACT)
 
 
@@ -109,7 +110,7 @@ def test_three_items_the_last_head_is_the_local_one():
         layer.distance.zero_()
         layer.distance[0, 1], layer.distance[0, 2] = LN(2), LN(3)
     x = torch.tensor([[6.0, 6.0], [0.0, 0.0], [12.0, 12.0]], dtype=torch.float64)
-    out = layer(x, torch.ones(1, 3, dtype=torch.bool))
+    out = layer(x, Packing(torch.ones(1, 3, dtype=torch.bool)))
     wanted = [[6.0, 6.0], [3.0, 6 * 2 / 3], [6.0, 6 * 3 / 6 + 12 * 1 / 6]]
     torch.testing.assert_close(out, torch.tensor(wanted, dtype=torch.float64), **EXACT)
 
@@ -120,7 +121,7 @@ def test_scores_are_divided_by_the_root_of_the_width_or_of_a_head(attn_scale, sh
     layer = identity(attention(hidden_size=4, n_heads=4, n_local_heads=0, attn_scale=attn_scale))
     a = math.sqrt(2 * LN(3))
     x = torch.tensor([[0.0], [a]], dtype=torch.float64).expand(2, 4)
-    out = layer(x, torch.ones(1, 2, dtype=torch.bool))
+    out = layer(x, Packing(torch.ones(1, 2, dtype=torch.bool)))
     torch.testing.assert_close(out[1], torch.full((4,), share * a, dtype=torch.float64), **EXACT)
 
 
@@ -133,7 +134,7 @@ def test_scores_are_divided_by_the_root_of_the_width_or_of_a_head(attn_scale, sh
 def test_the_naive_form_with_all_terms_is_the_same(theta_source, attn_scale, n_local_heads):
     layer = attention(theta_source=theta_source, attn_scale=attn_scale, n_local_heads=n_local_heads)
     x, real = packed(5, 1, 3)
-    torch.testing.assert_close(layer(x, real), naive(layer, x, real, bias=0.3), **EXACT)
+    torch.testing.assert_close(layer(x, Packing(real)), naive(layer, x, real, bias=0.3), **EXACT)
 
 
 @pytest.mark.parametrize("theta_source", ["qk", "v"])
@@ -148,37 +149,37 @@ def test_query_term_bias_and_user_term_cancel(theta_source):
 def test_key_and_distance_terms_do_not_cancel():
     layer = attention()
     x, real = packed(5)
-    before = layer(x, real)
+    before = layer(x, Packing(real))
     with torch.no_grad():
         layer.distance[:, 1].add_(1.0)
-    assert (layer(x, real) - before).abs().max() > 1e-2
-    torch.testing.assert_close(layer(x, real)[0], before[0], **EXACT)  # the first item has no distance but 0
+    assert (layer(x, Packing(real)) - before).abs().max() > 1e-2
+    torch.testing.assert_close(layer(x, Packing(real))[0], before[0], **EXACT)  # the first item has no distance but 0
     qk, v = attention(theta_source="qk"), attention(theta_source="v")
     v.load_state_dict(qk.state_dict())
-    assert (qk(x, real) - v(x, real)).abs().max() > 1e-2
+    assert (qk(x, Packing(real)) - v(x, Packing(real))).abs().max() > 1e-2
 
 
 def test_adding_one_vector_to_all_distances_changes_nothing():
     layer = attention()
     x, real = packed(6)
-    before = layer(x, real)
+    before = layer(x, Packing(real))
     with torch.no_grad():
         layer.distance.add_(torch.randn(2, 1, 2))
-    torch.testing.assert_close(layer(x, real), before, **EXACT)
+    torch.testing.assert_close(layer(x, Packing(real)), before, **EXACT)
 
 
 @pytest.mark.parametrize("theta_source", ["qk", "v"])
 def test_the_key_bias_changes_nothing_and_has_no_gradient(theta_source):
     layer = attention(theta_source=theta_source)
     x, real = packed(6)
-    before = layer(x, real)
+    before = layer(x, Packing(real))
     before.pow(2).sum().backward()
     assert layer.key.bias.grad.abs().max() < 1e-10
     for name, parameter in layer.named_parameters():
         assert name == "key.bias" or parameter.grad.abs().max() > 1e-3, name
     with torch.no_grad():
         layer.key.bias.add_(3.0)
-    torch.testing.assert_close(layer(x, real), before, **EXACT)
+    torch.testing.assert_close(layer(x, Packing(real)), before, **EXACT)
 
 
 def test_without_theta_a_local_head_is_a_plain_one():
@@ -187,14 +188,14 @@ def test_without_theta_a_local_head_is_a_plain_one():
     with torch.no_grad():
         local.theta_weight.zero_()
     x, real = packed(4, 6, 1)
-    torch.testing.assert_close(local(x, real), plain(x, real), **EXACT)
+    torch.testing.assert_close(local(x, Packing(real)), plain(x, Packing(real)), **EXACT)
 
 
 @pytest.mark.parametrize("lengths", [(6, 6), (1, 6, 3), (1, 1)])
 def test_without_local_heads_it_is_torchs_causal_attention(lengths):
     layer = attention(n_local_heads=0)
     x, real = packed(*lengths)
-    out = layer(x, real)
+    out = layer(x, Packing(real))
     start = 0
     for n in lengths:
         row = x[start : start + n]
@@ -211,11 +212,11 @@ def test_without_local_heads_it_is_torchs_causal_attention(lengths):
 def test_the_future_does_not_change_the_past(n_local_heads):
     layer = attention(n_local_heads=n_local_heads)
     x, real = packed(6)
-    before = layer(x, real)
+    before = layer(x, Packing(real))
     for t in range(5):
         changed = x.clone()
         changed[t + 1 :] = torch.randn(5 - t, 8, dtype=torch.float64) * 10
-        out = layer(changed, real)
+        out = layer(changed, Packing(real))
         torch.testing.assert_close(out[: t + 1], before[: t + 1], **EXACT)
         assert (out[t + 1] - before[t + 1]).abs().max() > 1e-3
 
@@ -226,19 +227,19 @@ def test_rows_are_computed_as_if_alone(n_local_heads, longest):
     layer = attention(n_local_heads=n_local_heads)
     lengths = (3, 5, 1, 4)
     x, real = packed(*lengths, longest=longest)
-    parts = layer(x, real).split(lengths)
+    parts = layer(x, Packing(real)).split(lengths)
     for row, part in zip(x.split(lengths), parts, strict=True):
-        torch.testing.assert_close(layer(row, torch.ones(1, len(row), dtype=torch.bool)), part, **EXACT)
+        torch.testing.assert_close(layer(row, Packing(torch.ones(1, len(row), dtype=torch.bool))), part, **EXACT)
 
 
 def test_dropout_keeps_the_mean_and_acts_in_training_only():
     layer = attention(dropout=0.4)
     x, real = packed(3)
     many = 20_000
-    exact = layer(x, real)
-    assert torch.equal(layer(x, real), exact)
+    exact = layer(x, Packing(real))
+    assert torch.equal(layer(x, Packing(real)), exact)
     layer.train()
-    out = layer(x.repeat(many, 1), real.expand(many, 3)).view(many, 3, 8)
+    out = layer(x.repeat(many, 1), Packing(real.expand(many, 3))).view(many, 3, 8)
     assert out.std(0).min() > 0.01
     # Dropout acts on the weights, in which the output is linear. Five standard errors of the mean:
     assert ((out.mean(0) - exact).abs() < 5 * out.std(0) / math.sqrt(many)).all()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, last_states, real_positions
+from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -39,15 +39,3 @@ def test_the_initialisation_leaves_padded_tables_alone():
     for drawn in (module["position"].weight, module["linear"].weight):
         assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.count_nonzero(module["linear"].bias) == 0
-
-
-def test_real_positions_drop_the_columns_nobody_uses():
-    seq = torch.tensor([[4, 5, 0, 0, 0], [7, 0, 0, 0, 0], [1, 2, 3, 0, 0]])
-    real = real_positions(seq)
-    assert real.tolist() == [[True, True, False], [True, False, False], [True, True, True]]
-
-
-def test_the_last_state_of_each_row():
-    real = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
-    states = torch.arange(6.0)[:, None]
-    assert last_states(states, real)[:, 0].tolist() == [1.0, 2.0, 5.0]

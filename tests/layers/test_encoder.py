@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers.encoder import EncoderBlock, SequenceEncoder
+from recbole_cafe.layers.packing import Packing
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
 
@@ -59,7 +60,7 @@ def test_without_local_heads_it_is_sasrec(residual, hidden_act, act):
     lengths = (4, 1, 6)
     real = torch.arange(6) < torch.tensor(lengths)[:, None]
     x = torch.randn(sum(lengths), 8, dtype=torch.float64)
-    out = made(x, real)
+    out = made(x, Packing(real))
     for row, part in zip(x.split(lengths), out.split(lengths), strict=True):
         torch.testing.assert_close(part, sasrec(made, row, residual=residual, act=act), **EXACT)
 
@@ -68,11 +69,11 @@ def test_with_theta_one_local_heads_change_nothing():
     local, plain = encoder(n_local_heads=1), encoder()
     plain.load_state_dict({name: value for name, value in local.state_dict().items() if name in plain.state_dict()})
     x, real = torch.randn(5, 8, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool)
-    assert (local(x, real) - plain(x, real)).abs().max() > 1e-2
+    assert (local(x, Packing(real)) - plain(x, Packing(real))).abs().max() > 1e-2
     with torch.no_grad():
         for block in local.blocks:
             block.attention.theta_weight.zero_()
-    torch.testing.assert_close(local(x, real), plain(x, real), **EXACT)
+    torch.testing.assert_close(local(x, Packing(real)), plain(x, Packing(real)), **EXACT)
 
 
 def test_positions_count_from_the_start_of_each_row():
@@ -80,7 +81,7 @@ def test_positions_count_from_the_start_of_each_row():
     real = torch.tensor([[True, True, False], [True, False, False], [True, True, True]])
     x = torch.zeros(6, 8, dtype=torch.float64)
     wanted = norm(made.position.weight[[0, 1, 0, 0, 1, 2]], made.norm)
-    torch.testing.assert_close(made(x, real), wanted, **EXACT)
+    torch.testing.assert_close(made(x, Packing(real)), wanted, **EXACT)
 
 
 def test_the_options_reach_every_block():
@@ -98,11 +99,11 @@ def test_the_options_reach_every_block():
 def test_dropout_acts_in_training_only():
     made = encoder()
     x, real = torch.randn(5, 8, dtype=torch.float64), torch.ones(1, 5, dtype=torch.bool)
-    assert torch.equal(made(x, real), made(x, real))
+    assert torch.equal(made(x, Packing(real)), made(x, Packing(real)))
     made.train()
-    assert not torch.equal(made(x, real), made(x, real))
+    assert not torch.equal(made(x, Packing(real)), made(x, Packing(real)))
     still = encoder(hidden_dropout_prob=0.0, attn_dropout_prob=0.0).train()
-    assert torch.equal(still(x, real), still(x, real))
+    assert torch.equal(still(x, Packing(real)), still(x, Packing(real)))
 
 
 @pytest.mark.parametrize(

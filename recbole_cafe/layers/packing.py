@@ -1,0 +1,69 @@
+"""The real positions of a padded batch.
+
+In sparse data most of a [B, L] batch is padding. Everything but attention works on the N real positions alone, [N, D];
+attention, whose cost is quadratic, takes rows of similar length together, so that short rows are not padded to the
+longest of the batch.
+"""
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+SHORTEST = 8  # rows up to this length are taken together; then up to twice that, and so on
+
+
+class Packing:
+    """Where the real positions of a batch are.
+
+    Args:
+        real: [B, L] bool, True for the first positions of each row (padding on the right).
+
+    Attributes:
+        length: [B]. row, position: [N], of each real position, row after row.
+    """
+
+    def __init__(self, real: Tensor) -> None:
+        self.length = real.sum(1)
+        self.row, self.position = real.nonzero(as_tuple=True)
+        self._end = self.length.cumsum(0)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[B, L, ...] to [N, ...]."""
+        return padded[self.row, self.position]
+
+    def last(self, packed: Tensor) -> Tensor:
+        """The last real position of each row: [N, ...] to [B, ...]. No row may be empty."""
+        return packed[self._end - 1]
+
+    @cached_property
+    def groups(self) -> list[Tensor]:
+        """Rows of similar length: [b, l] indices into the N positions. Where a row ends before l, its last position is
+        repeated: a causal reader's earlier positions do not see it, and what it gives itself is not taken back."""
+        groups = []
+        lengths = self.length.tolist()
+        size, longest = SHORTEST, max(lengths, default=0)
+        shorter = 0
+        while shorter < longest:
+            rows = [i for i, n in enumerate(lengths) if shorter < n <= size]
+            if rows:
+                at = torch.tensor(rows, device=self.length.device)
+                steps = torch.arange(max(lengths[i] for i in rows), device=at.device)
+                start, end = (self._end - self.length)[at], self._end[at]
+                groups.append(torch.minimum(start[:, None] + steps, end[:, None] - 1))
+            shorter, size = size, 2 * size
+        return groups
+
+    @cached_property
+    def back(self) -> Tensor:
+        """[N] where each position stands in the groups laid end to end."""
+        back = torch.empty_like(self.row)
+        offset = 0
+        for group in self.groups:
+            width = group.shape[1]
+            ends = self.length[self.row[group[:, 0]]]
+            place = torch.arange(offset, offset + group.numel(), device=back.device).view_as(group)
+            own = torch.arange(width, device=back.device) < ends[:, None]  # without the repeats
+            back[group[own]] = place[own]
+            offset += group.numel()
+        return back
