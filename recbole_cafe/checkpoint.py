@@ -256,13 +256,17 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
         raise
 
 
-def load(path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bool = False) -> dict[str, Any]:
+def load(
+    path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bool = False, mmap: bool = False
+) -> dict[str, Any]:
     """Return the state stored in ``path``, its ``config`` as a plain dict (see :func:`restore_config`).
 
     Args:
         path: a file written by :func:`save`, or by RecBole itself if ``trust_checkpoint``.
         map_location: as in ``torch.load``.
         trust_checkpoint: also open files which need unpickling, **which runs whatever code is in them**.
+        mmap: read tensors when they are used instead of all at once, without checking their checksums. For files this
+            process has just written.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -279,7 +283,7 @@ def load(path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bo
         size = os.path.getsize(path)
         raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
     try:
-        state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint)
+        state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint, mmap=mmap or None)
     except pickle.UnpicklingError as error:
         if trust_checkpoint or _is_damaged(path):
             raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error

@@ -205,9 +205,9 @@ class EvaluationMixin:
         self.optimizer.load_state_dict(state["optimizer"])
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
-    def _load(self, path: str | Path) -> dict[str, Any]:
+    def _load(self, path: str | Path, mmap: bool = False) -> dict[str, Any]:
         trust = bool(self.config["trust_checkpoint"])
-        return checkpoint.load(path, map_location=self.device, trust_checkpoint=trust)
+        return checkpoint.load(path, map_location=self.device, trust_checkpoint=trust, mmap=mmap)
 
     def _take(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["state_dict"])
@@ -230,7 +230,9 @@ class EvaluationMixin:
             path = model_file or self.saved_model_file
             if not self.config["single_spec"]:
                 torch.distributed.barrier()  # process 0 may still be writing it
-            self._take(self._load(path))
+            # of its own file only the weights are read: the optimiser's state is twice as large
+            own = model_file is None and self.device.type == "cpu"
+            self._take(self._load(path, mmap=own))
             self.logger.info(f"Loading model structure and parameters from {path}")
         if self.config["candidates"] == "recbole" or self.eval_type != EvaluatorType.RANKING:
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
