@@ -354,3 +354,17 @@ def test_the_script_at_the_top_is_the_command_run(simulated: Path, monkeypatch: 
     assert failed.returncode == 1
     assert failed.stderr.startswith("recbole-cafe: ConfigError: unknown key 'epoch'")
     assert failed.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_from_a_checkpoint(simulated: Path) -> None:
+    """One epoch, then up to three from its file: two more are trained, from its weights."""
+    assert main(tiny(simulated, epochs=1, result_file="one.json")) == 0
+    file = json.loads(Path("one.json").read_text())["checkpoint"]
+    before = checkpoint.load(file)["optimizer"]["parts"][1]["state"][0]["step"]
+    assert main(tiny(simulated, epochs=3, result_file="three.json", resume_from=file, valid_metric="MRR")) == 0
+    three = json.loads(Path("three.json").read_text())
+    assert three["epochs"] == 2
+    assert three["checkpoint"] == file
+    steps = checkpoint.load(file)["optimizer"]["parts"][1]["state"][0]["step"]
+    assert steps in (before, 2 * before, 3 * before)
+    assert main(tiny(simulated, resume_from=file, model="SASRec")) == 1

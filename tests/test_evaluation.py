@@ -457,7 +457,7 @@ def test_users_with_too_few_eligible_items_are_logged(make: Any, caplog: pytest.
 def test_each_history_is_encoded_once(make: Any) -> None:
     trainer, _, _, test = make("CaFe", eval_mode=["pop100", "full"], eval_batch_size=16)
     encoded: list[int] = []
-    trainer.model.network.item_encoder.register_forward_hook(lambda _m, args, _out: encoded.append(len(args[1])))
+    trainer.model.network.item_encoder.register_forward_hook(lambda _m, args, _out: encoded.append(len(args[1].length)))
     trainer.evaluate(test, load_best_model=False)
     assert encoded == [16, 16, 16, 12] * 2  # rows of histories, once for each protocol
 

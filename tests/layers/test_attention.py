@@ -137,6 +137,12 @@ def test_the_naive_form_with_all_terms_is_the_same(theta_source, attn_scale, n_l
     torch.testing.assert_close(layer(x, Packing(real)), naive(layer, x, real, bias=0.3), **EXACT)
 
 
+def test_the_naive_form_is_the_same_for_rows_of_different_groups():
+    layer = attention(max_seq_length=17)
+    x, real = packed(2, 17, 9)
+    torch.testing.assert_close(layer(x, Packing(real)), naive(layer, x, real), **EXACT)
+
+
 @pytest.mark.parametrize("theta_source", ["qk", "v"])
 def test_query_term_bias_and_user_term_cancel(theta_source):
     layer = attention(theta_source=theta_source)
@@ -222,10 +228,10 @@ def test_the_future_does_not_change_the_past(n_local_heads):
 
 
 @pytest.mark.parametrize("n_local_heads", [0, 2])
-@pytest.mark.parametrize("longest", [5, 6])
-def test_rows_are_computed_as_if_alone(n_local_heads, longest):
-    layer = attention(n_local_heads=n_local_heads)
-    lengths = (3, 5, 1, 4)
+@pytest.mark.parametrize(("lengths", "longest"), [((3, 5, 1, 4), 5), ((3, 5, 1, 4), 6), ((3, 17, 1, 8, 9, 35), 40)])
+def test_rows_are_computed_as_if_alone(n_local_heads, lengths, longest):
+    """Rows of the last case are of several groups of lengths (recbole_cafe.layers.packing)."""
+    layer = attention(n_local_heads=n_local_heads, max_seq_length=40)
     x, real = packed(*lengths, longest=longest)
     parts = layer(x, Packing(real)).split(lengths)
     for row, part in zip(x.split(lengths), parts, strict=True):

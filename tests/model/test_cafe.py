@@ -156,6 +156,16 @@ def test_a_future_item_or_intent_does_not_change_earlier_states(t):
         assert (after[t + 1] - before[t + 1]).abs().max() > 1e-3
 
 
+def test_batch_mates_of_other_lengths_do_not_change_a_score():
+    """Rows of 1 to 20 items: attention takes them in several groups."""
+    made = net(max_seq_length=20)
+    lengths = torch.tensor([20, 1, 9, 8, 17, 3])
+    seq = torch.randint(1, V, (6, 20)) * (torch.arange(20) < lengths[:, None])
+    together = scores(made, seq)
+    for row, n in enumerate(lengths.tolist()):
+        torch.testing.assert_close(scores(made, seq[row : row + 1, :n])[0], together[row], **EXACT)
+
+
 # Scores (Eq. 8 and 10) ------------------------------------------------------------------------------------------------
 
 
