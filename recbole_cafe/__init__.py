@@ -5,7 +5,15 @@ Importing this package repairs what current Python, NumPy, pandas, PyTorch and s
 (recbole_cafe.registry).
 """
 
+import os
+import sys
+
 __version__ = "0.1.0"
+
+if "torch" not in sys.modules:
+    # Threads of PyTorch spin while they wait. On a machine that does something else as well (here: load 5 on 2 cores)
+    # an epoch then took 26 to 35 s instead of 11. OpenMP reads this once, when PyTorch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from recbole_cafe import compat
 

@@ -6,7 +6,8 @@ random start: the next item is known exactly, from the last item alone. The know
 :func:`successor` of its last item.
 
 What data have that models stumble on is here too: users of three interactions, one longer than the rows, one item of
-the ring without an intent, and items that are in the catalogue but in no interaction.
+the ring without an intent, items that are in the catalogue but in no interaction, and stamps (seconds since 1970) that
+float32 cannot tell apart.
 """
 
 from __future__ import annotations

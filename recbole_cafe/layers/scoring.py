@@ -1,5 +1,7 @@
 """How the relevance of an item and of its intent become one score (CaFe, Eq. 8 and 10)."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,12 +38,18 @@ def intent_terms(intent_logit: Tensor, joint: str) -> Tensor:
 
     Args:
         intent_logit: [B, C + 1]; column 0 is padding, 1..C-1 are the intents, the last column stands for items
-            without an intent. It gets the mean over the intents 1..C-1: neutral, neither favoured nor punished.
+            without an intent. It gets what an unknown intent has on average: the (logarithm of the) mean probability
+            of the intents 1..C-1, for ``sum`` their mean logit.
 
     Returns:
         [B, C + 1].
     """
     term = F.logsigmoid(intent_logit) if joint == "product" else intent_logit
     known = term[:, 1:-1]
-    neutral = known.mean(1, keepdim=True) if known.shape[1] else term.new_zeros(len(term), 1)
+    if not known.shape[1]:
+        neutral = term.new_zeros(len(term), 1)
+    elif joint == "product":
+        neutral = known.logsumexp(1, keepdim=True) - math.log(known.shape[1])
+    else:
+        neutral = known.mean(1, keepdim=True)
     return torch.cat((term[:, :-1], neutral), dim=1)

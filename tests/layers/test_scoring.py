@@ -48,13 +48,14 @@ def test_logits_whose_product_underflows_still_rank():
 
 
 @pytest.mark.parametrize("joint", ["product", "sum"])
-def test_no_intent_gets_the_mean_of_the_intents(joint):
+def test_no_intent_gets_the_mean_probability_of_the_intents(joint):
     logits = torch.tensor([[99.0, 1.0, -2.0, 4.0, -77.0], [-99.0, 0.0, 0.0, 0.0, 55.0]])  # padding, 3 intents, none
     terms = intent_terms(logits, joint)
     known = torch.nn.functional.logsigmoid(logits[:, 1:4]) if joint == "product" else logits[:, 1:4]
     assert terms.shape == (2, 5)
     assert torch.equal(terms[:, 1:4], known)
-    torch.testing.assert_close(terms[:, 4], known.mean(1))
+    wanted = logits[:, 1:4].sigmoid().mean(1).log() if joint == "product" else known.mean(1)
+    torch.testing.assert_close(terms[:, 4], wanted)
     assert (known.amin(1) <= terms[:, 4] + 1e-6).all()
     assert (terms[:, 4] <= known.amax(1) + 1e-6).all()
 

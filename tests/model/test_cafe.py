@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import toy
-from contract import ModelContract, build
+from contract import ModelContract, build, first_share
 from torch import nn
 
 from recbole_cafe.config import preset, props_dir, read_yaml
@@ -187,12 +187,12 @@ def test_the_product_score_is_the_log_of_eq_10_and_ranks_like_it():
 
 
 @pytest.mark.parametrize("joint", ["product", "sum"])
-def test_items_without_an_intent_are_scored_with_the_mean_intent(joint):
+def test_items_without_an_intent_are_scored_with_the_average_intent(joint):
     made = net(joint=joint)
     state, terms = made.last(histories())
     coarse_logit = (made(histories())[1] @ made.intent_embedding.weight.T)[[5, 8, 9, 13]]  # last positions
     known = coarse_logit[:, 1:C]
-    term = (nn.functional.logsigmoid(known) if joint == "product" else known).mean(1)
+    term = known.sigmoid().mean(1).log() if joint == "product" else known.mean(1)
     for item in (5, 12):
         logit = state @ made.item_embedding.weight[item]
         own = nn.functional.logsigmoid(logit) if joint == "product" else logit
@@ -455,6 +455,11 @@ def test_the_next_intent_is_learned_and_leads_to_the_next_item(toy_path):
     never = torch.tensor([dataset.token2id("item_id", token) for token in toy.NEVER])
     best = run.scores()[:, 1:].argmax(1) + 1
     assert not torch.isin(best, never).any()  # items nobody ever took are not recommended
+    # Whoever is to take the item without an intent next gets items of the predicted intent first: its intent term is
+    # that of an average intent. On item relevance alone it is first, like the others.
+    joint = first_share(run)
+    network.joint = "item"
+    assert first_share(run) > max(joint, 0.97)
 
 
 def test_negatives_can_be_drawn_where_a_user_has_every_intent():
