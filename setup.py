@@ -32,6 +32,7 @@ setup(
         "torch>=2.4",
         "numpy>=1.24",
         "pandas>=1.5,<4",
+        "pyarrow>=14",
         "scipy>=1.10",
         "PyYAML>=5.4",
         "tqdm>=4.48",

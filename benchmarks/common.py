@@ -15,7 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from recbole_cafe.config import Config  # first: recbole_cafe repairs what RecBole does on import
+import recbole_cafe  # first: it repairs what RecBole does on import
+from recbole_cafe.config import Config
 from recbole_cafe.data.dataset import select
 from recbole_cafe.data.simulate import write_simulated
 from recbole_cafe.quick_start import create_dataset, data_preparation, versions
@@ -66,7 +67,7 @@ def workplace(options: argparse.Namespace) -> Iterator[Path]:
     """A temporary folder to stand in: RecBole writes logs and checkpoints into the current one."""
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*sparse.*invariant.*", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*array is not writable.*", category=UserWarning)
     if options.quick:
         options.repeats = 1
     for name in ("out", "work"):
@@ -298,27 +299,24 @@ def _status(key: str) -> float | None:
 
 def trim() -> None:
     """Give freed memory back to the system, so that the resident size is what is in use."""
-    try:
+    with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        pass
 
 
 def reset_peak() -> None:
     """Begin a new count of :func:`peak_mb` (Linux; elsewhere the count goes on from the start of the process)."""
     trim()
     path = Path("/proc/self/clear_refs")
-    try:
+    with suppress(OSError):
         path.write_text("5")
-    except OSError:
-        pass
 
 
 def in_child(options: argparse.Namespace, **task: Any) -> dict[str, Any]:
     """Run this script with --child in a fresh process; returns its result, or `failed` with the reason."""
     command = [sys.executable, str(HERE / Path(sys.argv[0]).name), f"--threads={options.threads}"]
     command += ["--quick"] * options.quick + [f"--child={json.dumps(task)}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    environment = os.environ | {"PYTHONPATH": str(Path(recbole_cafe.__file__).parents[1])}  # however we came to it
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -328,14 +326,15 @@ def in_child(options: argparse.Namespace, **task: Any) -> dict[str, Any]:
 # Floors ---------------------------------------------------------------------------------------------------------------
 
 
-def machine(device: str = "cpu") -> dict[str, float]:
+def machine(options: argparse.Namespace, device: str = "cpu") -> dict[str, float]:
     """What the hardware reaches here and now, so that floors in bytes and operations become seconds: the product of
     two 2048 x 2048 float32 matrices, and a copy of 256 MiB (read and written bytes both counted)."""
-    a, b = torch.rand(2048, 2048, device=device), torch.rand(2048, 2048, device=device)
-    source, target = torch.rand(2**26, device=device), torch.empty(2**26, device=device)
+    n, m = (64, 2**12) if options.quick else (2048, 2**26)
+    a, b = torch.rand(n, n, device=device), torch.rand(n, n, device=device)
+    source, target = torch.rand(m, device=device), torch.empty(m, device=device)
     product = alternate({"_": lambda: a @ b}, 6)["_"].all
     copy = alternate({"_": lambda: target.copy_(source)}, 6)["_"].all
-    return {"gflops": 2 * 2048**3 / min(product) / 1e9, "gbytes_per_s": 2 * 2**28 / min(copy) / 1e9}
+    return {"gflops": 2 * n**3 / min(product) / 1e9, "gbytes_per_s": 2 * 4 * m / min(copy) / 1e9}
 
 
 def floor(speed: Mapping[str, float], *, flops: float, moved: float) -> dict[str, float]:

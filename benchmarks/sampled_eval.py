@@ -8,8 +8,11 @@ RecBole is measured on the first users of the test split and scaled to all of th
 
 from __future__ import annotations
 
-from common import AMAZON, Timing, alternate, data, encoder_flops, floor, machine, ours, parser, recboles, report, \
-    seconds, workplace  # fmt: skip
+from collections.abc import Callable
+from typing import Any
+
+import common
+from common import AMAZON, data, floor, machine, ours, parser, report, workplace
 
 from recbole_cafe.data.candidates import parse_protocol
 
@@ -20,15 +23,15 @@ def main() -> None:
     arguments.add_argument("--users", type=int, default=200, help="users RecBole is measured on (default: %(default)s)")
     options = arguments.parse_args()
     with workplace(options) as folder:
-        speed, source = machine(), data(options, folder, AMAZON)
+        speed, source = machine(options), data(options, folder, AMAZON)
         mode = {"eval_mode": ["pop100"]}
         cafe, sasrec = ours(options, source, **mode), ours(options, source, "SASRec", **mode)
-        theirs = recboles(options, source, mode="pop100")
+        theirs = common.recboles(options, source, mode="pop100")
         theirs.model.load_state_dict(sasrec.model.state_dict())
         protocol = parse_protocol("pop100")
-        metrics = {}
+        metrics: dict[str, Any] = {}
 
-        def evaluate(name, side, loader):
+        def evaluate(name: str, side: common.Side, loader: Any) -> Callable[[], None]:
             def run() -> None:
                 metrics[name] = side.trainer.evaluate_protocol(loader, protocol, phase="test")
 
@@ -44,14 +47,14 @@ def main() -> None:
             "cafe": evaluate("cafe", cafe, cafe.eval_data("test")),
             "sasrec": evaluate("sasrec", sasrec, sasrec.eval_data("test")),
         }
-        first = seconds(calls["cafe"])
+        first = common.seconds(calls["cafe"])
         calls["sasrec"]()
-        found: dict[str, Timing] = alternate(calls | {"theirs": evaluate_theirs}, options.repeats)
+        found: dict[str, common.Timing] = common.alternate(calls | {"theirs": evaluate_theirs}, options.repeats)
         scale = n_test / n_users
         theirs_all = found["theirs"].median * scale
         dim, inner = cafe.config["hidden_size"], cafe.config["inner_size"]
         lengths = theirs.parts[2].inter_feat[theirs.parts[2].item_list_length_field]
-        flops = int(lengths.sum()) * encoder_flops(dim, inner, cafe.config["n_layers"])
+        flops = int(lengths.sum()) * common.encoder_flops(dim, inner, cafe.config["n_layers"])
         report(
             options, "sampled_eval", ours=found["sasrec"].median, theirs=theirs_all, unit="seconds, all test users",
             ours_cafe=found["cafe"].median, ratio_cafe=found["cafe"].median / theirs_all,

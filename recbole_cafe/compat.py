@@ -315,6 +315,17 @@ def _pandas_lengths() -> None:
         module.len = _length  # shadows the builtin there, where no code asks for the len of a Series
 
 
+@defect(name="loader-rows", issues="none known", until="RecBole's loaders keep a range")
+def _loader_rows() -> None:
+    """A loader keeps the numbers 0, 1, 2, ... of its rows as a list of Python integers, 36 bytes a row."""
+    from recbole.data.dataloader import abstract_dataloader
+
+    def keep_range(values: Any = ()) -> Any:
+        return values if isinstance(values, range) else list(values)
+
+    abstract_dataloader.list = keep_range  # shadows the builtin there
+
+
 @defect(name="interaction-sort", issues="none known", until="RecBole sorts tensors with torch")
 def _interaction_sort() -> None:
     """Interaction.sort fails with ascending=False (negative strides) on every NumPy, and NumPy 2 warns that

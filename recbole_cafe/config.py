@@ -58,6 +58,7 @@ HOST_KEYS = frozenset(
     }
 )
 CHECKS: dict[str, tuple[object, ...]] = {
+    "reader": ("auto", "recbole", "columnar"),
     "tie_order": ("file", "random"),
     "train_layout": ("all", "last"),
     "candidates": ("stored", "recbole"),

@@ -23,7 +23,7 @@ SPARSE_LEARNERS = ("adam", "adamw", "sgd", "adagrad")
 
 
 class RowWise(torch.optim.Optimizer):
-    """Adam for tables with sparse gradients, the same as dense Adam to rounding.
+    """Adam for tables with sparse gradients, the same as dense Adam but for eps in the steps a row missed.
 
     A row last updated at step t with moments m, v has, k steps without gradient later, the moments beta1^k m and
     beta2^k v, and dense Adam has moved it by
@@ -31,7 +31,7 @@ class RowWise(torch.optim.Optimizer):
         -lr m / sqrt(v) * sum_{j=1..k} r^j c(t + j)
         r = beta1 / sqrt(beta2),   c(s) = sqrt(1 - beta2^s) / (1 - beta1^s)
 
-    (eps is left out of the missed steps: it is 1e-8 beside the square root of a moment). With U(t) the infinite sum the
+    (with eps as it is at the last missed step). With U(t) the infinite sum the
     finite one is U(t) - r^k U(t + k).
 
     Args:
@@ -116,7 +116,8 @@ class RowWise(torch.optim.Optimizer):
         moved = (tail[last] - ratio**missed * tail[now]).to(table.dtype)[:, None]
         mean, square = state["exp_avg"].index_select(0, rows), state["exp_avg_sq"].index_select(0, rows)
         weight = table.index_select(0, rows)
-        weight.addcdiv_(mean * moved, square.sqrt().add_(group["eps"]), value=-group["lr"])
+        eps = group["eps"] * (1 - beta2**now) ** 0.5  # dense Adam adds eps to the corrected root
+        weight.addcdiv_(mean * moved, square.sqrt().add_(eps), value=-group["lr"])
         table.index_copy_(0, rows, weight)
         state["exp_avg"].index_copy_(0, rows, mean.mul_((beta1**missed).to(table.dtype)[:, None]))
         state["exp_avg_sq"].index_copy_(0, rows, square.mul_((beta2**missed).to(table.dtype)[:, None]))

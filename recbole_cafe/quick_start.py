@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 import torch.multiprocessing
-from recbole.data.utils import create_samplers, get_dataloader
+from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
 
 from recbole_cafe import checkpoint
 from recbole_cafe.config import Config, ConfigError
 from recbole_cafe.data.dataset import SequenceDataset, TimeOrderedDataset, simulated_notice, statistics
+from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.simulate import is_simulated
 from recbole_cafe.trainer import supported, trainer_class
 

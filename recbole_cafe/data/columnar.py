@@ -59,11 +59,12 @@ class Vocabulary:
     def id_token(self, codes: np.ndarray) -> np.ndarray:
         """RecBole's `field2id_token`: '[PAD]', then the tokens of these codes, as an array of fixed-width text."""
         step = 1 << 16  # tokens that are Python objects at a time
-        longest = pc.max(pc.utf8_length(self._tokens)).as_py() or 0
+        tokens = self._tokens.take(pa.array(codes))
+        longest = pc.max(pc.utf8_length(tokens)).as_py() or 0
         result = np.empty(len(codes) + 1, dtype=f"<U{max(longest, len('[PAD]'))}")
         result[0] = "[PAD]"
-        for start in range(0, len(codes), step):
-            part = self._tokens.take(pa.array(codes[start : start + step]))
+        for start in range(0, len(tokens), step):
+            part = tokens[start : start + step]
             result[1 + start : 1 + start + len(part)] = part.to_numpy(zero_copy_only=False)
         return result
 

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from recbole_cafe.config import Config, data_folders
 from recbole_cafe.data.atomic import read_header
+from recbole_cafe.data.reader import ColumnarMixin
+from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.simulate import ensure_amazon, is_simulated
 
-ROW = "_row"  # column of inter_feat: index of the row's target in the flat arrays; never part of a batch
 TIE_ORDERS = ("file", "random")
 TRAIN_LAYOUTS = ("all", "last")
 INTENT_CHOICES = ("first", "last", "rarest")
@@ -34,7 +35,7 @@ class DataError(ValueError):
     """The data do not fit what was asked for. The message names the file or field and what is there."""
 
 
-class ExactOrderMixin:
+class ExactOrderMixin(ColumnarMixin):
     """Time order as the file has it: float64, stable, ties in file order or shuffled by seed.
 
     Mixed into any RecBole Dataset class whose model is trained through recbole_cafe.
@@ -99,7 +100,8 @@ class ExactOrderMixin:
             row = self.inter_feat.iloc[missing[0]]
             raise DataError(
                 f"{self.dataset_name}.inter: {len(missing)} interactions have no {self.time_field}, the first is that "
-                f"of {self.uid_field} {row[self.uid_field]!r} with {self.iid_field} {row[self.iid_field]!r}; "
+                f"of {self.uid_field} {self._token(self.uid_field, row[self.uid_field])!r} with {self.iid_field} "
+                f"{self._token(self.iid_field, row[self.iid_field])!r}; "
                 f"expected a number"
             )
         return time
@@ -115,30 +117,34 @@ class ExactOrderMixin:
         tie_order = self.config["tie_order"] or "file"
         if tie_order not in TIE_ORDERS:
             raise DataError(f"tie_order={tie_order!r} is not one of {', '.join(TIE_ORDERS)}")
-        tie = np.arange(n)
-        if tie_order == "random":
-            np.random.default_rng(self.config["seed"]).shuffle(tie)
-        keys = [tie, self._time]
+        keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
-            keys.append(np.asarray(self.inter_feat[self.uid_field]))
-        return np.lexsort(keys)  # the last key is the first to sort by
+            keys.append(self.inter_feat[self.uid_field].to_numpy())
+        if tie_order == "random":
+            tie = np.arange(n)
+            np.random.default_rng(self.config["seed"]).shuffle(tie)
+            keys.insert(0, tie)
+        elif _is_sorted(keys):
+            return np.arange(n)
+        return np.lexsort(keys)
 
-    def _keep_flat(self, flat: Interaction) -> None:
+    def _keep_flat(self, columns: dict[str, Tensor]) -> None:
         """Remember the interactions in (user, time) order; rows refer to them by their column ROW."""
-        uid = flat[self.uid_field].numpy()
+        uid = columns[self.uid_field].numpy()
         is_first = np.r_[True, uid[1:] != uid[:-1]]
-        self.flat = flat
-        self.user_start = torch.from_numpy(np.maximum.accumulate(np.where(is_first, np.arange(len(uid)), 0)))
+        position = np.arange(len(uid), dtype=np.int32)
+        self.flat = Interaction(columns)
+        self.user_start = torch.from_numpy(np.maximum.accumulate(np.where(is_first, position, 0).astype(np.int32)))
 
     def all_interactions(self) -> tuple[np.ndarray, np.ndarray]:
-        """User and item id of every interaction of the data set, whatever the split, [P] each."""
+        """User and item id of every interaction of the data set, whatever the split: int32 [P] each."""
         return self.flat[self.uid_field].numpy(), self.flat[self.iid_field].numpy()
 
     def history_items(self, index: np.ndarray) -> list[np.ndarray]:
         """For each row, all items its user interacted with before the row's target, however long ago."""
         row = self.inter_feat[ROW][torch.from_numpy(index)]
         items = self.flat[self.iid_field].numpy()
-        return [items[a:b] for a, b in zip(self.user_start[row].tolist(), row.tolist(), strict=True)]
+        return [items[a:b].astype(np.int64) for a, b in zip(self.user_start[row].tolist(), row.tolist(), strict=True)]
 
     def leave_one_out(self, group_by: str, leave_one_mode: str) -> list[Dataset]:
         """RecBole's leave-one-out split, the same rows in the same order, without a Python loop over rows."""
@@ -149,17 +155,17 @@ class ExactOrderMixin:
         if not len(uid):
             raise DataError(f"{self.dataset_name}: no user has two interactions, there is nothing to predict")
         order = np.argsort(uid, kind="stable")  # rows are in time order, so within a user they stay in it
-        _, start, size = np.unique(uid[order], return_index=True, return_counts=True)
-        owner = np.repeat(np.arange(len(start)), size)  # group of each sorted row
-        from_end = (start + size)[owner] - np.arange(len(uid)) - 1  # 0 is the user's last row
-        held_out = np.minimum(counts[leave_one_mode], size - 1)[owner]
-        # RecBole lists users in the order in which they first appear
-        first_seen = np.argsort(np.argsort(order[start], kind="stable"), kind="stable")
-        listed = np.argsort(first_seen[owner], kind="stable")
-        parts = []
-        for wanted in (None, 1, 0) if leave_one_mode == "valid_and_test" else (None, 0):
-            mask = from_end >= held_out if wanted is None else (from_end == wanted) & (from_end < held_out)
-            parts.append(order[listed[mask[listed]]])
+        uid = uid[order]
+        start = np.flatnonzero(np.r_[True, uid[1:] != uid[:-1]])
+        size = np.diff(start, append=len(uid))
+        del uid
+        listed = np.argsort(order[start])  # RecBole lists users in the order in which they first appear
+        start, end, size = start[listed], (start + size)[listed], size[listed]
+        held_out = np.minimum(counts[leave_one_mode], size - 1)
+        parts = [order[_ranges(start, end - held_out)]]
+        for back in (2, 1) if leave_one_mode == "valid_and_test" else (1,):
+            parts.append(order[(end - back)[held_out >= back]])
+        del order
         empty = np.array([], dtype=np.int64)
         if leave_one_mode == "valid_only":
             parts = [parts[0], parts[1], empty]
@@ -174,11 +180,12 @@ class TimeOrderedDataset(ExactOrderMixin, Dataset):
 
     def _change_feat_format(self) -> None:
         by_user, by_time = self._exact_order(by_user=True), self._exact_order(by_user=False)
+        self._time = None
         super()._change_feat_format()
-        pairs = Interaction({field: self.inter_feat[field] for field in (self.uid_field, self.iid_field)})
-        self._keep_flat(select(pairs, by_user))
-        row = np.empty(len(by_user), dtype=np.int64)
-        row[by_user] = np.arange(len(by_user))
+        order = torch.from_numpy(by_user)
+        self._keep_flat({field: narrow(self.inter_feat[field])[order] for field in (self.uid_field, self.iid_field)})
+        row = np.empty(len(by_user), dtype=np.int32)
+        row[by_user] = np.arange(len(by_user), dtype=np.int32)
         self.inter_feat[ROW] = torch.from_numpy(row)
         self.inter_feat = select(self.inter_feat, by_time)
 
@@ -212,28 +219,40 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             super()._change_feat_format()
             return
         order = self._exact_order(by_user=True)
-        Dataset._change_feat_format(self)
-        self._keep_flat(select(self.inter_feat, order))
-        self.window_rows = False
         # RecBole then sorts all rows by time, stably: by (time, user, order within the user)
         by_time = np.argsort(self._time[order], kind="stable")
-        time_rank = np.empty(len(order), dtype=np.int64)
-        time_rank[by_time] = np.arange(len(order))
-        self._time_rank = torch.from_numpy(time_rank)
+        self._time = None
+        self._time_rank = torch.empty(len(order), dtype=torch.int32)
+        self._time_rank[torch.from_numpy(by_time)] = torch.arange(len(order), dtype=torch.int32)
+        del by_time
+        self._take_in(torch.from_numpy(order))
+        self.window_rows = False
         self._aug_presets()
         self._check_field("uid_field", "time_field")
-        start = self.user_start.numpy()
-        rows = np.flatnonzero(start != np.arange(len(start)))  # all but each user's first
-        target = select(self.flat, rows)
-        length = np.minimum(rows - start[rows], self.max_item_list_len)
-        target.update(Interaction({self.item_list_length_field: torch.from_numpy(length), ROW: torch.from_numpy(rows)}))
-        self.inter_feat = target
+        position = torch.arange(len(order), dtype=torch.int32)
+        self.inter_feat = TargetRows(
+            self.flat, self.user_start, self.item_list_length_field, self.max_item_list_len,
+            position[self.user_start != position],  # all but each user's first
+        )  # fmt: skip
+
+    def _take_in(self, order: Tensor) -> None:
+        """RecBole's change of tables into tensors, a column of the .inter file at a time: each table goes as soon as
+        its tensors are there."""
+        table, self.inter_feat, columns = self.inter_feat, None, {}
+        for field in list(table):
+            columns[field] = narrow(self._dataframe_to_interaction(table[[field]])[field])[order]
+            del table[field]
+        for name in self.feat_name_list:
+            if name != "inter_feat":
+                setattr(self, name, self._dataframe_to_interaction(getattr(self, name)))
+        self._keep_flat(columns)
+        self.inter_feat = self.flat
 
     def sort(self, by: str | list[str], ascending: bool | list[bool] = True) -> None:
         """RecBole's sort; by time, the exact rank instead of the float32 column."""
         if by == self.time_field and ascending is True and ROW in self.inter_feat:
             rank = self._time_rank[self.inter_feat[ROW]]
-            self.inter_feat = select(self.inter_feat, torch.argsort(rank).numpy())
+            self.inter_feat = select(self.inter_feat, np.argsort(rank.numpy()))
         else:
             super().sort(by=by, ascending=ascending)
 
@@ -255,22 +274,17 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         Raises:
             DataError: the rows of a user are not his first ones without a gap, so that windows would train on others.
         """
-        row = torch.sort(self.inter_feat[ROW]).values.numpy()
-        start = self.user_start.numpy()[row]
-        last = np.r_[start[1:] != start[:-1], True]
-        group_first = np.r_[True, last[:-1]]
-        group = np.cumsum(group_first) - 1
-        size = np.bincount(group)
-        if not np.array_equal(size, (row - start)[last]):
+        row, user = self.inter_feat[ROW].numpy(), self.inter_feat[self.uid_field].numpy()
+        size = np.bincount(user, minlength=self.user_num)
+        last = np.zeros(len(size), dtype=np.int64)  # the position of each user's last row
+        np.maximum.at(last, user, row)
+        there = size > 0
+        if not np.array_equal(size[there], (last - self.user_start.numpy()[last])[there]):
             raise DataError(
                 "train_layout=all needs a split in which each user's train interactions come first (LS or TS, ordered "
                 "by time); set train_layout=last"
             )
-        from_end = row[last][group] - row
-        chosen = row[from_end % self.max_item_list_len == 0]
-        by_row = np.argsort(self.inter_feat[ROW].numpy())
-        index = by_row[np.searchsorted(row, chosen)]
-        windows = self.copy(select(self.inter_feat, np.sort(index)))
+        windows = self.copy(select(self.inter_feat, np.flatnonzero((last[user] - row) % self.max_item_list_len == 0)))
         windows.window_rows = True
         return windows
 
@@ -287,7 +301,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         at = ((row - length)[:, None] + steps).where(real, 0)
         columns = [self.iid_field] if reads else [f for f in self.flat if f != self.uid_field]
         for field in columns:
-            value = self.flat[field][at]
+            value = wide(self.flat[field][at])
             mask = real.reshape(real.shape + (1,) * (value.dim() - 2))
             rows[getattr(self, f"{field}_list_field")] = value.where(mask, torch.zeros((), dtype=value.dtype))
         del rows[ROW]
@@ -318,7 +332,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     def user_items(self) -> tuple[Tensor, Tensor]:
         """User and item id of each interaction of this split, [P] each."""
         at = self.interactions()
-        return self.flat[self.uid_field][at], self.flat[self.iid_field][at]
+        return wide(self.flat[self.uid_field][at]), wide(self.flat[self.iid_field][at])
 
     def _counter(self, field: str) -> Counter:
         if not self.window_rows:
@@ -343,10 +357,18 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         return self._create_sparse_matrix(rows, self.uid_field, self.iid_field, form, value_field)
 
 
-def select(feat: Interaction, index: np.ndarray) -> Interaction:
-    """Rows of an Interaction by an index array (RecBole turns the array into a Python list first)."""
-    at = torch.from_numpy(np.ascontiguousarray(index, dtype=np.int64))
-    return Interaction({name: column[at] for name, column in feat.interaction.items()})
+def _is_sorted(keys: list[np.ndarray]) -> bool:
+    """Whether rows are in the order of these keys already; the last one counts first, as in `np.lexsort`."""
+    in_order = np.ones(len(keys[0]) - 1, dtype=bool)  # each row and the next, by the keys so far; equal is in order
+    for key in keys:
+        in_order = (key[1:] > key[:-1]) | (key[1:] == key[:-1]) & in_order
+    return bool(in_order.all())
+
+
+def _ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """start[0], start[0] + 1, ... end[0] - 1, start[1], ... as one array."""
+    size = end - start
+    return np.repeat(start - (np.cumsum(size) - size), size) + np.arange(size.sum())
 
 
 # Intents ------------------------------------------------------------------------------------------------------------

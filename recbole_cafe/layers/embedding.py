@@ -18,8 +18,12 @@ class PaddedEmbedding(nn.Embedding):
     """
 
     def __init__(self, n: int, size: int, *, std: float, sparse: bool = False) -> None:
+        self.std = std
         super().__init__(n, size, padding_idx=0, sparse=sparse)
-        nn.init.normal_(self.weight, std=std)
+
+    def reset_parameters(self) -> None:
+        """nn.Embedding's constructor calls this: one draw, not two of a large table."""
+        nn.init.normal_(self.weight, std=self.std)
         with torch.no_grad():
             self.weight[0].zero_()
 

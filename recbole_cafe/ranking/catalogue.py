@@ -68,10 +68,10 @@ class Catalogue:
         self.norm = torch.zeros(n_groups, device=self.table.device)
         steps = max(1, BLOCK // dim)
         for ids in self.items.split(steps):
-            centre.index_add_(0, group[ids], self.table[ids])
+            centre.index_add_(0, group[ids], self.table.index_select(0, ids))
         centre /= self.size.clamp(min=1)[:, None]
         for ids in self.items.split(steps):
-            rows, of = self.table[ids], group[ids]
+            rows, of = self.table.index_select(0, ids), group[ids]
             square.scatter_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
             self.norm.scatter_reduce_(0, of, rows.norm(dim=1), "amax")
         self.centre = centre
@@ -81,7 +81,7 @@ class Catalogue:
 
     def score64(self, state: Tensor, terms: Tensor | None, item: Tensor) -> Tensor:
         """The score that decides. state: [P, D], terms: [P] of the items' intents or None, item: [P]. Returns [P]."""
-        logit = (state.double() * self.table[item].double()).sum(1)
+        logit = (state.double() * self.table.index_select(0, item).double()).sum(1)
         return joint_score(logit, None if terms is None else terms.double(), self.joint)
 
     def _own(self, state: Tensor, terms: Tensor | None, target: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Catalogue:
             low, high = outwards(*(t[rows, intent][:, None] for t in threshold), slack[rows, intent][:, None])
             step = max(1, BLOCK // max(len(rows), self.table.shape[1]))
             for ids in self.items[first : first + size].split(step):
-                product = who @ self.table[ids].T  # [R, n]
+                product = who @ self.table.index_select(0, ids).T  # [R, n]
                 self.counters.pairs += product.numel()
                 above.index_add_(0, rows, (product > high).sum(1))
                 near = ((product >= low) & (product <= high)).nonzero()
@@ -268,7 +268,7 @@ class Catalogue:
             low, _ = outwards(*self.between(scores[who, -1:], term), width)
             step = max(1, BLOCK // max(len(who), self.table.shape[1]))
             for ids in self.items[first : first + size].split(step):
-                product = state[who] @ self.table[ids].T
+                product = state[who] @ self.table.index_select(0, ids).T
                 self.counters.pairs += product.numel()
                 # Of one intent only the k best that are wanted can be among the k best, or what scores the same.
                 bar = low
