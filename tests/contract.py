@@ -103,7 +103,7 @@ class ModelContract:
 
     model: str
     settings: ClassVar[Mapping[str, Any]] = {}
-    layouts: ClassVar[Mapping[str, int]] = {"all": 20, "last": 10}
+    layouts: ClassVar[Mapping[str, int]] = {"all": 20, "last": 20}
     learns_with: ClassVar[Mapping[str, Any]] = {"train_batch_size": 16, "learning_rate": 0.005}
     first: float = 0.9  # a joint score can reach 144 / 151: seven users take the item without an intent next
     causal: bool = True
