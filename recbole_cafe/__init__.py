@@ -11,9 +11,9 @@ import sys
 __version__ = "0.1.0"
 
 if "torch" not in sys.modules:
-    # Threads of PyTorch wait for each other by spinning. On a machine that does something else as well they spin in each
-    # other's way (load 5 on 2 cores: minutes for an epoch that takes 3 s); a short spin costs nothing where they are
-    # alone (2.9 s either way) and lets go otherwise. OpenMP reads this once, when PyTorch is first imported.
+    # Threads of PyTorch wait for each other by spinning. On a machine that does something else as well they spin in
+    # each other's way (load 5 on 2 cores: minutes for an epoch that takes 3 s); a short spin costs nothing where they
+    # are alone (2.9 s either way) and lets go otherwise. OpenMP reads this once, when PyTorch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from recbole_cafe import compat
