@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import platform
 import resource
 import sys
@@ -26,6 +26,7 @@ from recbole_cafe.config import Config, ConfigError
 from recbole_cafe.data.dataset import SequenceDataset, TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.simulate import is_simulated
+from recbole_cafe.files import written_whole
 from recbole_cafe.trainer import supported, trainer_class
 
 PACKAGES = ("recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy")
@@ -64,17 +65,9 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(asdict(self), file, indent=2, default=str)
-                file.write("\n")
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with written_whole(Path(path)) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+            json.dump(asdict(self), text, indent=2, default=str)
+            text.write("\n")
 
     def table(self) -> str:
         """The test result as a Markdown table, protocols as columns."""

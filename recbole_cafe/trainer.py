@@ -211,7 +211,7 @@ class EvaluationMixin:
 
     def _take(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(checkpoint.decode(state.get("other_parameter")))
+        self.model.load_other_parameter(state.get("other_parameter"))  # checkpoint.load has decoded it
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,7 @@ same negatives serve validation and test (specification: the evaluation protocol
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from logging import getLogger
 from pathlib import Path
 
 import numpy as np
+
+from recbole_cafe.files import written_whole
 
 FORMAT = 1  # of the stored file; part of its fingerprint
 CHUNK = 4096  # users drawn at a time
@@ -187,15 +187,8 @@ def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
     if path.is_file():
         return _load(path, data)
     made = make()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez_compressed(file, negatives=made.negatives, data=np.array(data), digest=np.array(made.digest))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        np.savez_compressed(file, negatives=made.negatives, data=np.array(data), digest=np.array(made.digest))
     getLogger().info(f"candidates drawn and stored: {path} (sha256 {made.digest[:16]})")
     return Candidates(made.negatives, made.digest, made.n_short, path)
 
