@@ -213,7 +213,16 @@ def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
 
 # What NetRecommender provides to a net: no keys of a config.
 HOST_KNOWS = frozenset(
-    ["n_items", "n_users", "max_seq_length", "item2intent", "n_intents", "item_negatives", "intent_negatives"]
+    [
+        "n_items",
+        "n_users",
+        "max_seq_length",
+        "item2intent",
+        "n_intents",
+        "item_negatives",
+        "intent_negatives",
+        "train_pairs",
+    ]
 )
 
 

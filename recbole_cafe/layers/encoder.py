@@ -1,45 +1,54 @@
-"""Stacked self-attention blocks in SASRec's arrangement (Kang & McAuley, ICDM 2018), with optional local heads.
+"""Stacked self-attention blocks, in SASRec's arrangement (Kang & McAuley, ICDM 2018) or BERT's (Devlin et al., 2019).
 
 They work on the N real positions of a batch, [N, D], never on padding (recbole_cafe.layers.packing).
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from recbole_cafe.layers.attention import CausalSelfAttention
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
 
+ARRANGEMENTS = ("pre", "post")
 RESIDUALS = ("input", "normed")
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
 class EncoderBlock(nn.Module):
-    """One block: x + Attention(LN(x)), then x + FFN(LN(x)).
+    """One block: x + Attention(LN(x)), then x + FFN(LN(x)); or, ``post``, LN(x + Attention(x)), then LN(x + FFN(x)).
 
-    With ``residual="normed"`` the residual carries LN(x) instead of x, as SASRec's and CaFe's released codes do.
+    With ``residual="normed"`` the residual of ``pre`` carries LN(x) instead of x, as SASRec's and CaFe's released codes
+    do.
     """
 
     def __init__(self, *, attention: nn.Module, hidden_size: int, inner_size: int, dropout: float,
-                 residual: str = "input", hidden_act: str = "relu") -> None:  # fmt: skip
+                 residual: str = "input", hidden_act: str = "relu", arrangement: str = "pre") -> None:  # fmt: skip
         super().__init__()
         if residual not in RESIDUALS:
             raise ValueError(f"residual={residual!r} is not one of {', '.join(RESIDUALS)}")
         if hidden_act not in ACTIVATIONS:
             raise ValueError(f"hidden_act={hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
-        self.residual = residual
+        if arrangement not in ARRANGEMENTS:
+            raise ValueError(f"arrangement={arrangement!r} is not one of {', '.join(ARRANGEMENTS)}")
+        self.residual, self.arrangement = residual, arrangement
         self.attention = attention
-        self.attention_norm = nn.LayerNorm(hidden_size, eps=1e-8)
-        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=1e-8)
+        eps = 1e-8 if arrangement == "pre" else 1e-12  # SASRec's, BERT's
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
         self.feed_forward = nn.Sequential(
             nn.Linear(hidden_size, inner_size), ACTIVATIONS[hidden_act](), Dropout(dropout),
             nn.Linear(inner_size, hidden_size),
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x: [N, D], at the positions of `packing`. Returns [N, D]."""
+    def forward(self, x: Tensor, packing: Packing, source: Tensor | None = None) -> Tensor:
+        """x: [N, D], at the positions of `packing`. source: see :meth:`SelfAttention.forward`. Returns [N, D]."""
+        if self.arrangement == "post":
+            x = self.attention_norm(x + self.dropout(self.attention(x, packing, source)))
+            return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
         normed = self.attention_norm(x)
-        x = self.residual_of(x, normed) + self.dropout(self.attention(normed, packing))
+        x = self.residual_of(x, normed) + self.dropout(self.attention(normed, packing, source))
         normed = self.feed_forward_norm(x)
         return self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
 
@@ -49,41 +58,45 @@ class EncoderBlock(nn.Module):
 
 
 class SequenceEncoder(nn.Module):
-    """Positions, dropout, N blocks and a last LayerNorm: embeddings to states, [N, D] each.
+    """Positions, dropout, blocks and LayerNorm: embeddings to states, [N, D] each.
+
+    The LayerNorm comes after the blocks (``pre``) or before them (``post``).
 
     Args:
+        attention: makes the attention of one block, e.g. a :class:`recbole_cafe.layers.attention.SelfAttention`.
         hidden_size: D.
         inner_size: width of the feed-forward layer.
         n_layers: number of blocks.
-        n_heads, n_local_heads, theta_source, attn_scale: see :class:`CausalSelfAttention`; with no local heads
-            theta = 1 everywhere and this is SASRec's encoder.
         max_seq_length: L, number of position vectors. Position 0 is the oldest item of the row.
+        positions: add position vectors to the input.
+        residual, hidden_act, arrangement: see :class:`EncoderBlock`.
     """
 
-    def __init__(self, *, hidden_size: int, inner_size: int, n_layers: int, n_heads: int, n_local_heads: int,
-                 max_seq_length: int, hidden_dropout_prob: float, attn_dropout_prob: float,
-                 theta_source: str = "qk", attn_scale: str = "head", residual: str = "input",
-                 hidden_act: str = "relu") -> None:  # fmt: skip
+    def __init__(self, *, attention: Callable[[], nn.Module], hidden_size: int, inner_size: int, n_layers: int,
+                 max_seq_length: int, hidden_dropout_prob: float, residual: str = "input", hidden_act: str = "relu",
+                 arrangement: str = "pre", positions: bool = True) -> None:  # fmt: skip
         super().__init__()
-        self.position = nn.Embedding(max_seq_length, hidden_size)
+        self.position = nn.Embedding(max_seq_length, hidden_size) if positions else None
         self.dropout = Dropout(hidden_dropout_prob)
         self.blocks = nn.ModuleList(
             EncoderBlock(
-                attention=CausalSelfAttention(
-                    hidden_size=hidden_size, n_heads=n_heads, n_local_heads=n_local_heads,
-                    max_seq_length=max_seq_length, dropout=attn_dropout_prob, theta_source=theta_source,
-                    attn_scale=attn_scale,
-                ),
-                hidden_size=hidden_size, inner_size=inner_size, dropout=hidden_dropout_prob, residual=residual,
-                hidden_act=hidden_act,
+                attention=attention(), hidden_size=hidden_size, inner_size=inner_size, dropout=hidden_dropout_prob,
+                residual=residual, hidden_act=hidden_act, arrangement=arrangement,
             )
             for _ in range(n_layers)
         )  # fmt: skip
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-8)
+        self.arrangement = arrangement
+        self.norm = nn.LayerNorm(hidden_size, eps=1e-8 if arrangement == "pre" else 1e-12)
 
     def forward(self, x: Tensor, packing: Packing) -> Tensor:
         """x: [N, D] embeddings of the positions of `packing`, rows of at most max_seq_length. Returns [N, D]."""
-        x = self.dropout(x + self.position(packing.position))
+        x = self.enter(x, packing)
         for block in self.blocks:
             x = block(x, packing)
-        return self.norm(x)
+        return self.norm(x) if self.arrangement == "pre" else x
+
+    def enter(self, x: Tensor, packing: Packing) -> Tensor:
+        """What the first block gets. [N, D] to [N, D]."""
+        if self.position is not None:
+            x = x + self.position(packing.position)
+        return self.dropout(self.norm(x) if self.arrangement == "post" else x)

@@ -39,7 +39,8 @@ class Packing:
     @cached_property
     def groups(self) -> list[Tensor]:
         """Rows of similar length: [b, l] indices into the N positions. Where a row ends before l, its last position is
-        repeated: a causal reader's earlier positions do not see it, and what it gives itself is not taken back."""
+        repeated: a causal reader's earlier positions do not see it, another masks it by `real_of_groups`, and what it
+        gives itself is not taken back."""
         groups = []
         lengths = self.length.tolist()
         size, longest = SHORTEST, max(lengths, default=0)
@@ -55,15 +56,21 @@ class Packing:
         return groups
 
     @cached_property
+    def real_of_groups(self) -> list[Tensor]:
+        """Which places of each group are no repeats: [b, l] bool, for readers that are not causal."""
+        length = [self.length[self.row[group[:, 0]]] for group in self.groups]
+        return [
+            torch.arange(group.shape[1], device=group.device) < n[:, None]
+            for group, n in zip(self.groups, length, strict=True)
+        ]
+
+    @cached_property
     def back(self) -> Tensor:
         """[N] where each position stands in the groups laid end to end."""
         back = torch.empty_like(self.row)
         offset = 0
-        for group in self.groups:
-            width = group.shape[1]
-            ends = self.length[self.row[group[:, 0]]]
+        for group, own in zip(self.groups, self.real_of_groups, strict=True):
             place = torch.arange(offset, offset + group.numel(), device=back.device).view_as(group)
-            own = torch.arange(width, device=back.device) < ends[:, None]  # without the repeats
             back[group[own]] = place[own]
             offset += group.numel()
         return back

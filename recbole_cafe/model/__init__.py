@@ -3,4 +3,5 @@
 # name -> module that defines it; literal, so that what is registered can be read here
 MODELS = {
     "CaFe": "recbole_cafe.model.cafe",
+    "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
 }

@@ -6,7 +6,8 @@ A model file declares a net and a face::
         net = CaFeNet
 
 The net's keyword-only constructor is the list of the model's config keys; what the data and the host know
-(`n_items`, `max_seq_length`, `item2intent`, ...) is added here when the signature asks for it.
+(`n_items`, `max_seq_length`, `item2intent`, ...) is added here when the signature asks for it. `reads` and `layouts`
+say what a net's `last` is given and on which rows the model can be trained.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_cafe.config import arguments_of, model_yaml
+from recbole_cafe.config import ConfigError, arguments_of, model_yaml
 from recbole_cafe.data.dataset import ItemIntents, SequenceDataset, item_intents
 from recbole_cafe.layers.sampling import ExclusiveSampler
 
@@ -28,8 +29,12 @@ from recbole_cafe.layers.sampling import ExclusiveSampler
 class NetRecommender(SequentialRecommender):
     """A RecBole sequential recommender around a net.
 
-    The net offers ``loss(item_seq, target, user)``, ``last(item_seq) -> (state, terms)`` and
+    The net offers ``loss(item_seq, target, user)``, ``last(*reads) -> (state, terms)`` and
     ``scores(state, terms, items=None, intents=None)``; shapes as in :class:`recbole_cafe.model.cafe.CaFeNet`.
+
+    Attributes:
+        reads: what `last` is given, of ``item_seq`` [B, L] and ``user`` [B].
+        layouts: values of `train_layout` the model can be trained under.
 
     Args:
         config: RecBole's Config.
@@ -37,11 +42,14 @@ class NetRecommender(SequentialRecommender):
 
     Raises:
         TypeError: the dataset was not built by recbole_cafe (its train rows would be RecBole's prefix copies).
-        ConfigError: a key of the net is missing from, or unknown to, the model's YAML.
+        ConfigError: a key of the net is missing from, or unknown to, the model's YAML; or a train_layout that does not
+            suit the model.
     """
 
     input_type = InputType.POINTWISE
     net: Callable[..., nn.Module]
+    reads: tuple[str, ...] = ("item_seq",)
+    layouts: tuple[str, ...] = ("all", "last")
 
     def __init__(self, config: Any, dataset: SequenceDataset) -> None:
         super().__init__(config, dataset)
@@ -51,6 +59,11 @@ class NetRecommender(SequentialRecommender):
                 f"with recbole_cafe.run or with RecBole's create_dataset after `import recbole_cafe`"
             )
         self.train_layout = config["train_layout"]
+        if self.train_layout not in self.layouts:
+            raise ConfigError(
+                f"train_layout={self.train_layout} does not suit {type(self).__name__}, which trains under "
+                f"{', '.join(self.layouts)}"
+            )
         self._intents: ItemIntents | None = None
         provided = {
             "n_items": lambda: self.n_items,
@@ -60,6 +73,7 @@ class NetRecommender(SequentialRecommender):
             "n_intents": lambda: self._item_intents(config, dataset).n_intents,
             "item_negatives": lambda: self._item_negatives(config, dataset),
             "intent_negatives": lambda: self._intent_negatives(config, dataset),
+            "train_pairs": dataset.user_items,
         }
         self.network = type(self).net(**arguments_of(type(self).net, config, provided, source=model_yaml(type(self))))
 
@@ -97,7 +111,8 @@ class NetRecommender(SequentialRecommender):
     @torch.no_grad()
     def encode(self, interaction: Interaction) -> tuple[Tensor, Tensor | None]:
         """What the histories of a batch say: the net's `last`."""
-        return self.network.last(interaction[self.ITEM_SEQ])
+        fields = {"item_seq": self.ITEM_SEQ, "user": self.USER_ID}
+        return self.network.last(*(interaction[fields[name]] for name in self.reads))
 
     # What the data know --------------------------------------------------------------------------------------------
 
@@ -107,8 +122,8 @@ class NetRecommender(SequentialRecommender):
         return self._intents
 
     def _item_negatives(self, config: Any, dataset: SequenceDataset) -> ExclusiveSampler | None:
-        if config["loss_type"] != "BCE":
-            return None
+        if config["loss_type"] == "CE":
+            return None  # nothing is drawn
         users, items = dataset.user_items()
         return ExclusiveSampler(users, items, n_keys=dataset.user_num, n=self.n_items)
 

@@ -14,19 +14,21 @@ sqrt(D / heads)), `residual` (x or LN(x)). The authors' script passes no local h
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
-from recbole_cafe.layers.losses import bce_loss, ce_loss
+from recbole_cafe.layers.local import THETA_SOURCES
+from recbole_cafe.layers.losses import LOSSES, next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.ranking.catalogue import Catalogue
-
-LOSSES = ("BCE", "CE")
 
 
 class CaFeNet(nn.Module):
@@ -73,6 +75,8 @@ class CaFeNet(nn.Module):
             raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
         if loss_type not in LOSSES:
             raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(LOSSES)}")
+        if theta_source not in THETA_SOURCES:
+            raise ValueError(f"theta_source={theta_source!r} is not one of {', '.join(THETA_SOURCES)}")
         if loss_type == "BCE" and n_negatives < 1:
             raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type='BCE'")
         if not intent_tower and (intent_loss or joint != "item"):
@@ -84,25 +88,23 @@ class CaFeNet(nn.Module):
         self.intent_loss, self.n_intents = intent_loss, n_intents
         self.item_negatives, self.intent_negatives = item_negatives, intent_negatives
         self.register_buffer("item2intent", item2intent, persistent=False)
-        blocks = {
-            "hidden_size": hidden_size,
-            "inner_size": inner_size,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "max_seq_length": max_seq_length,
-            "hidden_dropout_prob": hidden_dropout_prob,
-            "attn_dropout_prob": attn_dropout_prob,
-            "attn_scale": attn_scale,
-            "residual": residual,
-            "hidden_act": hidden_act,
-        }
+        attention = partial(
+            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
+            dropout=attn_dropout_prob, attn_scale=attn_scale,
+        )  # fmt: skip
+        encoder = partial(
+            SequenceEncoder, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, residual=residual,
+            hidden_act=hidden_act,
+        )  # fmt: skip
+        theta = {"n_local_heads": n_local_heads, "local_options": {"source": theta_source}}
         sparse = sparse_tables and loss_type == "BCE"  # CE touches every row anyway
         self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)
-        self.item_encoder = SequenceEncoder(n_local_heads=n_local_heads, theta_source=theta_source, **blocks)
+        self.item_encoder = encoder(attention=partial(attention, **theta))
         self.intent_embedding = self.intent_encoder = None
         if intent_tower:
             self.intent_embedding = PaddedEmbedding(n_intents + 1, hidden_size, std=initializer_range)
-            self.intent_encoder = SequenceEncoder(n_local_heads=0, **blocks)  # theta = 1: plain SASRec
+            self.intent_encoder = encoder(attention=attention)  # theta = 1: plain SASRec
         init_transformer(self, initializer_range)
 
     def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Packing]:
@@ -142,15 +144,11 @@ class CaFeNet(nn.Module):
         """state: [N, D]; target, owner, wanted: [N]. Relevance is the inner product with the table's row (Eq. 8)."""
         if not wanted.all():
             state, target, owner = state[wanted], target[wanted], owner[wanted]
-        if not len(state):
-            return state.sum()  # zero, and still part of the graph
-        if self.loss_type == "CE":
-            n = self.n_intents if table is self.intent_embedding else table.num_embeddings  # "no intent" is no class
-            return ce_loss(state @ table.weight[:n].T, target)
-        negative = negatives(owner, target, self.n_negatives)  # [N, K]
-        positive_logit = (state * table(target)).sum(-1)
-        negative_logit = torch.einsum("nd,nkd->nk", state, table(negative))
-        return bce_loss(positive_logit, negative_logit)
+        n_ids = self.n_intents if table is self.intent_embedding else None  # "no intent" is no class
+        return next_id_loss(
+            state, target, owner, table, loss_type=self.loss_type, n_ids=n_ids, negatives=negatives,
+            n_negatives=self.n_negatives,
+        )  # fmt: skip
 
     def last(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the last position says: its fused state [B, D] and the intent terms [B, C + 1] (None for ``item``)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from recbole_cafe.layers.attention import CausalSelfAttention
+from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.packing import Packing
 
 LN = math.log
@@ -16,7 +16,9 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
 def attention(**settings):
     """float64, eval mode, all weights random and of the size of 1."""
     arguments = {"hidden_size": 8, "n_heads": 4, "n_local_heads": 2, "max_seq_length": 6} | settings
-    layer = CausalSelfAttention(**arguments).double().eval()
+    if "theta_source" in settings:
+        arguments["local_options"] = {"source": arguments.pop("theta_source")}
+    layer = SelfAttention(**arguments).double().eval()
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_(std=0.7)
@@ -52,14 +54,14 @@ def naive(layer, x, real, query_term=1.0, bias=0.0, user_term=0.0):
         for m in range(M):
             head = slice(m * d, (m + 1) * d)
             qm, km, vm = (t[start : start + n, head] for t in (q, k, v))
-            content_i, content_j = (qm, km) if layer.theta_source == "qk" else (vm, vm)
+            content_i, content_j = (qm, km) if H and layer.local.source == "qk" else (vm, vm)
             out = torch.zeros(n, d, dtype=x.dtype)
             for i in range(n):
                 terms = []
                 for j in range(i + 1):
                     theta = torch.ones((), dtype=x.dtype)
                     if m >= M - H:
-                        w, b = layer.theta_weight[m - (M - H)], layer.distance[m - (M - H), i - j]
+                        w, b = layer.local.theta_weight[m - (M - H)], layer.local.distance[m - (M - H), i - j]
                         inside = query_term * content_i[i] + content_j[j] + b + user_term
                         theta = torch.exp(w @ inside + bias)
                     terms.append(theta * torch.exp(qm[i] @ km[j] * layer.scale))
@@ -92,9 +94,9 @@ def test_two_items_one_local_head(theta_source):
     layer = identity(attention(hidden_size=1, n_heads=1, n_local_heads=1, theta_source=theta_source))
     a = math.sqrt(LN(3))
     with torch.no_grad():
-        layer.theta_weight.fill_(1.0)
-        layer.distance.zero_()
-        layer.distance[0, 1] = a + LN(12)
+        layer.local.theta_weight.fill_(1.0)
+        layer.local.distance.zero_()
+        layer.local.distance[0, 1] = a + LN(12)
     out = layer(torch.tensor([[0.0], [a]], dtype=torch.float64), Packing(torch.ones(1, 2, dtype=torch.bool)))
     torch.testing.assert_close(out, torch.tensor([[0.0], [a / 5]], dtype=torch.float64), **EXACT)
 
@@ -106,9 +108,9 @@ def test_three_items_the_last_head_is_the_local_one():
     with torch.no_grad():
         layer.query.weight.zero_()
         layer.key.weight.zero_()
-        layer.theta_weight.fill_(1.0)
-        layer.distance.zero_()
-        layer.distance[0, 1], layer.distance[0, 2] = LN(2), LN(3)
+        layer.local.theta_weight.fill_(1.0)
+        layer.local.distance.zero_()
+        layer.local.distance[0, 1], layer.local.distance[0, 2] = LN(2), LN(3)
     x = torch.tensor([[6.0, 6.0], [0.0, 0.0], [12.0, 12.0]], dtype=torch.float64)
     out = layer(x, Packing(torch.ones(1, 3, dtype=torch.bool)))
     wanted = [[6.0, 6.0], [3.0, 6 * 2 / 3], [6.0, 6 * 3 / 6 + 12 * 1 / 6]]
@@ -157,7 +159,7 @@ def test_key_and_distance_terms_do_not_cancel():
     x, real = packed(5)
     before = layer(x, Packing(real))
     with torch.no_grad():
-        layer.distance[:, 1].add_(1.0)
+        layer.local.distance[:, 1].add_(1.0)
     assert (layer(x, Packing(real)) - before).abs().max() > 1e-2
     torch.testing.assert_close(layer(x, Packing(real))[0], before[0], **EXACT)  # the first item has no distance but 0
     qk, v = attention(theta_source="qk"), attention(theta_source="v")
@@ -170,7 +172,7 @@ def test_adding_one_vector_to_all_distances_changes_nothing():
     x, real = packed(6)
     before = layer(x, Packing(real))
     with torch.no_grad():
-        layer.distance.add_(torch.randn(2, 1, 2))
+        layer.local.distance.add_(torch.randn(2, 1, 2))
     torch.testing.assert_close(layer(x, Packing(real)), before, **EXACT)
 
 
@@ -192,7 +194,7 @@ def test_without_theta_a_local_head_is_a_plain_one():
     local, plain = attention(n_local_heads=3), attention(n_local_heads=0)
     plain.load_state_dict({name: value for name, value in local.state_dict().items() if name in plain.state_dict()})
     with torch.no_grad():
-        local.theta_weight.zero_()
+        local.local.theta_weight.zero_()
     x, real = packed(4, 6, 1)
     torch.testing.assert_close(local(x, Packing(real)), plain(x, Packing(real)), **EXACT)
 
@@ -274,5 +276,5 @@ def test_parameters_of_local_heads_exist_with_local_heads_only():
     names = {name for name, _ in attention(n_local_heads=0).named_parameters()}
     assert names == {f"{p}.{w}" for p in ("query", "key", "value", "output") for w in ("weight", "bias")}
     local = attention(n_local_heads=3)
-    assert local.theta_weight.shape == (3, 2)
-    assert local.distance.shape == (3, 6, 2)
+    assert local.local.theta_weight.shape == (3, 2)
+    assert local.local.distance.shape == (3, 6, 2)

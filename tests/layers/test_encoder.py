@@ -1,12 +1,14 @@
 """recbole_cafe.layers.encoder: SASRec's blocks, against torch's own multi-head attention."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.encoder import EncoderBlock, SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 
@@ -19,7 +21,13 @@ def encoder(**settings):
         "hidden_size": 8, "inner_size": 12, "n_layers": 2, "n_heads": 2, "n_local_heads": 0, "max_seq_length": 6,
         "hidden_dropout_prob": 0.3, "attn_dropout_prob": 0.3,
     }  # fmt: skip
-    made = SequenceEncoder(**arguments | settings).double().eval()
+    arguments |= settings
+    attention = {key: arguments[key] for key in ("hidden_size", "n_heads", "max_seq_length")}
+    attention |= {"n_local_heads": arguments.pop("n_local_heads"), "dropout": arguments.pop("attn_dropout_prob")}
+    attention |= {"attn_scale": arguments.pop("attn_scale", "head")}
+    attention |= {"local_options": {"source": arguments.pop("theta_source", "qk")}}
+    del arguments["n_heads"]
+    made = SequenceEncoder(attention=partial(SelfAttention, **attention), **arguments).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.5)
@@ -72,7 +80,7 @@ def test_with_theta_one_local_heads_change_nothing():
     assert (local(x, Packing(real)) - plain(x, Packing(real))).abs().max() > 1e-2
     with torch.no_grad():
         for block in local.blocks:
-            block.attention.theta_weight.zero_()
+            block.attention.local.theta_weight.zero_()
     torch.testing.assert_close(local(x, Packing(real)), plain(x, Packing(real)), **EXACT)
 
 
@@ -88,7 +96,7 @@ def test_the_options_reach_every_block():
     made = encoder(n_layers=3, n_local_heads=1, theta_source="v", attn_scale="hidden", residual="normed")
     assert len(made.blocks) == 3
     for block in made.blocks:
-        assert block.attention.theta_source == "v"
+        assert block.attention.local.source == "v"
         assert block.attention.scale == pytest.approx(1 / math.sqrt(8))
         assert block.attention.n_local_heads == 1
         assert block.attention.dropout == 0.3

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from recbole_cafe.layers.losses import bce_loss, ce_loss
+from recbole_cafe.layers import losses
+from recbole_cafe.layers.losses import bce_loss, next_id_loss
 
 
 def sigmoid(x):
@@ -40,8 +43,14 @@ def test_bce_of_large_logits_is_finite_and_linear():
     assert loss.item() == pytest.approx(2000.0)
 
 
+def ce(logits, target):
+    """The loss of given logits [N, V], column 0 being padding: states are the logits, the table is the identity."""
+    table = nn.Embedding.from_pretrained(torch.eye(logits.shape[1], dtype=logits.dtype))
+    return next_id_loss(logits, target, target, table, loss_type="CE")
+
+
 def test_ce_of_equal_logits_is_the_log_of_the_number_of_items():
-    assert ce_loss(torch.full((2, 11), 7.0), torch.tensor([1, 10])).item() == pytest.approx(math.log(10))
+    assert ce(torch.full((2, 11), 7.0), torch.tensor([1, 10])).item() == pytest.approx(math.log(10))
 
 
 def test_ce_is_the_loop_over_ids_from_one():
@@ -49,15 +58,47 @@ def test_ce_is_the_loop_over_ids_from_one():
     loop = 0.0
     for row, t in zip(logits.tolist(), target.tolist(), strict=True):
         loop -= math.log(math.exp(row[t]) / sum(math.exp(x) for x in row[1:])) / 5
-    assert ce_loss(logits, target).item() == pytest.approx(loop, rel=1e-5)
+    assert ce(logits, target).item() == pytest.approx(loop, rel=1e-5)
 
 
 def test_padding_is_no_class():
     logits = torch.randn(4, 6, requires_grad=True)
     target = torch.tensor([1, 2, 3, 5])
-    before = ce_loss(logits, target)
+    before = ce(logits, target)
     before.backward()
     assert torch.count_nonzero(logits.grad[:, 0]) == 0
     changed = logits.detach().clone()
     changed[:, 0] = 1e6
-    assert ce_loss(changed, target).item() == before.item()
+    assert ce(changed, target).item() == before.item()
+
+
+def test_rows_beyond_the_ids_are_no_classes():
+    """A table with two further rows (a mask, "no intent"), and a bias."""
+    state, target = torch.randn(5, 3), torch.tensor([1, 4, 2, 2, 3])
+    table, bias = nn.Embedding(7, 3), torch.randn(5)
+    loss = next_id_loss(state, target, target, table, loss_type="CE", n_ids=5, bias=bias)
+    logits = (state @ table.weight.T)[:, 1:5] + bias[1:]
+    torch.testing.assert_close(loss, F.cross_entropy(logits, target - 1))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("block", [1, 20, 10_000])
+def test_ce_without_the_logits_is_torchs_with_its_gradients(monkeypatch, block, with_bias):
+    """Blocks of one row, of a few (the last one shorter) and of all; large logits do not overflow."""
+    monkeypatch.setattr(losses, "BLOCK", block)
+    values = [torch.randn(7, 4).double() * 30, torch.randn(9, 4).double(), torch.randn(9).double()]
+    target, results = torch.randint(0, 9, (7,)), []
+    for function in (losses.linear_ce_loss, lambda s, w, t, b: F.cross_entropy(s @ w.T + (0 if b is None else b), t)):
+        state, weight, bias = (v.clone().requires_grad_() for v in values)
+        loss = function(state, weight, target, bias if with_bias else None)
+        (3 * loss).backward()
+        results.append((loss, state.grad, weight.grad, *([bias.grad] if with_bias else [])))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_no_target_gives_a_zero_that_is_part_of_the_graph():
+    state = torch.randn(0, 3, requires_grad=True)
+    loss = next_id_loss(state, torch.zeros(0, dtype=torch.long), None, nn.Embedding(4, 3), loss_type="CE")
+    assert loss.item() == 0.0
+    loss.backward()

@@ -110,7 +110,7 @@ def test_with_theta_one_it_is_cafe_without_local_heads():
     assert (scores(local) - scores(plain)).abs().max() > 1e-2
     with torch.no_grad():
         for block in local.item_encoder.blocks:
-            block.attention.theta_weight.zero_()
+            block.attention.local.theta_weight.zero_()
     torch.testing.assert_close(scores(local), scores(plain), **EXACT)
 
 
@@ -444,7 +444,7 @@ def test_every_preset_trains_and_scores(toy_path, name):
 
 def test_the_next_intent_is_learned_and_leads_to_the_next_item(toy_path):
     """Each letter is followed by the next one: the intent tower alone knows it for nearly every user."""
-    run = build("CaFe", toy_path, hidden_size=32, epochs=20, train_batch_size=16, learning_rate=0.005).fit()
+    run = build("CaFe", toy_path, hidden_size=32, epochs=30, train_batch_size=16, learning_rate=0.005).fit()
     dataset, batch, network = run.test._dataset, run.batch(), run.model.network
     _, terms = network.last(batch["item_id_list"])
     wanted = network.item2intent[batch["item_id"]]

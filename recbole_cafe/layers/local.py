@@ -1,0 +1,253 @@
+"""What makes an attention head local: LOCKER's five forms and CaFe's.
+
+He et al., "Locker: Locally Constrained Self-Attentive Sequential Recommendation", CIKM 2021 (authors' code:
+github.com/AaronHeee/LOCKER, read for comparison); CaFe, Eq. 5-6. Forms by the names of LOCKER's code; its printed
+formulas were not available to us, so the code is what is followed, and where we part from it is said.
+
+b rows of a group, H local heads, l positions, d head size. A form takes the heads' queries, keys and values
+[b, H, l, d] and which positions are real [b, l], and gives the heads' outputs [b, H, l, d]. Positions that are not real
+repeat the last real one (recbole_cafe.layers.packing); what comes out there is dropped.
+
+The distance of a key j from a query i is the lag i - j: positive in the past, negative in the future.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+THETA_SOURCES = ("qk", "v")
+INITIAL_FORMS = ("logit_gate", "theta")
+
+
+class Local(nn.Module):
+    """What the forms share.
+
+    Args:
+        n_heads: H. head_size: d. max_seq_length: L. scale: scores are multiplied by it.
+        causal: a position sees itself and the past only. dropout: of attention weights.
+    """
+
+    def __init__(self, *, n_heads: int, head_size: int, max_seq_length: int, causal: bool, scale: float,
+                 dropout: float) -> None:  # fmt: skip
+        super().__init__()
+        self.n_heads, self.head_size, self.max_seq_length = n_heads, head_size, max_seq_length
+        self.causal, self.scale, self.dropout = causal, scale, dropout
+
+    def lags(self, length: int, device: torch.device) -> Tensor:
+        """[l, l] of i - j."""
+        steps = torch.arange(length, device=device)
+        return steps[:, None] - steps
+
+    def allowed(self, real: Tensor) -> Tensor:
+        """Which keys a query may see: [1, 1, l, l] if causal (real positions come first), else [b, 1, 1, l]."""
+        if self.causal:
+            return (self.lags(real.shape[1], real.device) >= 0)[None, None]
+        return real[:, None, None, :]
+
+    def by_lag(self, table: Tensor, length: int) -> Tensor:
+        """Look values up by lag. table: [H, W], W = L if causal (lags 0..L-1), else 2 L - 1 (lags 1-L..L-1).
+        Returns [H, l, l]; with `causal` the future gets the value of lag 0."""
+        lag = self.lags(length, table.device)
+        return table[:, lag.clamp(min=0) if self.causal else lag + self.max_seq_length - 1]
+
+    @property
+    def n_lags(self) -> int:
+        """Rows of a table by lag."""
+        return self.max_seq_length if self.causal else 2 * self.max_seq_length - 1
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Softmax attention with a bool or additive mask."""
+        p = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, scale=self.scale)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+        """[b, H, l, d] three times and [b, l] to [b, H, l, d]."""
+        raise NotImplementedError
+
+
+class Theta(Local):
+    """Weights re-scaled by content and distance: CaFe's item encoder, and with `local_positions` LOCKER's ``adapt``.
+
+        a_ij = theta_ij exp(s_ij) / sum_k theta_ik exp(s_ik) = softmax_j(s_ij + ln theta_ij)
+        ln theta_ij = W (v_i + v_j + b_{i-j}) + const                                   (CaFe, Eq. 6)
+
+    Every term without the index j is the same for all keys of a query and cancels in the softmax, so the query
+    term, the bias and LOCKER's user term have no effect and no gradient. What is left,
+
+        ln theta_ij ~ w . v_j + w . b_{i-j},
+
+    is an additive bias of shape [b, H, l, l]. The naive form with all its terms lives in the tests, which hold the two
+    equal. So, as published, theta adapts to neither the query nor the user.
+
+    Args:
+        source: where the content term comes from: ``qk``, the head's query and key projections, of which the key's
+            remains (CaFe's paper), or ``v``, its value projection (CaFe's code, LOCKER).
+        local_positions: add position vectors of their own to the heads' queries and keys (LOCKER).
+    """
+
+    def __init__(self, *, source: str = "qk", local_positions: bool = False, **common: object) -> None:
+        super().__init__(**common)
+        if source not in THETA_SOURCES:
+            raise ValueError(f"theta_source={source!r} is not one of {', '.join(THETA_SOURCES)}")
+        self.source = source
+        self.theta_weight = nn.Parameter(torch.empty(self.n_heads, self.head_size))
+        self.distance = nn.Parameter(torch.empty(self.n_heads, self.n_lags, self.head_size))
+        nn.init.normal_(self.theta_weight, std=0.02)
+        nn.init.normal_(self.distance, std=0.02)
+        self.positions = LocalPositions(self) if local_positions else None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+        """See :class:`Local`."""
+        bias = self.log_theta(k if self.source == "qk" else v).masked_fill(~self.allowed(real), float("-inf"))
+        if self.positions is not None:
+            q, k = self.positions(q, k)
+        return self.attend(q, k, v, bias)
+
+    def log_theta(self, content: Tensor) -> Tensor:
+        """ln theta without the terms that cancel. content: [b, H, l, d] projections. Returns [b, H, l, l]."""
+        by_key = torch.einsum("bhjd,hd->bhj", content, self.theta_weight)
+        by_distance = torch.einsum("hld,hd->hl", self.distance, self.theta_weight)  # [H, lags]
+        return by_key[:, :, None, :] + self.by_lag(by_distance, content.shape[2])
+
+
+class LocalPositions(nn.Module):
+    """Absolute positions that only local heads see, in queries and keys of every layer (LOCKER: initial, adapt)."""
+
+    def __init__(self, of: Local) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(of.n_heads, of.max_seq_length, of.head_size))
+        self.key = nn.Parameter(torch.empty(of.n_heads, of.max_seq_length, of.head_size))
+        nn.init.normal_(self.query, std=0.02)
+        nn.init.normal_(self.key, std=0.02)
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """[b, H, l, d] each."""
+        length = q.shape[2]
+        return q + self.query[:, :length], k + self.key[:, :length]
+
+
+class Window(Local):
+    """A fixed window: keys at most `local_window` steps away.
+
+    Args:
+        local_window: s.
+    """
+
+    def __init__(self, *, local_window: int, **common: object) -> None:
+        super().__init__(**common)
+        self.local_window = _window(local_window, least=0)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+        """See :class:`Local`. What is no position sees itself: a softmax over nothing is NaN, in gradients too."""
+        lag = self.lags(real.shape[1], real.device)
+        return self.attend(q, k, v, self.allowed(real) & (lag.abs() <= self.local_window) | (lag == 0))
+
+
+class Initial(Local):
+    """A gate on each distance, Gaussian at the start and learned from there.
+
+    LOCKER's code multiplies the score by the gate, score_ij * sigmoid(r_{i-j} / 0.1); ``theta`` adds ln of the gate
+    instead, which is CaFe's Eq. 5 with a theta that depends on the distance alone. r_m starts at exp(-(m / 0.5)^2 / 2).
+    In the code an index shift puts the Gaussian's centre on the next item (lag -1) instead of the item itself;
+    `initial_center` 0 puts it on the item, 1 reproduces the code.
+
+    Args:
+        initial_form: ``logit_gate`` or ``theta``. initial_center: lag -initial_center gets the largest gate.
+    """
+
+    def __init__(self, *, initial_form: str, initial_center: int, **common: object) -> None:
+        super().__init__(**common)
+        if initial_form not in INITIAL_FORMS:
+            raise ValueError(f"initial_form={initial_form!r} is not one of {', '.join(INITIAL_FORMS)}")
+        self.initial_form = initial_form
+        first = 0 if self.causal else 1 - self.max_seq_length
+        lag = first + torch.arange(self.n_lags, dtype=torch.get_default_dtype())
+        start = torch.exp(-(((lag + initial_center) / 0.5) ** 2) / 2)
+        self.relative = nn.Parameter(start.repeat(self.n_heads, 1))
+        self.positions = LocalPositions(self)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+        """See :class:`Local`."""
+        q, k = self.positions(q, k)
+        gate = self.by_lag(self.relative / 0.1, q.shape[2])  # [H, l, l]
+        hidden = ~self.allowed(real)
+        if self.initial_form == "theta":
+            return self.attend(q, k, v, F.logsigmoid(gate)[None].masked_fill(hidden, float("-inf")))
+        score = (q @ k.transpose(-1, -2)) * self.scale * gate.sigmoid()
+        weight = score.masked_fill(hidden, float("-inf")).softmax(-1)
+        return F.dropout(weight, self.dropout, self.training) @ v
+
+
+class Convolution(Local):
+    """A convolution over the head's values, no queries or keys: ReLU(conv(v)). Width 2 s + 1, around the position or,
+    if causal, up to it.
+
+    Args:
+        local_window: s.
+    """
+
+    def __init__(self, *, local_window: int, **common: object) -> None:
+        super().__init__(**common)
+        self.local_window = _window(local_window, least=0)
+        width = self.n_heads * self.head_size
+        # one convolution per head: groups share no weights
+        self.conv = nn.Conv1d(width, width, 2 * local_window + 1, groups=self.n_heads)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
+        """See :class:`Local`."""
+        s = self.local_window
+        v = v * real[:, None, :, None]
+        padded = F.pad(v.transpose(2, 3).flatten(1, 2), (2 * s, 0) if self.causal else (s, s))  # [b, H d, l + 2 s]
+        return F.relu(self.conv(padded)).unflatten(1, (self.n_heads, self.head_size)).transpose(2, 3)
+
+
+class Recurrent(Local):
+    """The last state of a GRU over a window of s + 1 values, from a zero state: those from here on, as in LOCKER's
+    code, which pads the end with zeros; if causal, those up to here, with zeros before the start.
+
+    The code is consistent for one local head only (each of its GRUs returns all heads); here each head has a GRU of its
+    own values.
+
+    Args:
+        local_window: s.
+    """
+
+    def __init__(self, *, local_window: int, **common: object) -> None:
+        super().__init__(**common)
+        self.local_window = _window(local_window, least=0)
+        self.gru = nn.ModuleList(
+            nn.GRU(self.head_size, self.head_size, batch_first=True) for _ in range(self.n_heads)
+        )  # fmt: skip
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
+        """See :class:`Local`."""
+        s = self.local_window
+        b, _, length, d = v.shape
+        v = F.pad(v * real[:, None, :, None], (0, 0, s, 0) if self.causal else (0, 0, 0, s))
+        windows = v.unfold(2, s + 1, 1).transpose(-1, -2)  # [b, H, l, s + 1, d], in order of time
+        heads = [gru(windows[:, m].reshape(b * length, s + 1, d))[0][:, -1] for m, gru in enumerate(self.gru)]
+        return torch.stack([head.view(b, length, d) for head in heads], dim=1)
+
+
+def _window(size: int, least: int) -> int:
+    if size < least:
+        raise ValueError(f"local_window={size} should be at least {least}")
+    return size
+
+
+class Adaptive(Theta):
+    """LOCKER's ``adapt``: :class:`Theta` from values, with local positions."""
+
+    def __init__(self, **common: object) -> None:
+        super().__init__(source="v", local_positions=True, **common)
+
+
+# local_type -> form. LOCKER's `none` is n_local_heads = 0.
+LOCALS: dict[str, type[Local]] = {
+    "theta": Theta,
+    "win": Window,
+    "initial": Initial,
+    "adapt": Adaptive,
+    "conv": Convolution,
+    "rnn": Recurrent,
+}
