@@ -12,6 +12,7 @@ from recbole_cafe.layers.packing import Packing
 
 ARRANGEMENTS = ("pre", "post")
 RESIDUALS = ("input", "normed")
+POSITIONS = ("start", "end", None)
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
 
@@ -67,16 +68,23 @@ class SequenceEncoder(nn.Module):
         hidden_size: D.
         inner_size: width of the feed-forward layer.
         n_layers: number of blocks.
-        max_seq_length: L, number of position vectors. Position 0 is the oldest item of the row.
-        positions: add position vectors to the input.
+        max_seq_length: L, number of position vectors.
+        positions: position vectors added to the input are counted from the ``start`` of the row (SASRec here and in
+            RecBole: vector 0 is the oldest item's) or from its ``end`` (vector 0 is the newest item's: what padding on
+            the left, as in the released codes of BERT4Rec and LOCKER, amounts to). A hidden item knows nothing but its
+            position, and the one that is asked for is always the last: counted from the start, it would stand where
+            no train row of its user reaches. None: no positions.
         residual, hidden_act, arrangement: see :class:`EncoderBlock`.
     """
 
     def __init__(self, *, attention: Callable[[], nn.Module], hidden_size: int, inner_size: int, n_layers: int,
                  max_seq_length: int, hidden_dropout_prob: float, residual: str = "input", hidden_act: str = "relu",
-                 arrangement: str = "pre", positions: bool = True) -> None:  # fmt: skip
+                 arrangement: str = "pre", positions: str | None = "start") -> None:  # fmt: skip
         super().__init__()
-        self.position = nn.Embedding(max_seq_length, hidden_size) if positions else None
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions!r} is not one of {', '.join(map(str, POSITIONS))}")
+        self.positions = positions
+        self.position = None if positions is None else nn.Embedding(max_seq_length, hidden_size)
         self.dropout = Dropout(hidden_dropout_prob)
         self.blocks = nn.ModuleList(
             EncoderBlock(
@@ -98,5 +106,5 @@ class SequenceEncoder(nn.Module):
     def enter(self, x: Tensor, packing: Packing) -> Tensor:
         """What the first block gets. [N, D] to [N, D]."""
         if self.position is not None:
-            x = x + self.position(packing.position)
+            x = x + self.position(packing.position if self.positions == "start" else packing.from_end)
         return self.dropout(self.norm(x) if self.arrangement == "post" else x)

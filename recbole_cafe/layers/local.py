@@ -100,7 +100,7 @@ class Theta(Local):
         """See :class:`Local`."""
         bias = self.log_theta(k if self.source == "qk" else v).masked_fill(~self.allowed(real), float("-inf"))
         if self.positions is not None:
-            q, k = self.positions(q, k)
+            q, k = self.positions(q, k, real)
         return self.attend(q, k, v, bias)
 
     def log_theta(self, content: Tensor) -> Tensor:
@@ -111,19 +111,27 @@ class Theta(Local):
 
 
 class LocalPositions(nn.Module):
-    """Absolute positions that only local heads see, in queries and keys of every layer (LOCKER: initial, adapt)."""
+    """Absolute positions that only local heads see, in queries and keys of every layer (LOCKER: initial, adapt).
+
+    Counted from the start of the row if causal, else from its end; why, see
+    :class:`recbole_cafe.layers.encoder.SequenceEncoder`.
+    """
 
     def __init__(self, of: Local) -> None:
         super().__init__()
+        self.from_start = of.causal
         self.query = nn.Parameter(torch.empty(of.n_heads, of.max_seq_length, of.head_size))
         self.key = nn.Parameter(torch.empty(of.n_heads, of.max_seq_length, of.head_size))
         nn.init.normal_(self.query, std=0.02)
         nn.init.normal_(self.key, std=0.02)
 
-    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, H, l, d] each."""
-        length = q.shape[2]
-        return q + self.query[:, :length], k + self.key[:, :length]
+    def forward(self, q: Tensor, k: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """q, k: [b, H, l, d]; real: [b, l]. Returns [b, H, l, d] each."""
+        steps = torch.arange(real.shape[1], device=real.device)
+        if self.from_start:
+            return q + self.query[:, steps], k + self.key[:, steps]
+        at = (real.sum(1, keepdim=True) - 1 - steps).clamp(min=0)  # [b, l]
+        return q + self.query[:, at].transpose(0, 1), k + self.key[:, at].transpose(0, 1)
 
 
 class Window(Local):
@@ -168,7 +176,7 @@ class Initial(Local):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """See :class:`Local`."""
-        q, k = self.positions(q, k)
+        q, k = self.positions(q, k, real)
         gate = self.by_lag(self.relative / 0.1, q.shape[2])  # [H, l, l]
         hidden = ~self.allowed(real)
         if self.initial_form == "theta":
@@ -242,7 +250,7 @@ class Adaptive(Theta):
         super().__init__(source="v", local_positions=True, **common)
 
 
-# local_type -> form. LOCKER's `none` is n_local_heads = 0.
+# local_type -> form. LOCKER's `none` is no local head.
 LOCALS: dict[str, type[Local]] = {
     "theta": Theta,
     "win": Window,

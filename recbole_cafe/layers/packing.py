@@ -37,6 +37,11 @@ class Packing:
         return packed[self._end - 1]
 
     @cached_property
+    def from_end(self) -> Tensor:
+        """[N] how many real positions of its row come after each: 0 for the last."""
+        return self.length[self.row] - 1 - self.position
+
+    @cached_property
     def groups(self) -> list[Tensor]:
         """Rows of similar length: [b, l] indices into the N positions. Where a row ends before l, its last position is
         repeated: a causal reader's earlier positions do not see it, another masks it by `real_of_groups`, and what it

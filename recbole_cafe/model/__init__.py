@@ -2,6 +2,10 @@
 
 # name -> module that defines it; literal, so that what is registered can be read here
 MODELS = {
+    "BERTF": "recbole_cafe.model.bert_f",
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
+    "LOCKER": "recbole_cafe.model.locker",
+    "LOCKERF": "recbole_cafe.model.locker_f",
+    "NOVA": "recbole_cafe.model.nova",
 }

@@ -4,8 +4,9 @@ Sun, Liu, Wu, Pei, Lin, Ou, Jiang: "BERT4Rec: Sequential Recommendation with Bid
 Transformer", CIKM 2019, arXiv:1904.06690. RecBole's own stays available as `BERT4Rec`.
 
 What differs from RecBole's, each with a test: a user's last train item is read and hidden like the others, inference
-keeps the oldest item unless the row is full, a hidden first position is trained, at least one item is hidden, padding
-and mask are no classes, and the loss is a softmax over the hidden positions of whole rows, one row per user.
+keeps the oldest item unless the row is full, positions are counted from the end (as in the paper's code), a hidden
+first position is trained, at least one item is hidden, padding and mask are no classes, and the loss is a softmax over
+the hidden positions of whole rows, one row per user.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class BERT4RecNet(ClozeNet):
         self.encoder = SequenceEncoder(
             attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
             max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post",
+            arrangement="post", positions="end",
         )  # fmt: skip
         self.head = ItemHead(hidden_size)
         init_transformer(self, initializer_range)

@@ -132,6 +132,28 @@ class ItemNet(nn.Module):
         return Catalogue(self.item_vectors().detach(), group, "item", 2)
 
 
+class MaskedIntents(nn.Module):
+    """Vectors of the items' intents for a cloze: the intent of a hidden item is hidden too.
+
+    Were it visible, training would learn from the very thing that is unknown at inference: what is wanted next.
+
+    Args:
+        item2intent: [V], 0 for padding, C for an item without intent. n_intents: C. The table has C + 2 rows, the last
+            for hidden items; the items' mask has id V.
+        hidden_size: D. initializer_range: see :class:`ItemNet`.
+    """
+
+    def __init__(self, *, item2intent: Tensor, n_intents: int, hidden_size: int, initializer_range: float) -> None:
+        super().__init__()
+        of_mask = torch.tensor([n_intents + 1], device=item2intent.device)
+        self.register_buffer("item2intent", torch.cat((item2intent, of_mask)), persistent=False)
+        self.embedding = PaddedEmbedding(n_intents + 2, hidden_size, std=initializer_range)
+
+    def forward(self, items: Tensor) -> Tensor:
+        """items: [N] in 0..V. Returns [N, D]."""
+        return self.embedding(self.item2intent[items])
+
+
 class ClozeNet(ItemNet):
     """States of hidden positions to the hidden items, read from both sides (recbole_cafe.layers.cloze).
 
