@@ -8,7 +8,9 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
 
-TEST = ["pytest>=7", "setuptools>=64", "wheel"]  # setuptools and wheel: a test builds and installs the wheel
+BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
+# setuptools and wheel: a test builds and installs the wheel
+TEST = [*BENCHMARK, "pytest>=7", "setuptools>=64", "wheel"]
 DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
 
 setup(
@@ -38,7 +40,7 @@ setup(
         "tqdm>=4.48",
         "psutil",
     ],
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"benchmark": BENCHMARK, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,4 +1,4 @@
-"""The command `recbole-cafe`: run | list | show-config | simulate | exec."""
+"""The command `recbole-cafe`: run | benchmark | list | show-config | simulate | exec."""
 
 from __future__ import annotations
 
@@ -24,8 +24,17 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
       --result_file=PATH               write the result as JSON
       --nproc=N [--ip= --port= --world_size= --group_offset=]
                                        several processes (RecBole's meaning)
+  benchmark NAME|FILE.yaml [--key=value ...]
+                     make all runs of a benchmark; started again it goes on; keys go to the systems that know them
+      --out=DIR                        default benchmarks/NAME
+      --jobs=N --threads=N             processes at a time (1), threads of each (cores / jobs)
+      --datasets=a,b --systems=a,b --seeds=1,2 --protocols=full,pop100
+                                       instead of all of the file's
+      --search=none|grid|tpe --n_trials=N
+                                       instead of the file's search of hyper-parameters
+      --keep_checkpoints=True          keep the best weights of each run
   show-config [as run]                 print every key, its value and where it comes from
-  list                                 models, data sets and presets
+  list                                 models, data sets, benchmarks and presets
   simulate [--help]                    make a simulated data set of any size
   exec SCRIPT [ARGUMENTS]              run a script of RecBole's with recbole_cafe imported first
 """
@@ -62,15 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
     """The launcher's arguments, with defaults, and the rest as keyword arguments of `recbole_cafe.run`."""
-    from recbole_cafe.config import ConfigError, parse_arguments, preset
+    from recbole_cafe.config import ConfigError, parse_arguments, preset, preset_model
 
     given = parse_arguments(arguments)
+    if "model" not in given and given.get("preset"):
+        given["model"] = preset_model(given["preset"])
     launch = {key: given.pop(key, default) for key, default in LAUNCH.items()}
     for key in ("nproc", "world_size", "group_offset"):
-        try:
-            int(launch[key])
-        except ValueError:
-            raise ConfigError(f"--{key}={launch[key]} is not a whole number") from None
+        _whole_number(key, launch[key])
     if int(launch["nproc"]) < 1:
         raise ConfigError(f"--nproc={launch['nproc']}: expected at least 1 process")
     return launch, {
@@ -78,6 +86,18 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str,
         "config_dict": preset(launch["preset"]) if launch["preset"] else {},
         "overrides": given,
     }
+
+
+def _whole_number(key: str, text: str, least: int | None = None) -> int:
+    from recbole_cafe.config import ConfigError
+
+    try:
+        number = int(text)
+    except ValueError:
+        raise ConfigError(f"--{key}={text} is not a whole number") from None
+    if least is not None and number < least:
+        raise ConfigError(f"--{key}={text}: expected at least {least}")
+    return number
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -99,6 +119,35 @@ def run_command(arguments: Sequence[str]) -> int:
     if result is not None and logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
     return 0
+
+
+def benchmark_command(arguments: Sequence[str]) -> int:
+    """Make the runs of a benchmark; 1 if some failed."""
+    from recbole_cafe.benchmark.plan import make_plan
+    from recbole_cafe.benchmark.runner import benchmark
+    from recbole_cafe.config import ConfigError, parse_arguments
+
+    if not arguments or arguments[0].startswith("--"):
+        raise ConfigError("benchmark needs the name of a benchmark or a YAML file; `recbole-cafe list` shows the names")
+    name, given = arguments[0], parse_arguments(arguments[1:])
+    out, keep = given.pop("out", ""), given.pop("keep_checkpoints", "False")
+    if keep not in ("True", "False"):
+        raise ConfigError(f"--keep_checkpoints={keep}: expected True or False")
+    jobs = _whole_number("jobs", given.pop("jobs", "1"), 0)
+    threads = _whole_number("threads", given.pop("threads"), 1) if "threads" in given else None
+    lists = {key: given.pop(key).split(",") for key in ("datasets", "systems", "seeds", "protocols") if key in given}
+    if "seeds" in lists:
+        lists["seeds"] = [_whole_number("seeds", seed) for seed in lists["seeds"]]
+    n_trials = _whole_number("n_trials", given.pop("n_trials"), 1) if "n_trials" in given else None
+    plan = make_plan(name, **lists, search=given.pop("search", None), n_trials=n_trials, overrides=given)
+    out = Path(out or Path("benchmarks") / plan.name)
+    print(f"{plan.title}: {len(plan.cells)} systems x data sets, {plan.n_runs} runs, in {out}")
+    ended = benchmark(plan, out, jobs=jobs, threads=threads, keep_checkpoints=keep == "True",
+                      command=["recbole-cafe", "benchmark", *arguments])  # fmt: skip
+    print(f"{ended.before} runs were done before, {ended.done} are new, {len(ended.failed)} failed")
+    for run, where in ended.failed:
+        print(f"  failed: {run}: {where}", file=sys.stderr)
+    return 1 if ended.failed else 0
 
 
 def show_config(arguments: Sequence[str]) -> int:
@@ -132,10 +181,15 @@ def list_command(arguments: Sequence[str]) -> int:
     found.setdefault("amazon", "simulated sample, made on first use")
     for name, where in found.items():
         print(f"  {name:<16} {where}")
+    benchmarks = {path.stem: read_yaml(path) for path in sorted((props_dir() / "benchmark").glob("*.yaml"))}
+    print("benchmarks:")
+    for name, content in benchmarks.items():
+        if "systems" in content:
+            print(f"  {name:<16} {content.get('title', '')}  props/benchmark/{name}.yaml")
     print("presets:")
-    for path in sorted((props_dir() / "benchmark").glob("*.yaml")):
-        for system in read_yaml(path).get("systems", {}):
-            print(f"  {path.stem}/{system}")
+    for name, content in benchmarks.items():
+        for system in content.get("systems", {}):
+            print(f"  {name}/{system}")
     return 0
 
 
@@ -161,6 +215,7 @@ def exec_command(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_command,
+    "benchmark": benchmark_command,
     "list": list_command,
     "show-config": show_config,
     "simulate": simulate,

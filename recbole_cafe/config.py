@@ -67,6 +67,7 @@ CHECKS: dict[str, tuple[object, ...]] = {
     "trust_checkpoint": (True, False),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
+SYSTEM_KEYS = ("model", "search")  # what a system of a benchmark file holds beside settings of its model
 POSITIVE = ("MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "epochs")
 
 
@@ -116,19 +117,34 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def preset(name: str) -> dict[str, Any]:
-    """The settings of one system of a benchmark file, e.g. ``table3/+intents`` of props/benchmark/table3.yaml.
+    """The settings of one system of a benchmark file, e.g. ``table3/base`` of props/benchmark/table3.yaml.
 
     Raises:
         ConfigError: no such file or system; lists what there is.
     """
+    return {key: value for key, value in _system(name).items() if key not in SYSTEM_KEYS}
+
+
+def preset_model(name: str) -> str:
+    """The model of a preset.
+
+    Raises:
+        ConfigError: as :func:`preset`.
+    """
+    return str(_system(name)["model"])
+
+
+def _system(name: str) -> dict[str, Any]:
+    """A system of a benchmark file, its model filled in."""
     folder = props_dir() / "benchmark"
     file, _, system = name.partition("/")
     path = folder / f"{file}.yaml"
-    systems = read_yaml(path).get("systems", {}) if path.is_file() else {}
+    content = read_yaml(path) if path.is_file() else {}
+    systems = content.get("systems", {})
     if system not in systems:
         there = [f"{p.stem}/{s}" for p in sorted(folder.glob("*.yaml")) for s in read_yaml(p).get("systems", {})]
         raise ConfigError(f"no preset {name!r}; there are: {', '.join(there)}")
-    return dict(systems[system])
+    return {"model": content.get("model", "CaFe"), **systems[system]}
 
 
 # A net's arguments ----------------------------------------------------------------------------------------------------
@@ -206,9 +222,17 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
 
 
 def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
-    """Every key that means something for one of our models."""
+    """Every key that means something for a model; of RecBole's models, those of its YAML files."""
     listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-    return set(config.internal_config_dict) | set(listed) | HOST_KEYS | (net_keys(model_class) - HOST_KNOWS)
+    own = net_keys(model_class) - HOST_KNOWS if is_ours(model_class) else set()
+    return set(config.internal_config_dict) | set(listed) | HOST_KEYS | own
+
+
+def unknown_key(key: str, value: Any, known: set[str], where: str) -> ConfigError:
+    """The error for a key that is none, with the nearest one that is."""
+    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{hint}")
 
 
 # What NetRecommender provides to a net: no keys of a config.
@@ -233,10 +257,7 @@ def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
     given = [config.file_config_dict, config.variable_config_dict] + ([config.cmd_config_dict] if strict else [])
     for key in (k for layer in given for k in layer):
         if key not in known:
-            near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(f"unknown key {key!r} (value {config.external_config_dict.get(key)!r}) for "
-                              f"{model_class.__name__}{hint}")  # fmt: skip
+            raise unknown_key(key, config.external_config_dict.get(key), known, model_class.__name__)
 
 
 def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> None:

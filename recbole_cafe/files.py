@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -25,3 +27,10 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON, whole or not at all. What JSON has no form for is written as text."""
+    with written_whole(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        json.dump(content, text, indent=2, default=str)
+        text.write("\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import platform
@@ -16,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.multiprocessing
 from recbole.data.utils import get_dataloader
@@ -26,7 +26,8 @@ from recbole_cafe.config import Config, ConfigError
 from recbole_cafe.data.dataset import SequenceDataset, TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.simulate import is_simulated
-from recbole_cafe.files import written_whole
+from recbole_cafe.files import write_json, written_whole
+from recbole_cafe.ranking.ranks import Ranks
 from recbole_cafe.trainer import supported, trainer_class
 
 PACKAGES = ("recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy")
@@ -65,9 +66,7 @@ class Result:
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all."""
-        with written_whole(Path(path)) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
-            json.dump(asdict(self), text, indent=2, default=str)
-            text.write("\n")
+        write_json(Path(path), asdict(self))
 
     def table(self) -> str:
         """The test result as a Markdown table, protocols as columns."""
@@ -89,6 +88,7 @@ def run(
     overrides: Mapping[str, str] | None = None,
     saved: bool = True,
     result_file: str | Path | None = None,
+    ranks_file: str | Path | None = None,
 ) -> Result:
     """Train a model and test it under every protocol of `eval_mode`.
 
@@ -98,14 +98,18 @@ def run(
         config_file_list, config_dict, overrides: see :class:`recbole_cafe.config.Config`.
         saved: keep the best weights in a checkpoint and test them; otherwise the last epoch's are tested.
         result_file: write the result there as JSON.
+        ranks_file: write the test ranks of every user there, see :func:`save_ranks`.
 
     Raises:
         ConfigError, DataError: with the key or file at fault.
     """
-    if result_file is not None:
-        _can_be_written(Path(result_file))  # now, not after hours of training
+    for key, path in (("result_file", result_file), ("ranks_file", ranks_file)):
+        if path is not None:
+            _can_be_written(key, Path(path))  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
     init_seed(config["seed"], config["reproducibility"])
+    if ranks_file and config["candidates"] == "recbole":
+        raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
     _fresh_log(config)
     logger = logging.getLogger()
     if parameters := is_simulated(Path(config["data_path"])):
@@ -147,6 +151,9 @@ def run(
     )
     logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
     logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
+    if ranks_file and config["local_rank"] == 0:
+        save_ranks(ranks_file, test_data._dataset, trainer.ranks)
+        logger.info(f"ranks written to {ranks_file}")
     if result_file and config["local_rank"] == 0:
         result.save(result_file)
         logger.info(f"result written to {result_file}")
@@ -220,6 +227,28 @@ def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> d
     return nested
 
 
+def save_ranks(path: str | Path, dataset: Any, ranks: Mapping[str, Ranks]) -> None:
+    """Write where every test target stands, so that anyone can redo metrics and tests without the model.
+
+    A NumPy archive without pickles: `users`, [N] tokens in the order of the data set's user ids, and for each protocol
+    `<protocol>.above`, `<protocol>.tied`, `<protocol>.n_candidates`, [N] as in recbole_cafe.ranking.ranks.Ranks, and
+    `<protocol>.limit`, -1 if all ranks are exact. User ids depend on the columns a model loads: compare by token.
+
+    Args:
+        dataset: the test split, one row per user. ranks: protocol -> ranks of its rows.
+    """
+    field = dataset.uid_field
+    users = dataset.inter_feat[field].numpy()
+    order = np.argsort(users, kind="stable")
+    columns = {"users": np.asarray(dataset.field2id_token[field])[users[order]].astype(str)}
+    for protocol, of in ranks.items():
+        for name in ("above", "tied", "n_candidates"):
+            columns[f"{protocol}.{name}"] = getattr(of, name).numpy()[order].astype(np.int32)
+        columns[f"{protocol}.limit"] = np.array(-1 if of.limit is None else of.limit, dtype=np.int32)
+    with written_whole(Path(path)) as file:
+        np.savez_compressed(file, **columns)
+
+
 def create_dataset(config: Config) -> Any:
     """The data set of a model, in exact time order. Unlike RecBole's function it opens no pickled cache.
 
@@ -281,15 +310,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _can_be_written(path: Path) -> None:
+def _can_be_written(key: str, path: Path) -> None:
     """Raises ConfigError if a file cannot be put there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise ConfigError(f"result_file={path} cannot be written: {error.strerror}") from error
+        raise ConfigError(f"{key}={path} cannot be written: {error.strerror}") from error
     if path.is_dir():
-        raise ConfigError(f"result_file={path} is a folder")
+        raise ConfigError(f"{key}={path} is a folder")
 
 
 def _fresh_log(config: Config) -> None:
@@ -303,4 +332,4 @@ def _fresh_log(config: Config) -> None:
     init_logger(config)
 
 
-__all__ = ["Result", "create_dataset", "data_preparation", "objective_function", "run", "run_distributed"]
+__all__ = ["Result", "create_dataset", "data_preparation", "objective_function", "run", "run_distributed", "save_ranks"]

@@ -54,6 +54,9 @@ from recbole_cafe.ranking.ranks import Ranks, expectation, rank_of_target
 
 EXACT_RANKS = 100_000  # catalogues up to this size get exact ranks of all targets, larger ones up to the last cut-off
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
+NO_INTENTS_NOTICE = (
+    "authors{n}: the score of {model} does not depend on the candidates' intents, so that this is pop{n} for it"
+)
 AUTHORS_NOTICE = (
     "authors{n}: each negative is scored with a random intent that is not the target's, as in CaFe's released "
     "evaluation code. The intent alone then points at the target. This replicates the published level; it does NOT "
@@ -314,7 +317,7 @@ class EvaluationMixin:
         negatives = torch.from_numpy(table.negatives[users.cpu().numpy()]).to(self.device)
         items = torch.cat((target[:, None], negatives), dim=1)  # [B, 1 + N]
         intents = None
-        if protocol.random_intents:
+        if protocol.random_intents and self._scores_intents():
             intents = self._random_intents(users, items, phase)
         if hasattr(self.model, "score_candidates"):
             scores = self.model.score_candidates(batch, items, intents)
@@ -342,11 +345,15 @@ class EvaluationMixin:
         k = min(max(self.config["topk"]), scores.shape[1])
         return scores.masked_fill(~valid, -torch.inf).topk(k, dim=1).indices.cpu()
 
+    def _scores_intents(self) -> bool:
+        """Whether a candidate's intent is part of its score. A net that knows intents and scores items alone says so
+        with ``scores_intents = False``."""
+        knows = hasattr(self.model, "score_candidates") and getattr(self.model, "_intents", None) is not None
+        return knows and bool(getattr(getattr(self.model, "network", None), "scores_intents", True))
+
     def _random_intents(self, users: Tensor, items: Tensor, phase: str) -> Tensor:
         """[B, 1 + N]: the target's own intent, then random others. Drawn per user, so batching changes nothing."""
-        intents = getattr(self.model, "_intents", None)
-        if intents is None:
-            raise ConfigError(f"eval_mode authors{items.shape[1] - 1} needs a model that scores intents (such as CaFe)")
+        intents = self.model._intents
         own = intents.item2intent.to(items.device)[items[:, :1]]
         rows = [
             sampled.other_intents(
@@ -389,7 +396,8 @@ class EvaluationMixin:
     def _tell(self, protocol: Protocol) -> None:
         if protocol.random_intents and protocol.name not in self._told:
             self._told.add(protocol.name)
-            self.logger.warning(AUTHORS_NOTICE.format(n=protocol.n_negatives))
+            notice = AUTHORS_NOTICE if self._scores_intents() else NO_INTENTS_NOTICE
+            self.logger.warning(notice.format(n=protocol.n_negatives, model=self.config["model"]))
 
 
 def _catch_up(rows: RowWise, table: torch.nn.Embedding, inputs: tuple[Tensor, ...]) -> None:

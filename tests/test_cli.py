@@ -269,7 +269,7 @@ def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian", "--epochs=3"]) == 2
-    wanted = "recbole-cafe: no command 'trian'; there are run, list, show-config, simulate, exec"
+    wanted = "recbole-cafe: no command 'trian'; there are run, benchmark, list, show-config, simulate, exec"
     assert capsys.readouterr().err.startswith(wanted)
 
 
@@ -329,6 +329,7 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     assert ["small", "dataset/small"] in lines
     assert "amazon" in [line[0] for line in lines]
     assert ["table3/base"] in lines
+    assert ["quick", "A", "quick", "look", "at", "every", "part", "props/benchmark/quick.yaml"] in lines
     assert main(["list", "models"]) == 1
     assert capsys.readouterr().err == "recbole-cafe: ConfigError: list takes no arguments, got models\n"
 

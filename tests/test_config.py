@@ -12,7 +12,16 @@ import pytest
 from recbole.config import Config as RecBoleConfig
 
 from recbole_cafe import CaFe, config
-from recbole_cafe.config import Config, ConfigError, arguments_of, net_keys, parse_arguments, preset, read_yaml
+from recbole_cafe.config import (
+    Config,
+    ConfigError,
+    arguments_of,
+    net_keys,
+    parse_arguments,
+    preset,
+    preset_model,
+    read_yaml,
+)
 
 # What the shipped YAML says; experiments may change it.
 DEFAULTS = {**read_yaml(config.props_dir() / "overall.yaml"), **read_yaml(config.props_dir() / "model" / "CaFe.yaml")}
@@ -238,7 +247,13 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
     folder = config.props_dir()
     paths = sorted(folder.rglob("*.yaml"))
     assert len(paths) >= 5
-    assert {path.parent.relative_to(folder).as_posix() for path in paths} == {".", "benchmark", "dataset", "model"}
+    assert {path.parent.relative_to(folder).as_posix() for path in paths} == {
+        ".",
+        "benchmark",
+        "dataset",
+        "model",
+        "search",
+    }
     for path in paths:
         assert read_yaml(path), path
     for path in (folder / "model").glob("*.yaml"):
@@ -254,12 +269,15 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
 def test_every_preset_is_a_config_of_a_net() -> None:
     seen = 0
     for path in (config.props_dir() / "benchmark").glob("*.yaml"):
-        for system in read_yaml(path)["systems"]:
+        for system in read_yaml(path).get("systems", {}):
             settings = preset(f"{path.stem}/{system}")
-            made = Config("CaFe", "toy", config_dict=settings)
+            made = Config(preset_model(f"{path.stem}/{system}"), "toy", config_dict=settings)
             assert {key: made[key] for key in settings} == settings
+            assert not {"model", "search"} & set(settings)
             seen += 1
     assert seen >= 6
+    assert preset_model("table3/base") == "CaFe"
+    assert preset_model("quick/FDSA") == "FDSA"
     assert preset("table3/base") == {"intent_tower": False, "intent_loss": False, "n_local_heads": 0, "joint": "item"}
 
 

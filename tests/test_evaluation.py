@@ -16,7 +16,7 @@ from recbole.trainer import Trainer
 from recbole.utils import InputType, get_trainer, init_seed
 from torch import Tensor, nn
 
-from recbole_cafe import Config, ConfigError
+from recbole_cafe import Config
 from recbole_cafe.data.dataset import ItemIntents, item_intents
 from recbole_cafe.quick_start import by_protocol, create_dataset, data_preparation
 from recbole_cafe.ranking.ranks import ScoreError
@@ -368,10 +368,23 @@ def test_an_oracle_of_intents_wins_under_authors_only(make: Any) -> None:
     assert result["full"]["hit@1"] < 0.3
 
 
-def test_authors_needs_a_model_of_intents(make: Any) -> None:
-    trainer, _, _, test = make("SASRec", eval_mode="authors10", n_layers=None)
-    with pytest.raises(ConfigError, match=r"eval_mode authors10 needs a model that scores intents \(such as CaFe\)"):
-        result_of(trainer, test)
+def test_authors_is_pop_for_a_model_without_intents_in_its_score(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def of_items_alone(trainer: Any) -> None:
+        trainer.model.network.scores_intents = False  # its score would depend on them, so the values show what was used
+
+    for model, settings, change in (("SASRec", {"n_layers": None}, None), ("CaFe", {}, of_items_alone)):
+        caplog.clear()
+        trainer, _, _, test = make(model, eval_mode=["authors10", "pop10"], **settings)
+        if change:
+            change(trainer)
+        result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors10", "pop10"])
+        assert result["authors10"] == result["pop10"]
+        wanted = f"authors10: the score of {model} does not depend on the candidates' intents, so that this is pop10"
+        assert len([r for r in caplog.records if wanted in r.getMessage()]) == 1
+        assert "random intent" not in caplog.text
+    trainer, _, _, test = make("CaFe", eval_mode=["authors10", "pop10"])
+    result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors10", "pop10"])
+    assert result["authors10"] != result["pop10"]
 
 
 def test_authors_needs_enough_intents(make: Any) -> None:
