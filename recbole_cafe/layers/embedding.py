@@ -33,6 +33,7 @@ def init_transformer(module: nn.Module, std: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=std)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         elif isinstance(part, nn.Embedding) and not isinstance(part, PaddedEmbedding):
             nn.init.normal_(part.weight, std=std)

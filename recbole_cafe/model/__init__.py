@@ -4,4 +4,5 @@
 MODELS = {
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
+    "SSEPT": "recbole_cafe.model.sse_pt",
 }
