@@ -4,5 +4,6 @@
 MODELS = {
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
+    "SAIR": "recbole_cafe.model.sair",
     "SSEPT": "recbole_cafe.model.sse_pt",
 }
