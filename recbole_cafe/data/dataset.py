@@ -209,6 +209,10 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     train interaction and every L-th row before it: windows that together have each interaction as a target exactly
     once. ``train_layout: last`` keeps RecBole's prefix rows.
 
+    With `window_prob` a window of a user with more than L targets is, each time it is read, moved with this probability
+    to a uniformly drawn place in the user's train interactions (SSE-PT++, Wu et al., RecSys 2020). Items then stand at
+    other positions and behind other histories in each epoch, and an epoch does not have each target exactly once.
+
     Attributes:
         flat: the interactions in (user, time) order, one tensor [P] per column of the .inter file.
         user_start: [P] where the user of each interaction starts.
@@ -261,6 +265,12 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         layout = self.config["train_layout"] or "last"
         if layout not in TRAIN_LAYOUTS:
             raise DataError(f"train_layout={layout!r} is not one of {', '.join(TRAIN_LAYOUTS)}")
+        self.window_prob = self.config["window_prob"] or 0.0
+        if not 0.0 <= self.window_prob <= 1.0 or (self.window_prob and layout != "all"):
+            raise DataError(
+                f"window_prob={self.window_prob} with train_layout={layout}: expected a probability, and 0 unless "
+                f"train_layout=all, which alone has windows"
+            )
         parts = super().build()
         if layout == "all" and self.config["benchmark_filename"] is not None:
             raise DataError("train_layout=all needs the histories; with benchmark_filename set train_layout=last")
@@ -286,11 +296,26 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             )
         windows = self.copy(select(self.inter_feat, np.flatnonzero((last[user] - row) % self.max_item_list_len == 0)))
         windows.window_rows = True
+        windows._last_of_user = torch.from_numpy(last)
         return windows
+
+    def _moved(self, row: Tensor) -> Tensor:
+        """SSE-PT++: with probability `window_prob`, and where there is more than one place, another window of the user.
+
+        Args:
+            row: [b] positions of the windows' last targets.
+        """
+        oldest = self.user_start[row].long() + self.max_item_list_len  # last target of the user's first full window
+        places = self._last_of_user[wide(self.flat[self.uid_field][row])] - oldest + 1
+        move = (torch.rand(row.shape) < self.window_prob) & (places > 1)
+        return torch.where(move, oldest + (torch.rand(row.shape, dtype=torch.float64) * places).long(), row)
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         """Rows with their histories: `<field>_list` [B, L] for each field of the .inter file, padded on the right."""
-        rows = super().__getitem__(index, join=False)
+        if self.window_rows and self.window_prob:
+            rows = self.inter_feat.gather(index, self._moved)
+        else:
+            rows = super().__getitem__(index, join=False)
         if ROW not in rows:
             return self.join(rows) if join else rows
         reads = getattr(self.config.model_class, "net", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,13 @@ class TargetRows(Interaction):
         """A column by its name; else the chosen rows, as a plain Interaction."""
         if isinstance(index, str):
             return self.interaction[index]
+        return self.gather(index)
+
+    def gather(self, index: Any, elsewhere: Callable[[Tensor], Tensor] | None = None) -> Interaction:
+        """The chosen rows as a plain Interaction. elsewhere: from their positions [b] to those to take instead."""
         chosen = self.interaction.take(_as_index(index))
+        if elsewhere is not None:
+            chosen.row = elsewhere(chosen.row.long()).to(torch.int32)
         return Interaction({name: chosen[name] for name in chosen})
 
     def take(self, index: np.ndarray | Tensor) -> TargetRows:

@@ -32,6 +32,7 @@ class SelfAttention(nn.Module):
         causal: a position sees itself and the past; else all real positions of its row.
         local_type: key of :data:`recbole_cafe.layers.local.LOCALS`. local_options: what that class takes besides.
         output_projection: the heads' outputs are mixed by a last matrix (SASRec's and SSE-PT's first code have none).
+        bias: the projections add a bias.
 
     Raises:
         ValueError: D is not a multiple of M, H is not in 0..M, or an option has an unknown value.
@@ -50,6 +51,7 @@ class SelfAttention(nn.Module):
         local_type: str = "theta",
         local_options: Mapping[str, Any] | None = None,
         output_projection: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if n_heads < 1 or hidden_size % n_heads:
@@ -64,10 +66,8 @@ class SelfAttention(nn.Module):
         self.head_size = hidden_size // n_heads
         self.dropout, self.causal = dropout, causal
         self.scale = 1.0 / math.sqrt(hidden_size if attn_scale == "hidden" else self.head_size)
-        self.query = nn.Linear(hidden_size, hidden_size)
-        self.key = nn.Linear(hidden_size, hidden_size)
-        self.value = nn.Linear(hidden_size, hidden_size)
-        self.output = nn.Linear(hidden_size, hidden_size) if output_projection else nn.Identity()
+        self.query, self.key, self.value = (nn.Linear(hidden_size, hidden_size, bias=bias) for _ in range(3))
+        self.output = nn.Linear(hidden_size, hidden_size, bias=bias) if output_projection else nn.Identity()
         self.local: Local | None = None
         if n_local_heads:
             self.local = LOCALS[local_type](
@@ -75,18 +75,20 @@ class SelfAttention(nn.Module):
                 scale=self.scale, dropout=dropout, **(local_options or {}),
             )  # fmt: skip
 
-    def forward(self, x: Tensor, packing: Packing, source: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, source: Tensor | None = None, query: Tensor | None = None) -> Tensor:
         """Attend within each row.
 
         Args:
             x: [N, D] the real positions of a batch. packing: where they are.
             source: [N, D] what queries and keys are made of, where that is not x (NOVA); values are made of x.
+            query: [N, D] what queries are made of, where that is neither (SASRec's first code).
 
         Returns:
             [N, D]; with `causal`, a position depends on itself and on the earlier positions of its row only.
         """
         source = x if source is None else source
-        q, k, v = self.query(source), self.key(source), self.value(x)  # [N, D]
+        q = self.query(source if query is None else query)
+        k, v = self.key(source), self.value(x)  # [N, D]
         groups = [
             self._attend(q[at], k[at], v[at], real)
             for at, real in zip(packing.groups, packing.real_of_groups, strict=True)

@@ -4,6 +4,7 @@ They work on the N real positions of a batch, [N, D], never on padding (recbole_
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
 
 ARRANGEMENTS = ("pre", "post")
-RESIDUALS = ("input", "normed")
+RESIDUALS = ("input", "normed", "query")
 POSITIONS = ("start", "end", None)
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -19,8 +20,8 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
 class EncoderBlock(nn.Module):
     """One block: x + Attention(LN(x)), then x + FFN(LN(x)); or, ``post``, LN(x + Attention(x)), then LN(x + FFN(x)).
 
-    With ``residual="normed"`` the residual of ``pre`` carries LN(x) instead of x, as SASRec's and CaFe's released codes
-    do.
+    With ``residual="normed"`` the residual of ``pre`` carries LN(x) instead of x, as CaFe's released code has it; with
+    ``query``, moreover, keys and values are made of x itself and queries alone of LN(x), as in SASRec's and SSE-PT's.
     """
 
     def __init__(self, *, attention: nn.Module, hidden_size: int, inner_size: int, dropout: float,
@@ -43,13 +44,17 @@ class EncoderBlock(nn.Module):
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, packing: Packing, source: Tensor | None = None) -> Tensor:
-        """x: [N, D], at the positions of `packing`. source: see :meth:`SelfAttention.forward`. Returns [N, D]."""
+    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
+        """x: [N, D], at the positions of `packing`. source: what the attention reads besides. Returns [N, D]."""
         if self.arrangement == "post":
             x = self.attention_norm(x + self.dropout(self.attention(x, packing, source)))
             return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
         normed = self.attention_norm(x)
-        x = self.residual_of(x, normed) + self.dropout(self.attention(normed, packing, source))
+        if self.residual == "query":
+            attended = self.attention(x, packing, source, query=normed)
+        else:
+            attended = self.attention(normed, packing, source)
+        x = self.residual_of(x, normed) + self.dropout(attended)
         normed = self.feed_forward_norm(x)
         return self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
 
@@ -96,11 +101,12 @@ class SequenceEncoder(nn.Module):
         self.arrangement = arrangement
         self.norm = nn.LayerNorm(hidden_size, eps=1e-8 if arrangement == "pre" else 1e-12)
 
-    def forward(self, x: Tensor, packing: Packing) -> Tensor:
-        """x: [N, D] embeddings of the positions of `packing`, rows of at most max_seq_length. Returns [N, D]."""
+    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
+        """x: [N, D] embeddings of the positions of `packing`, rows of at most max_seq_length. source: what every
+        block's attention reads besides. Returns [N, D]."""
         x = self.enter(x, packing)
         for block in self.blocks:
-            x = block(x, packing)
+            x = block(x, packing, source)
         return self.norm(x) if self.arrangement == "pre" else x
 
     def enter(self, x: Tensor, packing: Packing) -> Tensor:

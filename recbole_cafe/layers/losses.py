@@ -79,7 +79,7 @@ class _LinearCE(torch.autograd.Function):
 
 def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embedding, *, loss_type: str,
                  n_ids: int | None = None, negatives: Callable[[Tensor, Tensor, int], Tensor] | None = None,
-                 n_negatives: int = 1, bias: Tensor | None = None) -> Tensor:  # fmt: skip
+                 n_negatives: int = 1, bias: Tensor | None = None, offset: Tensor | None = None) -> Tensor:  # fmt: skip
     """The loss of a tower whose relevance is the inner product of a state with an id's vector (CaFe, Eq. 8 and 9).
 
     Args:
@@ -87,6 +87,7 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
         table: vectors of the ids; 0 is padding. n_ids: ids are 0..n_ids-1, further rows (masks, "none") are no classes.
         loss_type: ``BCE`` with `n_negatives` drawn by `negatives`, or ``CE``, a softmax over all ids but 0.
         bias: [n_ids] added to the ids' logits.
+        offset: [N] added to all logits of a row. A softmax does not see it, so CE does not read it.
 
     Returns:
         scalar; zero, and still part of the graph, without targets.
@@ -101,4 +102,6 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
     negative_logit = torch.einsum("nd,nkd->nk", state, table(negative))
     if bias is not None:
         positive_logit, negative_logit = positive_logit + bias[target], negative_logit + bias[negative]
+    if offset is not None:
+        positive_logit, negative_logit = positive_logit + offset, negative_logit + offset[:, None]
     return bce_loss(positive_logit, negative_logit)

@@ -1,7 +1,18 @@
-"""Uniform negatives that avoid a user's own ids: exact, without rejection, without a loop over users."""
+"""Uniform draws of ids: negatives that avoid a user's own, exactly, without rejection or a loop over users; swaps."""
 
 import torch
 from torch import Tensor, nn
+
+
+def swap_ids(ids: Tensor, p: float, n: int) -> Tensor:
+    """Replace each id with probability p by one drawn uniformly from 1..n-1, itself included (stochastic shared
+    embeddings, Wu et al., NeurIPS 2019).
+
+    Args:
+        ids: any shape; 0, padding, stays and is never drawn.
+    """
+    swapped = (torch.rand(ids.shape, device=ids.device) < p) & (ids > 0)
+    return torch.where(swapped, torch.randint_like(ids, 1, n), ids)
 
 
 class ExclusiveSampler(nn.Module):

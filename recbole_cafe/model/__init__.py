@@ -8,4 +8,6 @@ MODELS = {
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",
+    "SAIR": "recbole_cafe.model.sair",
+    "SSEPT": "recbole_cafe.model.sse_pt",
 }

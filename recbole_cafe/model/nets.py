@@ -81,14 +81,16 @@ class ItemNet(nn.Module):
         item, owner = packing.pack(target), user[packing.row]
         return self.item_loss(state, item, owner)
 
-    def item_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
-        """state: [N, D]; item, owner: [N], item 0 where there is no target."""
+    def item_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:
+        """state: [N, D]; item, owner: [N], item 0 where there is no target; offset: see :func:`next_id_loss`."""
         wanted = item > 0
         if not wanted.all():
             state, item, owner = state[wanted], item[wanted], owner[wanted]
+            offset = None if offset is None else offset[wanted]
         return next_id_loss(
             state, item, owner, self.item_embedding, loss_type=self.loss_type, n_ids=self.n_items,
             negatives=self.item_negatives, n_negatives=self.n_negatives, bias=self.item_bias,
+            offset=offset,
         )  # fmt: skip
 
     # Scores: the inner product of a query and an item's vector --------------------------------------------------------

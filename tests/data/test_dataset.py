@@ -324,6 +324,61 @@ def test_each_train_interaction_is_a_target_once(max_length: int, split: dict[st
         assert Counter(users) == {user: -(-n // max_length) for user, n in of_user.items()}  # as few rows as can be
 
 
+def moved_windows(window_prob: float, lengths: list[int], draws: int = 1) -> list[list[tuple[int, int]]]:
+    """For each user, where his rows began and how long they were in `draws` readings of the train split."""
+    clicks = random_clicks(lengths, unique_items=True)
+    write(clicks)
+    windows, of = SequenceDataset(config_of(window_prob=window_prob)).build()[0], histories(clicks)
+    seen = {user: [] for user in of}
+    for _ in range(draws):
+        batch = rows(windows)
+        target = next_items(batch["item_id_list"], batch["item_length"], batch["item_id"], "all")
+        for i, user in enumerate(tokens(windows, "user_id", batch["user_id"])):
+            length = int(batch["item_length"][i])
+            inputs = tokens(windows, "item_id", batch["item_id_list"][i, :length])
+            start = of[user].index(inputs[0])
+            assert of[user][start : start + length] == inputs
+            assert tokens(windows, "item_id", target[i, :length]) == of[user][start + 1 : start + length + 1]
+            seen[user].append((start, length))
+    return [seen[f"u{i}"] for i in range(len(lengths))]
+
+
+def test_windows_of_long_users_move_along_the_train_interactions() -> None:
+    """Users of 14, 7, 8 and 4 interactions: 11, 4, 5 and 1 train targets, of which a row holds 5."""
+    long, short, full, shortest = moved_windows(1.0, [14, 7, 8, 4], draws=3000)
+    assert {length for _, length in long} == {L}
+    assert len(long) == 3 * 3000
+    starts = Counter(start for start, _ in long)
+    assert sorted(starts) == list(range(11 - L + 1))  # never into the held-out interactions
+    # 9000 draws of seven places: five standard deviations of a share are 0.019
+    assert [starts[i] / 9000 for i in range(7)] == pytest.approx([1 / 7] * 7, abs=0.019)
+    assert set(short) == {(0, 4)} and set(full) == {(0, 5)} and set(shortest) == {(0, 1)}
+
+
+def test_windows_move_with_the_probability_asked_for() -> None:
+    fixed, (some,) = moved_windows(0.0, [14]), moved_windows(0.25, [14], draws=4000)
+    assert sorted(fixed[0]) == [(0, 1), (1, 5), (6, 5)]
+    share = sum(place == (0, 1) for place in some) / 4000  # the shortest window is there only if it was not moved
+    assert share == pytest.approx(0.75, abs=0.035)  # five standard deviations
+
+
+def test_moved_windows_change_neither_the_counts_nor_the_other_splits() -> None:
+    write(random_clicks(LENGTHS))
+    moved, fixed = (SequenceDataset(config_of(window_prob=p)).build() for p in (1.0, 0.0))
+    assert moved[0].item_counter == fixed[0].item_counter
+    assert len(moved[0]) == len(fixed[0])
+    for a, b in zip(moved[1:], fixed[1:], strict=True):
+        for column in rows(b).interaction:
+            assert torch.equal(rows(a)[column], rows(b)[column])
+
+
+@pytest.mark.parametrize("settings", [{"window_prob": 0.5, "train_layout": "last"}, {"window_prob": 1.5}], ids=str)
+def test_windows_that_cannot_be_moved_are_named(settings: dict[str, Any]) -> None:
+    write(random_clicks(LENGTHS))
+    with pytest.raises(DataError, match=rf"window_prob={settings['window_prob']} with train_layout="):
+        SequenceDataset(config_of(**settings)).build()
+
+
 def test_windows_leave_validation_and_test_alone() -> None:
     write(random_clicks(LENGTHS))
     windows, prefixes = (SequenceDataset(config_of(train_layout=layout)).build() for layout in ("all", "last"))

@@ -48,8 +48,9 @@ def sasrec(made, row, *, residual="input", act=torch.relu):
     for block in made.blocks:
         a, ffn = block.attention, block.feed_forward
         y = norm(x, block.attention_norm)
+        keys = x if residual == "query" else y
         out, _ = F.multi_head_attention_forward(
-            y[:, None], y[:, None], y[:, None], a.query.weight.shape[0], a.n_heads,
+            y[:, None], keys[:, None], keys[:, None], a.query.weight.shape[0], a.n_heads,
             torch.cat((a.query.weight, a.key.weight, a.value.weight)),
             torch.cat((a.query.bias, a.key.bias, a.value.bias)), None, None, False, 0.0,
             a.output.weight, a.output.bias, training=False, attn_mask=future, need_weights=False,
@@ -61,7 +62,7 @@ def sasrec(made, row, *, residual="input", act=torch.relu):
     return norm(x, made.norm)
 
 
-@pytest.mark.parametrize("residual", ["input", "normed"])
+@pytest.mark.parametrize("residual", ["input", "normed", "query"])
 @pytest.mark.parametrize(("hidden_act", "act"), [("relu", torch.relu), ("gelu", F.gelu)])
 def test_without_local_heads_it_is_sasrec(residual, hidden_act, act):
     made = encoder(residual=residual, hidden_act=hidden_act)
@@ -117,7 +118,7 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"residual": "both"}, "residual='both' is not one of input, normed"),
+        ({"residual": "both"}, "residual='both' is not one of input, normed, query"),
         ({"hidden_act": "tanh"}, "hidden_act='tanh' is not one of relu, gelu"),
     ],
 )

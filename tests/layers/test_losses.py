@@ -43,6 +43,21 @@ def test_bce_of_large_logits_is_finite_and_linear():
     assert loss.item() == pytest.approx(2000.0)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_an_offset_is_added_to_every_logit_of_its_row(k):
+    table, state, target = nn.Embedding(9, 4), torch.randn(5, 4), torch.tensor([1, 2, 8, 8, 3])
+    negative, offset = torch.randint(1, 9, (5, k)), torch.randn(5) * 3
+    with torch.no_grad():
+        arguments = (state, target, target, table)
+        got = next_id_loss(*arguments, loss_type="BCE", negatives=lambda *_: negative, n_negatives=k, offset=offset)
+        logits = state @ table.weight.T + offset[:, None]
+        wanted = bce_loss(logits.gather(1, target[:, None])[:, 0], logits.gather(1, negative))
+        torch.testing.assert_close(got, wanted)
+        softmax = next_id_loss(*arguments, loss_type="CE", offset=offset)
+        torch.testing.assert_close(softmax, next_id_loss(*arguments, loss_type="CE"))
+        torch.testing.assert_close(softmax, F.cross_entropy(logits[:, 1:], target - 1))
+
+
 def ce(logits, target):
     """The loss of given logits [N, V], column 0 being padding: states are the logits, the table is the identity."""
     table = nn.Embedding.from_pretrained(torch.eye(logits.shape[1], dtype=logits.dtype))

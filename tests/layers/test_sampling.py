@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from recbole_cafe.layers.sampling import ExclusiveSampler
+from recbole_cafe.layers.sampling import ExclusiveSampler, swap_ids
 
 N = 12  # ids 1..11
 OWNED = {0: [], 1: [1, 2, 3], 2: [11], 3: [2, 4, 6, 8, 10], 4: list(range(1, 12)), 5: [1, 11], 6: list(range(2, 12))}
@@ -99,3 +99,21 @@ def test_without_a_second_id_there_is_no_negative(n):
 
 def test_the_users_data_are_not_in_a_state_dict():
     assert sampler().state_dict() == {}
+
+
+# Swaps ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_an_id_is_drawn_anew_with_probability_p_and_padding_never(p):
+    ids = torch.tensor([4, 0, 11]).repeat(50_000, 1)
+    got = swap_ids(ids, p, N)
+    assert (got[:, 1] == 0).all()
+    for column, own in ((0, 4), (2, 11)):
+        seen = Counter(got[:, column].tolist())
+        share = p / (N - 1)  # of each id; the id itself is among the draws
+        wanted = [50_000 * (share + (1 - p) * (i == own)) for i in range(1, N)]
+        found = [seen[i] for i in range(1, N)]
+        assert sum(found) == 50_000  # no 0, nothing beyond N - 1
+        assert found == wanted if p == 0.0 else chisquare(found, wanted).pvalue > 1e-3
+    assert ids[0].tolist() == [4, 0, 11]  # not written to

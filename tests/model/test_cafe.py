@@ -360,7 +360,7 @@ def test_sparse_tables_change_the_cost_and_not_the_training(toy_path):
         ),
         ({"intent_tower": False, "intent_loss": False, "joint": "sum"}, "got intent_loss=False and joint='sum'"),
         ({"intent_tower": False, "joint": "item"}, "got intent_loss=True and joint='item'"),
-        ({"residual": "none"}, "residual='none' is not one of input, normed"),
+        ({"residual": "none"}, "residual='none' is not one of input, normed, query"),
         ({"theta_source": "q"}, "theta_source='q' is not one of qk, v"),
     ],
 )

@@ -1,0 +1,61 @@
+"""Nets small enough to compute by hand: float64, no dropout in eval mode, weights of the size of 1/2."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cafe.config import props_dir, read_yaml
+
+EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
+V, L = 20, 6  # 19 items
+USERS = torch.tensor([1, 2, 3, 1])  # of the four histories
+NEXT = torch.tensor([7, 11, 2, 15])  # what follows them
+
+
+class Fixed(nn.Module):
+    """Negatives that depend on the row alone, so that the same row has the same ones in any batch."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, key: Tensor, target: Tensor, k: int) -> Tensor:
+        """[N, k]."""
+        return 1 + (7 * key[:, None] + 3 * target[:, None] + torch.arange(k)) % (self.n - 1)
+
+
+def histories() -> Tensor:
+    """[4, L], of lengths 6, 3, 1, 4; one item twice in a row."""
+    return torch.tensor([[3, 5, 8, 1, 12, 19], [2, 9, 4, 0, 0, 0], [7, 0, 0, 0, 0, 0], [5, 12, 6, 6, 0, 0]])
+
+
+def small(net: Callable[..., nn.Module], model: str, **settings: Any) -> Any:
+    """The net of a model as its YAML has it, with `settings`."""
+    given = read_yaml(props_dir() / "model" / f"{model}.yaml")
+    given |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_users": 4, "max_seq_length": L}
+    given |= {"item_negatives": Fixed(V)} | settings
+    torch.manual_seed(11)
+    made = net(**{key: given[key] for key in inspect.signature(net).parameters}).double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.5)
+        for part in made.modules():
+            if isinstance(part, nn.Embedding) and part.padding_idx == 0:
+                part.weight[0] = 0.0
+    return made
+
+
+def share(source: nn.Module, target: nn.Module) -> None:
+    """Give target the weights of source that it has too."""
+    target.load_state_dict({k: v for k, v in source.state_dict().items() if k in target.state_dict()})
+
+
+def layer_norm(x: Tensor, part: nn.LayerNorm) -> Tensor:
+    """Written out."""
+    mean = x.mean(-1, keepdim=True)
+    return (x - mean) / ((x - mean).pow(2).mean(-1, keepdim=True) + part.eps).sqrt() * part.weight + part.bias
