@@ -71,7 +71,9 @@ class EvaluationMixin:
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
-        self.eval_step = min(self.eval_step, self.epochs)  # RecBole's TraditionalTrainer has 1 epoch whatever the config
+        self.eval_step = min(
+            self.eval_step, self.epochs
+        )  # RecBole's TraditionalTrainer has 1 epoch whatever the config
         self.saved_model_file = self._file_name()
         self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
         self.seconds = {"train": 0.0, "evaluation": 0.0}

@@ -1,7 +1,7 @@
 """Embedding tables whose row 0 is padding and stays zero."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class PaddedEmbedding(nn.Embedding):
@@ -26,6 +26,18 @@ class PaddedEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=self.std)
         with torch.no_grad():
             self.weight[0].zero_()
+
+
+def within_ball(vectors: Tensor, radius: float | None) -> Tensor:
+    """Vectors longer than `radius` shortened to it; None leaves all as they are. [..., D] to [..., D].
+
+    Out of place: the table keeps its rows and what is read is their projection. A row outside the ball so gets the
+    part of its gradient that turns it, and none that shortens or lengthens it.
+    """
+    if radius is None:
+        return vectors
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors * (radius / norm.clamp(min=radius))
 
 
 def init_transformer(module: nn.Module, std: float) -> None:

@@ -26,6 +26,18 @@ def bce_loss(positive: Tensor, negative: Tensor) -> Tensor:
     return -F.logsigmoid(positive).mean() - F.logsigmoid(-negative).mean()
 
 
+def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """Hinge loss with K sampled negatives per target: mean_t mean_k [margin - s_t+ + s_tk-]_+.
+
+    Args:
+        positive: [N] scores of the targets. negative: [N, K] scores of the negatives.
+
+    Returns:
+        scalar.
+    """
+    return F.relu(margin - positive[:, None] + negative).mean()
+
+
 def linear_ce_loss(state: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
     """Cross-entropy of softmax(state weight^T + bias) without the [N, V] logits.
 

@@ -4,6 +4,7 @@
 MODELS = {
     "BERTF": "recbole_cafe.model.bert_f",
     "CaFe": "recbole_cafe.model.cafe",
+    "AttRec": "recbole_cafe.model.att_rec",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",

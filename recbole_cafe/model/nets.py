@@ -29,15 +29,16 @@ class ItemNet(nn.Module):
         n_items: V, padding included.
         hidden_size: D.
         initializer_range: standard deviation of the item table at the start.
-        loss_type: ``BCE`` or ``CE``. n_negatives, item_negatives: for BCE.
+        loss_type: ``CE``, or one of `losses` with negatives. n_negatives, item_negatives: for these.
         n_special: further rows of the item table behind V, such as a mask. They are never scored.
         item_bias: each item has a bias.
-        sparse_tables: gradients of the item table hold the rows a batch touched (BCE only; CE touches all).
+        sparse_tables: gradients of the item table hold the rows a batch touched (not with CE, which touches all).
 
     Raises:
-        ValueError: an unknown loss_type, or BCE with fewer than one negative.
+        ValueError: an unknown loss_type, or one with negatives and fewer than one of them.
     """
 
+    losses = LOSSES
     scores_intents = False  # whether the score of a candidate depends on its intent
     item_bias: Tensor | None
 
@@ -45,13 +46,13 @@ class ItemNet(nn.Module):
                  n_negatives: int = 1, item_negatives: Negatives | None = None, n_special: int = 0,
                  item_bias: bool = False, sparse_tables: bool = False) -> None:  # fmt: skip
         super().__init__()
-        if loss_type not in LOSSES:
-            raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(LOSSES)}")
-        if loss_type == "BCE" and n_negatives < 1:
-            raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type='BCE'")
+        if loss_type not in self.losses:
+            raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(self.losses)}")
+        if loss_type != "CE" and n_negatives < 1:
+            raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type={loss_type!r}")
         self.n_items, self.loss_type, self.n_negatives = n_items, loss_type, n_negatives
         self.item_negatives = item_negatives
-        sparse = sparse_tables and loss_type == "BCE"
+        sparse = sparse_tables and loss_type != "CE"
         self.item_embedding = PaddedEmbedding(n_items + n_special, hidden_size, std=initializer_range, sparse=sparse)
         self.item_bias = nn.Parameter(torch.zeros(n_items)) if item_bias else None
 
@@ -87,6 +88,10 @@ class ItemNet(nn.Module):
         if not wanted.all():
             state, item, owner = state[wanted], item[wanted], owner[wanted]
             offset = None if offset is None else offset[wanted]
+        return self.target_loss(state, item, owner, offset)
+
+    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:
+        """:meth:`item_loss` where every state has a target. Returns zero, still part of the graph, without states."""
         return next_id_loss(
             state, item, owner, self.item_embedding, loss_type=self.loss_type, n_ids=self.n_items,
             negatives=self.item_negatives, n_negatives=self.n_negatives, bias=self.item_bias,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
+from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -31,11 +31,29 @@ def test_rows_are_drawn_with_the_given_deviation():
 
 def test_the_initialisation_leaves_padded_tables_alone():
     module = nn.ModuleDict(
-        {"table": PaddedEmbedding(50, 40, std=1.0), "position": nn.Embedding(50, 40), "linear": nn.Linear(40, 50)}
-    )
+        {"table": PaddedEmbedding(50, 40, std=1.0), "position": nn.Embedding(50, 40), "linear": nn.Linear(40, 50),
+         "no_bias": nn.Linear(40, 50, bias=False)}
+    )  # fmt: skip
     table = module["table"].weight.detach().clone()
     init_transformer(module, 0.02)
     assert torch.equal(module["table"].weight, table)
-    for drawn in (module["position"].weight, module["linear"].weight):
+    for drawn in (module[name].weight for name in ("position", "linear", "no_bias")):
         assert drawn.std().item() == pytest.approx(0.02, rel=0.1)
     assert torch.count_nonzero(module["linear"].bias) == 0
+
+
+def test_vectors_are_shortened_to_the_ball_and_those_inside_left_alone():
+    vectors = torch.tensor([[[3.0, 4.0], [0.3, 0.4]], [[0.0, 0.0], [0.0, -2.0]]])
+    wanted = torch.tensor([[[0.6, 0.8], [0.3, 0.4]], [[0.0, 0.0], [0.0, -1.0]]])
+    torch.testing.assert_close(within_ball(vectors, 1.0), wanted)
+    assert within_ball(vectors, None) is vectors
+
+
+def test_outside_the_ball_the_gradient_turns_a_vector_and_does_not_stretch_it():
+    vectors = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]], requires_grad=True)
+    before = vectors.detach().clone()
+    (within_ball(vectors, 1.0) * torch.tensor([1.0, 2.0])).sum().backward()
+    assert torch.equal(vectors.detach(), before)
+    assert (vectors.grad[0] @ before[0]).item() == pytest.approx(0.0, abs=1e-6)
+    assert vectors.grad[0].norm() > 0.01
+    assert vectors.grad[1:].tolist() == [[1.0, 2.0], [1.0, 2.0]]

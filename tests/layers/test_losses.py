@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers import losses
-from recbole_cafe.layers.losses import bce_loss, next_id_loss
+from recbole_cafe.layers.losses import bce_loss, hinge_loss, next_id_loss
 
 
 def sigmoid(x):
@@ -56,6 +56,12 @@ def test_an_offset_is_added_to_every_logit_of_its_row(k):
         softmax = next_id_loss(*arguments, loss_type="CE", offset=offset)
         torch.testing.assert_close(softmax, next_id_loss(*arguments, loss_type="CE"))
         torch.testing.assert_close(softmax, F.cross_entropy(logits[:, 1:], target - 1))
+
+
+def test_hinge_by_hand():
+    """Margin 1: [1 - 2 + 0.5]_+ = 0 and [1 - 2 + 1.25]_+ = 0.25; [1 + 1 + 3]_+ = 5 and [1 + 1 - 2]_+ = 0."""
+    loss = hinge_loss(torch.tensor([2.0, -1.0]), torch.tensor([[0.5, 1.25], [3.0, -2.0]]), margin=1.0)
+    assert loss.item() == pytest.approx(5.25 / 4)
 
 
 def ce(logits, target):
