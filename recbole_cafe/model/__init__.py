@@ -2,9 +2,9 @@
 
 # name -> module that defines it; literal, so that what is registered can be read here
 MODELS = {
+    "AttRec": "recbole_cafe.model.att_rec",
     "BERTF": "recbole_cafe.model.bert_f",
     "CaFe": "recbole_cafe.model.cafe",
-    "AttRec": "recbole_cafe.model.att_rec",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
