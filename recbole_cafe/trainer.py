@@ -71,9 +71,8 @@ class EvaluationMixin:
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
-        self.eval_step = min(
-            self.eval_step, self.epochs
-        )  # RecBole's TraditionalTrainer has 1 epoch whatever the config
+        # RecBole's TraditionalTrainer has one epoch, whatever the config says
+        self.eval_step = min(self.eval_step, self.epochs)
         self.saved_model_file = self._file_name()
         self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
         self.seconds = {"train": 0.0, "evaluation": 0.0}
