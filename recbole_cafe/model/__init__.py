@@ -4,6 +4,7 @@
 MODELS = {
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
+    "RKSA": "recbole_cafe.model.rksa",
     "SAIR": "recbole_cafe.model.sair",
     "SSEPT": "recbole_cafe.model.sse_pt",
 }
