@@ -9,6 +9,7 @@ MODELS = {
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",
+    "RKSA": "recbole_cafe.model.rksa",
     "SAIR": "recbole_cafe.model.sair",
     "SSEPT": "recbole_cafe.model.sse_pt",
 }

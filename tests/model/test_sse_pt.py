@@ -15,12 +15,13 @@ from recbole_cafe.model.sse_pt import SSEPTNet
 class TestSSEPT(ModelContract):
     model = "SSEPT"
     settings = {"user_size": 16}  # noqa: RUF012
-    layouts = {"all": 40, "last": 20}  # noqa: RUF012
+    layouts = {"all": 24, "last": 10}  # noqa: RUF012
 
 
 class TestSSEPTOnSASRecWithSoftmax(ModelContract):
     model = "SSEPT"
     settings = {"user_size": 16, "residual": "input", "output_projection": True, "loss_type": "CE"}  # noqa: RUF012
+    layouts = {"all": 8, "last": 4}  # noqa: RUF012
     learns_with = {**ModelContract.learns_with, "p_user": 0.5, "p_input": 0.0, "p_output": 0.05}  # noqa: RUF012
 
 
