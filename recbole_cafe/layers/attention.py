@@ -19,6 +19,15 @@ from recbole_cafe.layers.packing import Packing
 ATTENTION_SCALES = ("hidden", "head")
 
 
+def masked_softmax(score: Tensor, allowed: Tensor) -> Tensor:
+    """Softmax over the last axis where `allowed`, 0 elsewhere.
+
+    Args:
+        score: [..., n]. allowed: bool, of a shape that broadcasts with it, with at least one True to sum over.
+    """
+    return score.masked_fill(~allowed, float("-inf")).softmax(-1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention, some heads local.
 

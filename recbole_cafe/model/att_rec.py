@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
 from recbole_cafe.layers.losses import LOSSES, bce_loss, hinge_loss, linear_ce_loss
 from recbole_cafe.layers.packing import Packing
@@ -84,8 +85,8 @@ class WindowAttention(nn.Module):
         k = F.relu(self.key(x)[window] + self.key(signal))
         n = real.sum(1)
         itself = torch.eye(window.shape[1], dtype=torch.bool, device=x.device)
-        hidden = ~real[:, None, :] | (itself & (n > 1)[:, None, None])  # who is alone attends to itself
-        s = (q @ k.transpose(1, 2) * self.scale).masked_fill(hidden, float("-inf")).softmax(2)
+        others = real[:, None, :] & ~(itself & (n > 1)[:, None, None])  # who is alone attends to itself
+        s = masked_softmax(q @ k.transpose(1, 2) * self.scale, others)
         return (s * real[:, :, None]).sum(1) / n[:, None]
 
 
