@@ -3,8 +3,9 @@
     python tests/compat_matrix.py --out new.json                    # once in each environment
     python tests/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
 
-The data is ml-100k, which ships inside RecBole; seed, epochs and thread count are fixed, so every environment
-in which RecBole runs has to give the same numbers, to the four decimals RecBole rounds to.
+The data is ml-100k, which ships inside RecBole, or another set (`--dataset`); `--through run` takes recbole_cafe's own
+entry. Seed, epochs and thread count are fixed, so every environment in which RecBole runs has to give the same numbers,
+to the four decimals RecBole rounds to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 EPOCHS = 1
 SEQUENTIAL = ("SASRec", "SASRecF", "BERT4Rec", "FDSA", "GRU4Rec", "LightSANs", "SINE")
 GENERAL = ("Pop", "ItemKNN", "BPR", "LightGCN")
-OURS = ("CaFe",)
+ENTRIES = ("run_recbole", "run")
 
 SETTINGS: dict[str, Any] = {
     "gpu_id": "",
@@ -51,14 +52,29 @@ FOR_SEQUENTIAL: dict[str, Any] = {
 FOR_GENERAL: dict[str, Any] = {"k": 2000}
 
 
-def metrics_of(model: str) -> dict[str, float]:
-    """Metrics of one model on the test split, from an unmodified `run_recbole`."""
+def ours() -> tuple[str, ...]:
+    """Names of all our models."""
+    from recbole_cafe.model import MODELS
+
+    return tuple(MODELS)
+
+
+def metrics_of(model: str, dataset: str, entry: str) -> dict[str, float]:
+    """Metrics of one model on the test split, from an unmodified `run_recbole` or from `recbole_cafe.run`."""
     from recbole.quick_start import run_recbole
 
-    settings = SETTINGS | (FOR_SEQUENTIAL if model in (*SEQUENTIAL, *OURS) else FOR_GENERAL)
-    if model in OURS:
-        settings = {key: value for key, value in settings.items() if key != "embedding_size"} | {"eval_mode": "full"}
-    result = run_recbole(model=model, dataset="ml-100k", config_dict=dict(settings))
+    import recbole_cafe
+    from recbole_cafe.config import net_keys
+
+    settings = SETTINGS | (FOR_GENERAL if model in GENERAL else FOR_SEQUENTIAL)
+    if model in ours():
+        known = net_keys(recbole_cafe.Config(model, dataset).model_class)
+        sizes = ("hidden_size", "inner_size", "embedding_size")
+        settings = {k: v for k, v in settings.items() if k not in sizes or k in known} | {"eval_mode": "full"}
+    if entry == "run":
+        settings = {k: v for k, v in settings.items() if k != "eval_args"} | {"eval_mode": "full"}
+        return recbole_cafe.run(model, dataset, config_dict=settings).test_result["full"]
+    result = run_recbole(model=model, dataset=dataset, config_dict=dict(settings))
     return {name: float(value) for name, value in result["test_result"].items()}
 
 
@@ -74,7 +90,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
-def run(models: list[str], out: Path) -> None:
+def run(models: list[str], out: Path, dataset: str, entry: str) -> None:
     """Train ``models`` in a temporary folder, since RecBole writes log/ and saved/ where it stands."""
     import torch
 
@@ -88,12 +104,13 @@ def run(models: list[str], out: Path) -> None:
         for model in models:
             start = time.perf_counter()
             try:
-                results[model] = metrics_of(model)
+                results[model] = metrics_of(model, dataset, entry)
             except Exception as error:  # the other models still count
                 results[model] = {"error": f"{type(error).__name__}: {error}"}
             print(f"{model:10} {time.perf_counter() - start:6.1f} s  {results[model]}", flush=True)
         os.chdir(out.parent)
-    out.write_text(json.dumps({"versions": versions(), "settings": SETTINGS, "metrics": results}, indent=2) + "\n")
+    facts = {"dataset": dataset, "through": entry, "versions": versions(), "settings": SETTINGS, "metrics": results}
+    out.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def compare(files: list[Path]) -> bool:
@@ -111,7 +128,9 @@ def compare(files: list[Path]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    parser.add_argument("--models", nargs="+", default=[*SEQUENTIAL, *GENERAL, *OURS], metavar="MODEL")
+    parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: RecBole's listed here, and all of ours")
+    parser.add_argument("--dataset", default="ml-100k")
+    parser.add_argument("--through", choices=ENTRIES, default="run_recbole", help="the entry that trains")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="compare such files instead")
     arguments = parser.parse_args()
     sys.argv[1:] = []  # RecBole reads the command line too
@@ -119,7 +138,8 @@ def main() -> int:
         return 0 if compare(arguments.compare) else 1
     if not arguments.out:
         parser.error("--out or --compare is needed")
-    run(arguments.models, arguments.out)
+    models = arguments.models or [*SEQUENTIAL, *GENERAL, *ours()]
+    run(models, arguments.out, arguments.dataset, arguments.through)
     return 0
 
 
