@@ -20,7 +20,7 @@ import os
 import warnings
 from collections import OrderedDict
 from datetime import datetime
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -51,6 +51,7 @@ from recbole_cafe.optim import (
     sparse_tables,
 )
 from recbole_cafe.ranking.ranks import Ranks, expectation, rank_of_target
+from recbole_cafe.softmax import PromisedLogits
 
 EXACT_RANKS = 100_000  # catalogues up to this size get exact ranks of all targets, larger ones up to the last cut-off
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
@@ -85,21 +86,19 @@ class EvaluationMixin:
     # Training --------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser for the `learner`; of our models, Adam in PyTorch's fused form (the same update in one
-        pass) and tables with sparse gradients row by row (recbole_cafe.optim).
+        """RecBole's optimiser for the `learner`, Adam in PyTorch's fused form (the same update in one pass); of our
+        models, tables with sparse gradients row by row (recbole_cafe.optim).
 
         Raises:
             ConfigError: the learner has no form for sparse gradients.
         """
         if not is_ours(type(self.model)):
-            return super()._build_optimizer(**kwargs)
+            return _fused(super()._build_optimizer(**kwargs))
         tables = sparse_tables(self.model)
         weights = [table.weight for table in tables]
         table_ids = {id(weight) for weight in weights}
         dense = super()._build_optimizer(params=[p for p in self.model.parameters() if id(p) not in table_ids])
-        if isinstance(dense, (torch.optim.Adam, torch.optim.AdamW)):
-            for group in dense.param_groups:
-                group.update(fused=True, foreach=False)
+        _fused(dense)
         if not tables:
             return dense
         learner, lr, decay = self.learner.lower(), self.learning_rate, self.weight_decay
@@ -125,9 +124,20 @@ class EvaluationMixin:
             with warnings.catch_warnings():
                 # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
                 warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
+                loss_func = self._promising(loss_func or self.model.calculate_loss)
                 loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
+        return loss
+
+    def _promising(self, loss_func: Any) -> Any:
+        """A loss function of RecBole's in which the softmax over the catalogue makes no logits."""
+
+        @wraps(loss_func)
+        def loss(*arguments: Any) -> Any:
+            with PromisedLogits(self.model, getattr(self.model, "n_items", 0)):
+                return loss_func(*arguments)
+
         return loss
 
     def _epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
@@ -400,6 +410,14 @@ class EvaluationMixin:
             self._told.add(protocol.name)
             notice = AUTHORS_NOTICE if self._scores_intents() else NO_INTENTS_NOTICE
             self.logger.warning(notice.format(n=protocol.n_negatives, model=self.config["model"]))
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """Adam in its fused form."""
+    if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        for group in optimizer.param_groups:
+            group.update(fused=True, foreach=False)
+    return optimizer
 
 
 def _catch_up(rows: RowWise, table: torch.nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
