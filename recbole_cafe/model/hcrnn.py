@@ -1,6 +1,6 @@
 """HCRNN: a recurrent network with three levels of context - global, local, temporary.
 
-Song, Cha, Park, Moon: "Hierarchical Context enabled Recurrent Neural Network for Recommendation", AAAI 2019,
+Song, Ji, Park, Moon: "Hierarchical Context enabled Recurrent Neural Network for Recommendation", AAAI 2019,
 arXiv:1904.12674. Authors' code: github.com/gtshs2/HCRNN (read for its formulas; nothing is taken from it).
 
     global      theta = softmax(mu + sigma * eps), from the set of the session's items: a share of each of K topics v_k
