@@ -7,6 +7,7 @@ MODELS = {
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
     "CorrectedSINE": "recbole_cafe.model.sine",
+    "HCRNN": "recbole_cafe.model.hcrnn",
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",
