@@ -8,7 +8,10 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
 
-TEST = ["pytest>=7", "setuptools>=64", "wheel"]  # setuptools and wheel: a test builds and installs the wheel
+PREPARE = ["ibis-framework[duckdb]>=10", "fsspec>=2023.1"]
+SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
+# setuptools and wheel: a test builds and installs the wheel
+TEST = ["pytest>=7", "setuptools>=64", "wheel", *SPARK]
 DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
 
 setup(
@@ -38,7 +41,7 @@ setup(
         "tqdm>=4.48",
         "psutil",
     ],
-    extras_require={"test": TEST, "dev": DEV},
+    extras_require={"prepare": PREPARE, "spark": SPARK, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
