@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
 
-PREPARE = ["ibis-framework[duckdb]>=10", "fsspec>=2023.1"]
+# Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
+PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 # setuptools and wheel: a test builds and installs the wheel
 TEST = ["pytest>=7", "setuptools>=64", "wheel", *SPARK]

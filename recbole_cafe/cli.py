@@ -1,4 +1,4 @@
-"""The command `recbole-cafe`: run | list | show-config | simulate | exec."""
+"""The command `recbole-cafe`: run | list | show-config | simulate | prepare | exec."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
   show-config [as run]                 print every key, its value and where it comes from
   list                                 models, data sets and presets
   simulate [--help]                    make a simulated data set of any size
+  prepare amazon | tmall | atomic | table [--help]
+                                       make a data set from raw files of any size
   exec SCRIPT [ARGUMENTS]              run a script of RecBole's with recbole_cafe imported first
 """
 # What the launcher takes; everything else is a key of the config.
@@ -148,6 +150,15 @@ def simulate(arguments: Sequence[str]) -> int:
     return simulator.main(parser.parse_args(list(arguments)))
 
 
+def prepare(arguments: Sequence[str]) -> int:
+    """Make a data set from raw files."""
+    from recbole_cafe.data.prepare import cli as preparation
+
+    parser = argparse.ArgumentParser(prog="recbole-cafe prepare", description=preparation.__doc__)
+    preparation.add_arguments(parser)
+    return preparation.main(parser.parse_args(list(arguments)), arguments)
+
+
 def exec_command(arguments: Sequence[str]) -> int:
     """Run a foreign script as `python SCRIPT ARGUMENTS` would, with our models registered."""
     if not arguments or not Path(arguments[0]).is_file():
@@ -164,6 +175,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_command,
     "show-config": show_config,
     "simulate": simulate,
+    "prepare": prepare,
     "exec": exec_command,
 }
 

@@ -284,25 +284,26 @@ def write_streams(
     *,
     n_items: int,
     readme: Text | None = None,
-    extra_files: Mapping[str, Text] | None = None,
+    old_files: Collection[str] = (),
     replace: bool = False,
     show_progress: bool = False,
 ) -> Written:
     """As `write_dataset`, for tables larger than memory.
 
     Args:
-        folder, name, readme, extra_files, replace, show_progress: as there.
+        folder, name, readme, replace, show_progress: as there.
         interactions: sorted by user.
         items: sorted by item, one row each, only items that occur; a feature may be null and is then empty in
             the file.
         n_items: how many distinct items occur in the interactions.
+        old_files: files of the data set to be replaced that go with it.
 
     Raises:
         AtomicFileError: as there; rows that are not in order, or more or fewer than announced.
     """
     folder = Path(folder).resolve()
-    texts = dict(extra_files or {}) | ({} if readme is None else {"README.md": readme})
-    with _new_folder(folder, name, texts, replace) as temporary:
+    texts = {} if readme is None else {"README.md": readme}
+    with _new_folder(folder, name, old_files, replace) as temporary:
         with _bar(name, interactions.rows + items.rows, show_progress) as bar:
             inter, users = _write_stream(temporary / f"{name}.inter", interactions, [USER, ITEM], bar)
             item, item_rows = _write_stream(temporary / f"{name}.item", items, [ITEM], bar)
