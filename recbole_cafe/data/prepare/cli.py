@@ -106,6 +106,8 @@ def _shared(parser: argparse.ArgumentParser, name: str | None, preset: bool = Fa
     where.add_argument("--memory", default="2GB", help="of the engine (default: %(default)s)")
     where.add_argument("--threads", type=int, default=_cores(), help="default: %(default)s")
     where.add_argument("--work", help="folder for intermediate files (default: beside the data set)")
+    where.add_argument("--progress", action=argparse.BooleanOptionalAction, default=sys.stderr.isatty(),
+                       help="bars on stderr (default: on a terminal)")  # fmt: skip
 
 
 def _cores() -> int:
@@ -150,7 +152,7 @@ def run(args: argparse.Namespace, command: Sequence[str] = ()) -> tuple[Written,
         folder, args.name, tasks, options,
         readme=lambda report, written: readme(args.source, shown, options, report, written),
         engine=args.engine, memory=args.memory, threads=args.threads, work=args.work, replace=replace,
-        old_files=old_files, show_progress=sys.stderr.isatty(),
+        old_files=old_files, show_progress=args.progress,
     )  # fmt: skip
 
 

@@ -278,7 +278,9 @@ class _Pipeline:
 
         kept = self.options
         parts = _.levels.split(SEPARATOR)
-        items = self.items.semi_join(self.rows, "item").mutate(n=ibis.ifelse(_.levels.isnull(), 0, parts.length()))
+        # every item that occurs: RecBole would leave out the interactions of one without a row
+        items = self.rows.select("item").distinct().left_join(self.items, "item").select("item", "levels", "kinds")
+        items = items.mutate(n=ibis.ifelse(_.levels.isnull(), 0, parts.length()))
         wanted = ibis.least(_.n, int(kept.level)) if kept.level.isdigit() else _.n
         items = self.engine.keep(items.mutate(depth=wanted.cast("int64")).select("item", "levels", "kinds", "depth"), "chosen")
         while True:
