@@ -71,7 +71,7 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with open(folder / "said", "w+", encoding="utf-8") as said:
         watched = watch(command, said)
         said.seek(0)
-        lines = [line for line in said.read().replace("\r", "\n").splitlines() if "it/s" not in line and "%|" not in line]
+        lines = [line.replace(f"{folder}/", "") for line in said.read().replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
     print("\n".join(lines), file=sys.stderr)
     if watched["code"]:
         raise SystemExit(f"prepare ended with code {watched['code']}")

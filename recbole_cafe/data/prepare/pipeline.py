@@ -313,8 +313,7 @@ class _Pipeline:
         """The streams of both files and the number of items; fills the report's numbers."""
         from ibis import _
 
-        if "intent" not in self.items.columns:
-            self._choose()
+        self._choose()
         rows = self.rows
         counts = self.engine.one(
             rows.agg(

@@ -300,7 +300,11 @@ def open_raw(path: str, mode: str = "rb") -> Any:
             return open(path, mode)
         import fsspec
 
-        return fsspec.open(path, mode).open()
+        system, inside = fsspec.core.url_to_fs(path)
+        file = system.open(inside, mode)
+        with contextlib.suppress(AttributeError):
+            file.opened_by = system  # an archive is closed when nobody holds it
+        return file
     except (ImportError, ValueError) as error:
         raise PrepareError(f"{path}: cannot be opened: {error}") from error
     except FileNotFoundError:
