@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from recbole_cafe.data.atomic import AtomicFileError, Written
-from recbole_cafe.data.prepare import amazon, atomic, table, tmall
+from recbole_cafe.data.atomic import AtomicFileError, Written, check_target
+from recbole_cafe.data.prepare import amazon, atomic, fetch, table, tmall
 from recbole_cafe.data.prepare.engine import ENGINES
 from recbole_cafe.data.prepare.pipeline import CORES, DUPLICATES, RARE, Options, Report, prepare
 from recbole_cafe.data.prepare.raw import PrepareError
@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              description="Amazon's reviews and metadata of 2014, 2018 or 2023.")  # fmt: skip
     one.add_argument("--reviews", nargs="+", metavar="FILE", help="review files, e.g. Books.json.gz")
     one.add_argument("--metadata", nargs="+", metavar="FILE", help="metadata files, e.g. meta_Books.json.gz")
+    one.add_argument("--version", choices=fetch.AMAZON, help="of the files named by --categories")
+    one.add_argument("--categories", nargs="+", metavar="NAME", help="e.g. Books; in --raw, downloaded if missing")
+    one.add_argument("--raw", type=Path, default=Path("raw"), help="folder of downloads (default: %(default)s)")
+    one.add_argument("--download", action=argparse.BooleanOptionalAction, default=True, help="default: yes")
     one.add_argument("--intent", default=amazon.CATEGORY,
                      help="category, brand, main (the category's department) or a column (default: %(default)s)")  # fmt: skip
     _shared(one, "amazon", preset=True)
@@ -140,13 +144,14 @@ def run(args: argparse.Namespace, command: Sequence[str] = ()) -> tuple[Written,
     """
     folder = Path(args.out) / args.name
     options = _options(args)
-    tasks = TASKS[args.source](args)
     replace, old_files = args.replace, []
     if is_simulated(folder) is not None:
         old_files.append(MANIFEST)
         if args.name == "amazon" and not replace:
             print(f"{folder}: holds the simulated sample, which the real data replace", file=sys.stderr)
             replace = True
+    check_target(folder, args.name, old_files, replace)  # before a long download
+    tasks = TASKS[args.source](args)
     shown = "recbole-cafe prepare " + " ".join(map(shlex.quote, command))
     return prepare(
         folder, args.name, tasks, options,
@@ -182,10 +187,16 @@ def _task(source: str, role: str, path: str, **options: Any) -> dict[str, Any]:
 
 
 def _amazon(args: argparse.Namespace) -> list[dict[str, Any]]:
-    if not args.reviews or not args.metadata:
-        raise PrepareError("give --reviews and --metadata")
-    return [_task("amazon", "interactions", path, intent=args.intent) for path in args.reviews] + [
-        _task("amazon", "items", path, intent=args.intent) for path in args.metadata
+    reviews, metadata = args.reviews or [], args.metadata or []
+    if args.categories and args.version:
+        more = fetch.amazon(args.version, args.categories, args.raw / f"amazon-{args.version}", download=args.download,
+                            show=args.progress)  # fmt: skip
+        reviews, metadata = [*reviews, *more[0]], [*metadata, *more[1]]
+    if not reviews or not metadata:
+        pages = ", ".join(f"{version}: {release.page}" for version, release in fetch.AMAZON.items())
+        raise PrepareError(f"give --version and --categories, or --reviews and --metadata with files from {pages}")
+    return [_task("amazon", "interactions", path, intent=args.intent) for path in reviews] + [
+        _task("amazon", "items", path, intent=args.intent) for path in metadata
     ]
 
 
@@ -194,7 +205,7 @@ def _tmall(args: argparse.Namespace) -> list[dict[str, Any]]:
     if unknown := [action for action in actions if action not in tmall.ACTIONS]:
         raise PrepareError(f"--actions: {unknown[0]!r} is none of {', '.join(tmall.ACTIONS)}")
     if not args.log:
-        raise PrepareError("give --log")
+        raise PrepareError(fetch.tmall_by_hand())
     return [_task("tmall", "interactions", path, intent=args.intent, actions=actions, year=args.year) for path in args.log]
 
 
