@@ -71,7 +71,11 @@ def measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     with open(folder / "said", "w+", encoding="utf-8") as said:
         watched = watch(command, said)
         said.seek(0)
-        lines = [line.replace(f"{folder}/", "") for line in said.read().replace("\r", "\n").splitlines() if line.strip() and "%|" not in line]
+        lines = [
+            line.replace(f"{folder}/", "")
+            for line in said.read().replace("\r", "\n").splitlines()
+            if line.strip() and "%|" not in line
+        ]
     print("\n".join(lines), file=sys.stderr)
     if watched["code"]:
         raise SystemExit(f"prepare ended with code {watched['code']}")
@@ -148,7 +152,9 @@ def reviews(rng: np.random.Generator, n: int, n_users: int, n_items: int, number
         f'{{"overall": {s}.0, "verified": true, "reviewTime": "09 1, 2016", "reviewerID": "A{u:013X}", "asin": '
         f'"B{number}{i:08X}", "style": {{"Format:": " Paperback"}}, "reviewerName": "A customer", "reviewText": '
         f'"{texts[t]}", "summary": "{texts[t][:30]}", "unixReviewTime": {d * 86_400}}}'
-        for s, u, i, t, d in zip(stars.tolist(), users.tolist(), items.tolist(), text.tolist(), days.tolist(), strict=True)
+        for s, u, i, t, d in zip(
+            stars.tolist(), users.tolist(), items.tolist(), text.tolist(), days.tolist(), strict=True
+        )
     ]
     lines[1::50] = lines[:-1:50]
     lines[7::10_000] = [line[:90] for line in lines[7::10_000]]
@@ -164,7 +170,7 @@ def products(rng: np.random.Generator, items: range, number: int) -> bytes:
         path = f'["{department}", "Group {one} &amp; more", "Kind {one}-{two}"]' if item % 20 else "[]"
         lines.append(
             f'{{"category": {path}, "tech1": "", "description": ["A thing of many uses."], "title": "Thing {item}", '
-            f'"also_buy": ["B{number}{item // 2:08X}"], "brand": "Brand {item % 999}", "rank": "{item} in {department}", '
+            f'"also_buy": ["B{number}{item // 2:08X}"], "brand": "Brand {item % 999}", "rank": "{item} in it", '
             f'"main_cat": "{department}", "price": "$9.99", "asin": "B{number}{item:08X}"}}'
         )
     return ("\n".join(lines) + "\n").encode()

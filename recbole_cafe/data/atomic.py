@@ -566,7 +566,9 @@ def _write_stream(path: Path, stream: Stream, needed: list[str], bar: tqdm) -> t
         for batch in stream.batches:
             if not rows:
                 if missing := [header for header in needed if header not in batch.schema.names]:
-                    raise AtomicFileError(f"{path.name}: no column {missing[0]!r}, found {', '.join(batch.schema.names)}")
+                    raise AtomicFileError(
+                        f"{path.name}: no column {missing[0]!r}, found {', '.join(batch.schema.names)}"
+                    )
                 header = ("\t".join(batch.schema.names) + "\n").encode()
                 file.write(header)
                 digest.update(header)

@@ -75,7 +75,9 @@ def test_a_download_that_breaks_off_is_continued(server: Server, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["SHA256SUMS", "x.gz"]
 
 
-def test_what_is_left_over_from_an_earlier_run_is_continued_unless_the_file_changed(server: Server, tmp_path: Path) -> None:
+def test_what_is_left_over_from_an_earlier_run_is_continued_unless_the_file_changed(
+    server: Server, tmp_path: Path
+) -> None:
     server.breaks = fetch.TRIES
     with pytest.raises(PrepareError, match=r"x\.gz\.part: has 8960 bytes of 10240; run again to continue"):
         fetch.fetch(url(server), tmp_path / "x.gz")
@@ -91,7 +93,9 @@ def test_a_file_with_another_checksum_than_noted_is_refused(server: Server, tmp_
     assert not (tmp_path / "x.gz").exists()
 
 
-def test_categories_are_downloaded_and_prepared(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_categories_are_downloaded_and_prepared(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     review = {"reviewerID": "A", "asin": "B", "overall": 5.0, "unixReviewTime": 9}
     server.files |= {
         "/Toys.json.gz": gzip.compress(json.dumps(review).encode()),
@@ -116,7 +120,12 @@ def test_without_a_network_the_page_the_file_and_its_place_are_named(
     for extra, reason in ([], "no network"), (["--no-download"], "is missing"):
         assert main(["prepare", "amazon", "--version=2018", "--categories", "Books", "--out=out", *extra]) == 2
         said = capsys.readouterr().err
-        for part in (reason, "raw/amazon-2018/Books.json.gz", "amazon_v2/categoryFiles/Books.json.gz", "nijianmo.github.io"):
+        for part in (
+            reason,
+            "raw/amazon-2018/Books.json.gz",
+            "amazon_v2/categoryFiles/Books.json.gz",
+            "nijianmo.github.io",
+        ):
             assert part in said
     assert main(["prepare", "tmall", "--out=out"]) == 2
     assert "https://tianchi.aliyun.com/dataset/53: IJCAI16_data.zip" in capsys.readouterr().err

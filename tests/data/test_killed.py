@@ -108,8 +108,8 @@ for letter in "ab":
     Path(f"{letter}.csv").write_text("u,i,t,k\n" + rows)
 
 def prepare(letter):
-    arguments = ["table", f"--interactions={letter}.csv", "--user=u", "--item=i", "--time=t", "--intent=k", "--name=d", "--out=out",
-                 "--replace", "--threads=1"]
+    arguments = ["table", f"--interactions={letter}.csv", "--user=u", "--item=i", "--time=t", "--intent=k",
+                 "--name=d", "--out=out", "--replace", "--threads=1"]
     assert cli.main(parsers.parse_args(arguments)) == 0
 
 child(lambda: prepare("a"))
@@ -138,5 +138,7 @@ def test_old_or_new_whenever_it_is_killed(tmp_path: Path) -> None:
     for way, least in (("exchange", 10), ("renames", 14)):
         assert len(found[way]) >= least, found  # moments
         old = found[way].rstrip("b")
-        assert set(old) == {"a"} and found[way].endswith("b"), found  # first the old one, from some moment on the new one
+        assert set(old) == {"a"} and found[way].endswith("b"), (
+            found
+        )  # first the old one, from some moment on the new one
     assert not found["command"][0], found  # killed at once: the old one

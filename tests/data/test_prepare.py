@@ -116,7 +116,7 @@ def test_amazon_2014_with_literals_for_metadata_and_every_fault(tmp_path: Path, 
             review("A1", "B1", "soon"),
             review("A\t1", "B1", 1),
             b'{"reviewerID": "A\xff1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1}',
-            b'{"reviewerID": "A3", "asin": "B9", "overall": 5.0, "unixReviewTime": 400, "reviewText": "caf\xe9"}',
+            b'{"reviewerID": "A3", "asin": "B9", "overall": 5.0, "unixReviewTime": 400, "reviewText": "th\xe9"}',
             "[1, 2]",
             review("NA", "B1", 7),
             review("A4", '"B1', 7),
@@ -151,15 +151,21 @@ def test_amazon_2014_with_literals_for_metadata_and_every_fault(tmp_path: Path, 
 
 
 def test_amazon_2018_with_flat_categories_markup_and_a_truncated_file(tmp_path: Path, engine: str) -> None:
-    one = zipped(tmp_path / "Books.json.gz", [review("A1", "B1", 20, 1.0), review("A1", "B2", 30, 4.0), review("A1", "B2", 10)])
+    one = zipped(
+        tmp_path / "Books.json.gz", [review("A1", "B1", 20, 1.0), review("A1", "B2", 30, 4.0), review("A1", "B2", 10)]
+    )
     whole = zipped(tmp_path / "whole.gz", [review(f"U{n:04}", "B3", n, 3.0) for n in range(3000)])
     cut = Path(whole).read_bytes()
     other = plain(tmp_path / "Toys.json.gz", cut[: len(cut) // 2])
     metadata = zipped(
         tmp_path / "meta.json.gz",
         [
-            json.dumps({"asin": "B1", "category": ["Books &amp; More", "<b>Crime</b>", "</span></span>"], "brand": "Penguin"}),
-            json.dumps({"asin": "B2", "category": ["Books &amp;  More", "Crime", "True\tCrime"], "brand": "by\n    \n    Ace"}),
+            json.dumps(
+                {"asin": "B1", "category": ["Books &amp; More", "<b>Crime</b>", "</span></span>"], "brand": "Penguin"}
+            ),
+            json.dumps(
+                {"asin": "B2", "category": ["Books &amp;  More", "Crime", "True\tCrime"], "brand": "by\n    \n    Ace"}
+            ),
             json.dumps({"asin": "B3", "category": [], "main_cat": "Toys"}),
         ],
     )
@@ -170,18 +176,25 @@ def test_amazon_2018_with_flat_categories_markup_and_a_truncated_file(tmp_path: 
     assert item == lines("B1 Crime", "B2 Crime")
     assert f"the file is damaged or breaks off; what comes before is used | 1 | `{other}: line " in readme
     if engine == "duckdb":
-        assert prepared(*arguments, name="path", *["--level=path"])[1] == lines(
+        assert prepared(*arguments, "--level=path", name="path")[1] == lines(
             "B1 Books_&_More_>_Crime", "B2 Books_&_More_>_Crime_>_True_Crime"
         )
-        assert prepared(*arguments, name="brand", *["--intent=brand"])[1] == lines("B1 Penguin", "B2 Ace")
-        kept = prepared(*arguments, name="main", *["--intent=main"])[1]
+        assert prepared(*arguments, "--intent=brand", name="brand")[1] == lines("B1 Penguin", "B2 Ace")
+        kept = prepared(*arguments, "--intent=main", name="main")[1]
         assert kept == lines("B1 Books_&_More", "B2 Books_&_More", "B3 Toys")
-        assert prepared(*arguments, name="last", *["--duplicates=last"])[0] == lines("A1 B1 20", "A1 B2 30")
+        assert prepared(*arguments, "--duplicates=last", name="last")[0] == lines("A1 B1 20", "A1 B2 30")
 
 
 def test_amazon_2023_with_parents_milliseconds_and_ratings(tmp_path: Path, engine: str) -> None:
     def row(user: str, parent: str | None, when: object, stars: float = 5.0, asin: str = "X") -> str:
-        record = {"rating": stars, "title": "t", "asin": asin, "parent_asin": parent, "user_id": user, "timestamp": when}
+        record = {
+            "rating": stars,
+            "title": "t",
+            "asin": asin,
+            "parent_asin": parent,
+            "user_id": user,
+            "timestamp": when,
+        }
         return json.dumps({key: value for key, value in record.items() if value is not None})
 
     reviews = zipped(
@@ -191,8 +204,8 @@ def test_amazon_2023_with_parents_milliseconds_and_ratings(tmp_path: Path, engin
     )  # fmt: skip
     metadata = zipped(
         tmp_path / "meta_Beauty.jsonl.gz",
-        [json.dumps({"parent_asin": "P1", "main_category": "All Beauty", "categories": ["Beauty", "Nails"], "store": "Sally"}),
-         json.dumps({"parent_asin": "P2", "main_category": "All Beauty", "categories": [], "details": {"Brand": "Ésprit"}}),
+        [json.dumps({"parent_asin": "P1", "main_category": "All", "categories": ["Beauty", "Nails"], "store": "Sally"}),
+         json.dumps({"parent_asin": "P2", "main_category": "All", "categories": [], "details": {"Brand": "Ésprit"}}),
          json.dumps({"parent_asin": "P3", "categories": ["Beauty", "Hair"]})],
     )  # fmt: skip
     arguments = ["amazon", f"--reviews={reviews}", f"--metadata={metadata}", f"--engine={engine}", "--min-rating=3"]
@@ -208,7 +221,7 @@ def test_amazon_2023_with_parents_milliseconds_and_ratings(tmp_path: Path, engin
 def test_metadata_are_read_and_never_run() -> None:
     assert amazon.literal("{'a': \"it's\", 'b': [1, None]}") == {"a": "it's", "b": [1, None]}
     for text in ("open('x')", "1 + (", "{'a': __import__('os')}", "lambda: 0", "f'{1}'", ""):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="neither JSON nor a Python literal"):
             amazon.literal(text)
 
 
@@ -263,7 +276,8 @@ def test_tmall_of_ijcai_16_is_read_inside_its_archive(tmp_path: Path, engine: st
 @pytest.mark.parametrize(
     ("stamp", "with_year", "expected"),
     [("829", False, seconds(8, 29)), ("1231", False, seconds(12, 31)), ("20151231", True, seconds(12, 31, 2015)),
-     ("229", False, None), ("0", False, None), ("20151131", True, None), ("20150829", False, None), ("8x9", False, None)],
+     ("229", False, None), ("0", False, None), ("20151131", True, None),
+     ("20150829", False, None), ("8x9", False, None)],
 )  # fmt: skip
 def test_days(stamp: str, with_year: bool, expected: float | None) -> None:
     assert tmall.day(stamp, 2014, with_year=with_year) == expected
@@ -289,8 +303,8 @@ def test_a_table_of_csv_with_levels_k_core_and_rare_intents(tmp_path: Path, engi
         '{"sku": "tea", "kind": "food > drinks > hot"}\n{"sku": "jam, red", "kind": "food > sweet"}\n'
         '{"sku": "bun", "kind": "food > bread > sweet bread"}\n{"sku": 5}\n{"kind": "food"}\n',
     )
-    arguments = ["table", f"--interactions={clicks}", f"--items={things}", "--user=who", "--item=what", "--items-item=sku",
-                 "--time=when", "--intent=kind", "--separator=>", f"--engine={engine}"]  # fmt: skip
+    arguments = ["table", f"--interactions={clicks}", f"--items={things}", "--user=who", "--item=what",
+                 "--items-item=sku", "--time=when", "--intent=kind", "--separator=>", f"--engine={engine}"]  # fmt: skip
     core = ["--min-user=2", "--min-item=2", "--core=k-core", "--min-intent=2"]
     inter, item, readme = prepared(*arguments, *core)
     assert inter == lines("ann tea 1709251200", "ann bun 1709254800", "bob tea 1709251200.5", "bob bun 1709251201")
@@ -346,7 +360,8 @@ def test_the_tables_of_a_real_data_set_give_it_back(shared_data: Path, tmp_path:
     from recbole_cafe import run
 
     result = run("CaFe", name, config_dict={
-        "data_path": "out", "epochs": 1, "hidden_size": 8, "n_heads": 2, "n_local_heads": 1, "inner_size": 8, "eval_mode": ["uni5"],
+        "data_path": "out", "epochs": 1, "hidden_size": 8, "n_heads": 2, "n_local_heads": 1, "inner_size": 8,
+        "eval_mode": ["uni5"],
         "MAX_ITEM_LIST_LENGTH": 5, "show_progress": False, "use_gpu": False, "train_batch_size": 4096,
     })  # fmt: skip
     assert result.test_result
@@ -354,7 +369,8 @@ def test_the_tables_of_a_real_data_set_give_it_back(shared_data: Path, tmp_path:
 
 @pytest.mark.parametrize(
     ("form", "value", "expected"),
-    [("auto", "12.5", 12.5), ("auto", 7, 7.0), ("auto", "1970-01-02", 86400.0), ("auto", "1970-01-01T01:00:00+01:00", 0.0),
+    [("auto", "12.5", 12.5), ("auto", 7, 7.0), ("auto", "1970-01-02", 86400.0),
+     ("auto", "1970-01-01T01:00:00+01:00", 0.0),
      ("auto", True, None), ("auto", "nan", None), ("auto", "", None), ("auto", "1_000", None), ("ms", "1500", 1.5),
      ("us", 2_000_000, 2.0), ("s", "x", None), ("%d.%m.%Y", "02.01.1970", 86400.0), ("%d.%m.%Y", "1970-01-02", None),
      ("auto", datetime.date(1970, 1, 2), 86400.0)],
@@ -378,7 +394,10 @@ def test_users_are_drawn_by_hash_and_the_same_ones_whatever_the_order(tmp_path: 
 
 def test_rare_intents_can_take_their_items_with_them(tmp_path: Path) -> None:
     rows = "ann,tea,1\nann,jam,2\nbob,tea,3\nbob,odd,4\n"
-    source = plain(tmp_path / "c.csv", "u,i,t,k\n" + "".join(f"{row},{'x' if 'jam' not in row else 'y'}\n" for row in rows.splitlines()))
+    source = plain(
+        tmp_path / "c.csv",
+        "u,i,t,k\n" + "".join(f"{row},{'x' if 'jam' not in row else 'y'}\n" for row in rows.splitlines()),
+    )
     inter, item, _ = prepared("table", f"--interactions={source}", "--user=u", "--item=i", "--time=t", "--intent=k",
                               "--min-intent=2", "--rare=drop")  # fmt: skip
     assert inter == lines("ann tea 1", "bob tea 3", "bob odd 4") and item == lines("odd x", "tea x")
@@ -387,7 +406,13 @@ def test_rare_intents_can_take_their_items_with_them(tmp_path: Path) -> None:
 def test_numbers_of_intents() -> None:
     sizes = pa.table({"intent": ["a", "b"], "items": [1, 3], "interactions": [4, 4]})
     found = pipeline.intent_numbers(sizes, 8, 10)
-    assert found == {"intents": 2, "entropy": 1.0, "items_with_intent": 4, "coverage_items": 0.5, "coverage_interactions": 0.8}
+    assert found == {
+        "intents": 2,
+        "entropy": 1.0,
+        "items_with_intent": 4,
+        "coverage_items": 0.5,
+        "coverage_interactions": 0.8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -402,7 +427,7 @@ def test_numbers_of_intents() -> None:
         (["--time=at"], "clicks.csv: line 1: no column 'at' for time; found who, what, when, kind"),
         (["--interactions=nowhere.csv"], "nowhere.csv: no such file"),
         (["--interactions=clicks.xls"], "clicks.xls: the name does not tell the format; give --format"),
-        (["--before=0"], r"no interaction is left after: time before 0 (rows read: 3; time before 0: 0); nothing was written"),
+        (["--before=0"], "no interaction is left after: time before 0 (rows read: 3; time before 0: 0)"),
         (["--min-user=9"], "no interaction is left after: at least 1 an item and 9 a user, round 1"),
         (["--user=kind", "--time=who"], "no interaction could be read (rows read: 0; first fault at"),
         (["--strict", "--time=who"], "clicks.csv: line 2: found 'ann': no time (--strict stops here"),
@@ -413,7 +438,7 @@ def test_a_choice_that_gives_no_data_set_is_named_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
 ) -> None:
     assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", *arguments]) == 2
-    assert f"recbole-cafe prepare: " in (said := capsys.readouterr().err) and message in said
+    assert "recbole-cafe prepare: " in (said := capsys.readouterr().err) and message in said
     assert not Path("out").exists() or not list(Path("out").iterdir())
 
 
@@ -436,14 +461,21 @@ def test_the_shipped_simulated_amazon_gives_way_with_a_message(tmp_path: Path, c
 
 
 def test_large_files_are_read_by_workers_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [plain(tmp_path / f"{n}.csv", "u,i,t,k\n" + "".join(f"u{j},i{n},5,k{n}\n" for j in range(50)) + "bad\n") for n in range(3)]
+    parts = [
+        plain(tmp_path / f"{n}.csv", "u,i,t,k\n" + "".join(f"u{j},i{n},5,k{n}\n" for j in range(50)) + "bad\n")
+        for n in range(3)
+    ]
     arguments = ["table", "--interactions", *parts, "--user=u", "--item=i", "--time=t", "--intent=k", "--threads=2"]
     here = prepared(*arguments)
     monkeypatch.setattr("recbole_cafe.data.prepare.engine.SMALL", 0)
     there = prepared(*arguments, name="e")
     assert there[:2] == here[:2]
     assert here[0].startswith(lines("u0 i0 5", "u0 i1 5", "u0 i2 5", "u1 i0 5"))  # ties: in the order of the files
-    assert here[2].replace("d.i", "e.i").count("another number of columns") == 3 == there[2].count("another number of columns")
+    assert (
+        here[2].replace("d.i", "e.i").count("another number of columns")
+        == 3
+        == there[2].count("another number of columns")
+    )
     assert main(["prepare", *arguments, "--strict", "--name=f", "--out=out"]) == 2
 
 
@@ -461,7 +493,9 @@ def test_a_source_counts_bytes_and_checksum_of_what_it_read(tmp_path: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, lambda data: data, __import__("bz2").compress, __import__("lzma").compress])
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, lambda data: data, __import__("bz2").compress, __import__("lzma").compress]
+)
 def test_compression_is_told_by_the_content(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     path = plain(tmp_path / "file", pack(b"a\nb\r\n\nlast"))
     source = raw.Source({"path": path, "options": {}, "number": 0, "role": "items", "strict": False})
@@ -472,13 +506,14 @@ def test_a_zip_archive_says_how_to_name_what_is_inside(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("log.csv", "x")
     source = raw.Source({"path": str(tmp_path / "a.zip"), "options": {}, "number": 0, "role": "items", "strict": False})
-    with pytest.raises(PrepareError, match="is a zip archive; name a file inside, for example zip://log.csv::"):
+    with pytest.raises(PrepareError, match=r"is a zip archive; name a file inside, for example zip://log\.csv::"):
         list(source.texts())
 
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("  a \t b\n", "a b"), ('"quoted" name', 'quoted" name'), ("NA", None), ("", None), (None, None), (7, "7"), (1.5, None),
+    [("  a \t b\n", "a b"), ('"quoted" name', 'quoted" name'), ("NA", None), ("", None), (None, None), (7, "7"),
+     (1.5, None),
      ("a\x1fb", "a b"), (True, None)],
 )  # fmt: skip
 def test_names_of_intents(value: object, expected: str | None) -> None:

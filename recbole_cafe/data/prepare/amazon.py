@@ -77,8 +77,8 @@ def literal(text: str) -> Any:
         pass
     try:
         return ast.literal_eval(text.strip())
-    except (SyntaxError, TypeError, ValueError) as error:
-        raise ValueError(str(error)) from None
+    except (SyntaxError, TypeError, ValueError):
+        raise ValueError("neither JSON nor a Python literal") from None
 
 
 def _intent(record: dict[str, Any], choice: str) -> list[Any]:

@@ -61,8 +61,8 @@ _WORDS = {
     "same_intent": "steps after which the intent stays the same",
     "same_intent_chance": "the same if a user's interactions came in random order",
 }
-_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "short_users", "one_intent_users", "same_intent",
-           "same_intent_chance"}  # fmt: skip
+_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "short_users", "one_intent_users",
+           "same_intent", "same_intent_chance"}  # fmt: skip
 
 
 def _shown(key: str, value: Any) -> str:
@@ -212,8 +212,8 @@ def _judge(found: Findings) -> None:
         found.warnings.append(f"{share:.1%} of the items have no intent; CaFe gives them all the same, an empty one")
     if numbers.get("items_without_row"):
         found.warnings.append(
-            f"RecBole leaves out interactions with the {numbers['items_without_row']:,} items that the .item file does not "
-            "list (filter_inter_by_user_or_item)"
+            f"RecBole leaves out interactions with the {numbers['items_without_row']:,} items that the .item file does "
+            "not list (filter_inter_by_user_or_item)"
         )
     if numbers["short_users"] > 0:
         found.warnings.append(
@@ -222,8 +222,8 @@ def _judge(found: Findings) -> None:
         )
     if numbers["ties"] > 0.1:
         found.warnings.append(
-            f"{numbers['ties']:.1%} of the interactions have no order in time among themselves; the file's order decides, "
-            "which a model may read. Compare with tie_order: random"
+            f"{numbers['ties']:.1%} of the interactions have no order in time among themselves; the file's order "
+            "decides, which a model may read. Compare with tie_order: random"
         )
     if numbers["repeats"] > 0.1:
         found.warnings.append(f"{numbers['repeats']:.1%} are repeats; state whether results use mask_history")
@@ -234,7 +234,9 @@ def _judge(found: Findings) -> None:
         found.faults.append(f"{intents} intent(s): there is nothing for the intent to tell")
         return
     if numbers["intent_items_median"] < 2:
-        found.warnings.append("half of the intents have one item only: as sparse as the items; merge them (prepare --min-intent)")
+        found.warnings.append(
+            "half of the intents have one item only: as sparse as the items; merge them (prepare --min-intent)"
+        )
     if numbers["intents_per_user"] < 1.5:
         found.warnings.append("users hardly change their intent: its sequence has little to learn")
     found.expectation = _expectation(numbers)
@@ -251,15 +253,17 @@ def _expectation(numbers: dict[str, Any]) -> list[str]:
         where = "items are dense; the paper has no data like that, and a model of items alone has enough to learn from"
     lines = [
         f"{per_item:.2f} interactions per item (the paper: {paper}): {where}.",
-        "Known: the paper (arXiv:2204.01839, Figure 4) finds gains over models of items alone the larger the rarer items "
-        "are. Its level of results comes back here only when each negative gets a random other intent, so that the intent "
-        "points at the target (protocol authors100).",
-        "Measured with each candidate's own intent (pop100, one data set of 2.72 per item): the same CaFe ranked with NDCG@5 "
-        ".124 by its item score alone and .138 with the intent's. A gain of that order can be hoped for, none is promised.",
+        "Known: the paper (arXiv:2204.01839, Figure 4) finds gains over models of items alone the larger the rarer "
+        "items are. Its level of results comes back here only when each negative gets a random other intent, so that "
+        "the intent points at the target (protocol authors100).",
+        "Measured with each candidate's own intent (pop100, one data set of 2.72 per item): the same CaFe ranked with "
+        "NDCG@5 .124 by its item score alone and .138 with the intent's. A gain of that order can be hoped for, none "
+        "is promised.",
     ]
     if numbers.get("same_intent") is not None and numbers.get("same_intent_chance") is not None:
         lines.append(
-            f"The intent stays the same after {numbers['same_intent']:.1%} of the steps, {numbers['same_intent_chance']:.1%} "
+            f"The intent stays the same after {numbers['same_intent']:.1%} of the steps, "
+            f"{numbers['same_intent_chance']:.1%} "
             "if order meant nothing; a difference shows that the sequence of intents tells something."
         )
     return lines

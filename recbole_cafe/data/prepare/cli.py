@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--raw", type=Path, default=Path("raw"), help="folder of downloads (default: %(default)s)")
     one.add_argument("--download", action=argparse.BooleanOptionalAction, default=True, help="default: yes")
     one.add_argument("--intent", default=amazon.CATEGORY,
-                     help="category, brand, main (the category's department) or a column (default: %(default)s)")  # fmt: skip
+                     help="category, brand, main (the department) or a column (default: %(default)s)")  # fmt: skip
     _shared(one, "amazon", preset=True)
 
     one = sources.add_parser("tmall", help="Alibaba's logs of IJCAI-15 and IJCAI-16",
@@ -77,15 +77,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _columns(parser: argparse.ArgumentParser, **defaults: str | None) -> None:
     for name, default in defaults.items():
         shown = "" if default is None else " (default: %(default)s)"
-        parser.add_argument(f"--{name}", required=default is None, default=default, metavar="COLUMN", help=f"of the {name}{shown}")
+        parser.add_argument(
+            f"--{name}", required=default is None, default=default, metavar="COLUMN", help=f"of the {name}{shown}"
+        )
     parser.add_argument("--rating", metavar="COLUMN", help="of the rating, for --min-rating")
     parser.add_argument("--time-format", default="auto", metavar="FORMAT",
-                        help="auto (numbers, ISO 8601), s, ms, us, or a pattern like %%d.%%m.%%Y (default: auto)")  # fmt: skip
+                        help="auto (numbers, ISO 8601), s, ms, us, or a pattern like %%d.%%m.%%Y")  # fmt: skip
     parser.add_argument("--separator", help="between the levels inside an intent, most general first, e.g. ' > '")
 
 
 def _shared(parser: argparse.ArgumentParser, name: str | None, preset: bool = False) -> None:
-    parser.add_argument("--name", required=name is None, default=name, help="of the data set" + (" (default: %(default)s)" if name else ""))
+    parser.add_argument(
+        "--name",
+        required=name is None,
+        default=name,
+        help="of the data set" + (" (default: %(default)s)" if name else ""),
+    )
     parser.add_argument("--out", default="dataset_atomic", help="folder of data sets (default: %(default)s)")
     parser.add_argument("--replace", action="store_true", help="replace a data set of that name")
     parser.add_argument("--strict", action="store_true", help="stop at the first fault of a raw file")
@@ -94,13 +101,19 @@ def _shared(parser: argparse.ArgumentParser, name: str | None, preset: bool = Fa
         choice.add_argument("--preset", choices=["paper"], help="start from settings meant for the paper's Table 1")
     choice.add_argument("--level", help="of the intent: leaf, path, or a depth from 1 (default: leaf)")
     choice.add_argument("--min-intent", type=int, metavar="N", help="intents of fewer items are rare (default: 1)")
-    choice.add_argument("--rare", choices=RARE, help="what becomes of them: parent category, one intent, none (default: parent)")
+    choice.add_argument(
+        "--rare", choices=RARE, help="what becomes of them: parent category, one intent, none (default: parent)"
+    )
     choice.add_argument("--unknown", choices=("keep", "drop"), help="items without an intent (default: keep)")
     choice.add_argument("--min-user", type=int, metavar="N", help="fewest interactions of a user (default: 1)")
     choice.add_argument("--min-item", type=int, metavar="N", help="fewest interactions of an item (default: 1)")
-    choice.add_argument("--core", choices=CORES, help="how the two are applied: items then users, or until nothing changes (default: once)")
+    choice.add_argument(
+        "--core",
+        choices=CORES,
+        help="how the two are applied: items then users, or until nothing changes (default: once)",
+    )
     choice.add_argument("--duplicates", choices=DUPLICATES,
-                        help="exact: a user, item and time once; first, last: a user and item once; keep all (default: exact)")  # fmt: skip
+                        help="exact: user, item, time once; first, last: user, item once (default: exact)")  # fmt: skip
     choice.add_argument("--min-rating", type=float, metavar="R")
     choice.add_argument("--after", metavar="TIME", help="first to keep: 2016-01-31 or seconds since 1970")
     choice.add_argument("--before", metavar="TIME", help="first to leave out")
@@ -127,8 +140,9 @@ def main(args: argparse.Namespace, command: Sequence[str] = ()) -> int:
         return 2
     numbers = report.numbers
     print(
-        f"{Path(args.out) / args.name}: {written.users:,} users, {written.items:,} items, {numbers['intents']:,} intents, "
-        f"{written.interactions:,} interactions ({written.interactions / written.items:.2f} per item) in "
+        f"{Path(args.out) / args.name}: {written.users:,} users, {written.items:,} items, "
+        f"{numbers['intents']:,} intents, {written.interactions:,} interactions "
+        f"({written.interactions / written.items:.2f} per item) in "
         f"{report.seconds:.1f} s; {report.faults:,} rows of the raw files left out"
     )
     if row := paper_row(args.source, written, report):
@@ -163,7 +177,18 @@ def run(args: argparse.Namespace, command: Sequence[str] = ()) -> tuple[Written,
 
 def _options(args: argparse.Namespace) -> Options:
     """The pipeline's options: the preset's, then those given."""
-    names = ("level", "min_intent", "rare", "unknown", "min_user", "min_item", "core", "duplicates", "min_rating", "users")
+    names = (
+        "level",
+        "min_intent",
+        "rare",
+        "unknown",
+        "min_user",
+        "min_item",
+        "core",
+        "duplicates",
+        "min_rating",
+        "users",
+    )
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     for name in ("after", "before"):
         if (text := getattr(args, name)) is not None:
@@ -174,7 +199,9 @@ def _options(args: argparse.Namespace) -> Options:
     if args.min_rating is not None and args.source in ("table", "atomic") and not args.rating:
         raise PrepareError("--min-rating needs --rating, the column of the rating")
     if args.min_rating is not None and args.source == "tmall":
-        raise PrepareError("--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions")
+        raise PrepareError(
+            "--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions"
+        )
     base = PRESETS[args.source] if getattr(args, "preset", None) else {}
     return Options(**base | given, strict=args.strict)
 
@@ -206,7 +233,9 @@ def _tmall(args: argparse.Namespace) -> list[dict[str, Any]]:
         raise PrepareError(f"--actions: {unknown[0]!r} is none of {', '.join(tmall.ACTIONS)}")
     if not args.log:
         raise PrepareError(fetch.tmall_by_hand())
-    return [_task("tmall", "interactions", path, intent=args.intent, actions=actions, year=args.year) for path in args.log]
+    return [
+        _task("tmall", "interactions", path, intent=args.intent, actions=actions, year=args.year) for path in args.log
+    ]
 
 
 def _atomic(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -218,7 +247,9 @@ def _atomic(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _table(args: argparse.Namespace) -> list[dict[str, Any]]:
     for path in (*args.interactions, *(args.items or ())):
         table.format_of(path, args.format)  # before anything is read
-    return _tables(args, "table", args.interactions, args.items or [], args.items_item or args.item, args.format, args.separator)
+    return _tables(
+        args, "table", args.interactions, args.items or [], args.items_item or args.item, args.format, args.separator
+    )
 
 
 def _tables(args: argparse.Namespace, source: str, inter: Sequence[str], item: Sequence[str], item_column: str,

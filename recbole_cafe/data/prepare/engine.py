@@ -6,11 +6,14 @@ expressions on them, so their results agree to the byte.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 import zipfile
@@ -45,7 +48,7 @@ class Engine(Protocol):
     def one(self, expression: Any) -> dict[str, Any]:
         """The only row of a table."""
 
-    def batches(self, expression: Any, name: str) -> Iterator[pa.RecordBatch]:
+    def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """The rows of an ordered table, never all at once."""
 
     def close(self) -> None:
@@ -104,7 +107,7 @@ class DuckDB:
     def one(self, expression: Any) -> dict[str, Any]:
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
-    def batches(self, expression: Any, name: str) -> Iterator[pa.RecordBatch]:
+    def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
 
     def close(self) -> None:
@@ -128,7 +131,8 @@ class Spark:
             builder = SparkSession.builder.appName("recbole-cafe prepare")
             if "MASTER" not in os.environ and "SPARK_REMOTE" not in os.environ and not os.environ.get("SPARK_CONF_DIR"):
                 local = {
-                    "spark.master": f"local[{threads}]", "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
+                    "spark.master": f"local[{threads}]",
+                    "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
                     "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
                     "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
                     "spark.local.dir": str(work / "spill"),
@@ -145,11 +149,14 @@ class Spark:
         self.work, self._generation = work, 0
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
+        del show  # Spark has a bar of its own
         for task in tasks:
             raw.size_of(task["path"])  # a missing file is named before anything starts
         context = self.session.sparkContext
-        context.addPyFile(str(_package(self.work)))
-        results = context.parallelize(list(tasks), len(tasks)).map(_on_executor).collect()
+        if context.applicationId not in _sent:
+            context.addPyFile(str(_package(_for_this_process())))
+            _sent.add(context.applicationId)
+        results = context.parallelize(list(tasks), len(tasks)).map(raw.run_task_or_tell).collect()
         return [_checked(result) for result in results]
 
     def read(self, pattern: str, name: str) -> Any:
@@ -165,8 +172,9 @@ class Spark:
     def one(self, expression: Any) -> dict[str, Any]:
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
-    def batches(self, expression: Any, name: str) -> Iterator[pa.RecordBatch]:
-        path = self.work / f"{name}-sorted"
+    def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
+        self._generation += 1
+        path = self.work / f"sorted-{self._generation}"
         self.connection.to_parquet(expression, str(path))
         for part in sorted(path.glob("part-*.parquet")):  # ranges of the order, in order
             yield from pq.ParquetFile(part).iter_batches(_BATCH)
@@ -176,13 +184,15 @@ class Spark:
             self.session.stop()
 
 
-def _on_executor(task: dict[str, Any]) -> dict[str, Any]:
-    from recbole_cafe.data.prepare import raw
+_sent: set[str] = set()  # Spark applications that have the readers
 
-    try:
-        return raw.run_task(task)
-    except raw.PrepareError as error:
-        return {"error": str(error)}
+
+@functools.cache
+def _for_this_process() -> Path:
+    """A folder that lasts as long as this process, as what a session of Spark was given must."""
+    path = tempfile.mkdtemp(prefix="recbole-cafe-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
 
 
 # Reading on this machine ----------------------------------------------------------------------------------------------
@@ -211,7 +221,9 @@ def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: 
                 if process.poll() is not None:
                     results[number] = _checked(_result(files[number], process.returncode))
                     del running[number]
-            read = sum(result["bytes"] or 0 for result in results.values()) + sum(map(_progress, map(files.__getitem__, running)))
+            read = sum(result["bytes"] or 0 for result in results.values()) + sum(
+                map(_progress, map(files.__getitem__, running))
+            )
             bar.update(max(0, read - bar.n))
             time.sleep(0.05)
     finally:
@@ -247,15 +259,13 @@ def _package(work: Path) -> Path:
     path, here = work / "recbole_cafe_readers.zip", Path(__file__).resolve().parent
     if not path.exists():
         with zipfile.ZipFile(path, "w") as file:
-            file.writestr("__main__.py", "import sys\nfrom recbole_cafe.data.prepare.raw import worker\nsys.exit(worker(sys.argv[1]))\n")
+            file.writestr(
+                "__main__.py",
+                "import sys\nfrom recbole_cafe.data.prepare.raw import worker\nsys.exit(worker(sys.argv[1]))\n",
+            )
             for empty in ("recbole_cafe", "recbole_cafe/data", "recbole_cafe/data/prepare"):
                 file.writestr(f"{empty}/__init__.py", "")
             file.write(here.parent / "atomic.py", "recbole_cafe/data/atomic.py")
             for module in ("raw", "amazon", "tmall", "atomic", "table"):
                 file.write(here / f"{module}.py", f"recbole_cafe/data/prepare/{module}.py")
     return path
-
-
-def free_bytes(path: Path) -> int:
-    """Of the disk that holds a folder."""
-    return shutil.disk_usage(path).free

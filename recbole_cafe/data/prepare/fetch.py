@@ -50,7 +50,9 @@ TMALL = {
 }
 
 
-def amazon(version: str, categories: list[str], folder: Path, *, download: bool, show: bool) -> tuple[list[str], list[str]]:
+def amazon(
+    version: str, categories: list[str], folder: Path, *, download: bool, show: bool
+) -> tuple[list[str], list[str]]:
     """Review files and metadata files of categories in `folder`; what is not there yet is downloaded.
 
     Raises:

@@ -47,9 +47,16 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.level not in ("leaf", "path") and not (self.level.isascii() and self.level.isdigit() and int(self.level)):
+        if self.level not in ("leaf", "path") and not (
+            self.level.isascii() and self.level.isdigit() and int(self.level)
+        ):
             raise PrepareError(f"--level={self.level}: expected leaf, path or a depth from 1")
-        for name, choices in (("duplicates", DUPLICATES), ("core", CORES), ("rare", RARE), ("unknown", ("keep", "drop"))):
+        for name, choices in (
+            ("duplicates", DUPLICATES),
+            ("core", CORES),
+            ("rare", RARE),
+            ("unknown", ("keep", "drop")),
+        ):
             if getattr(self, name) not in choices:
                 raise PrepareError(f"--{name}={getattr(self, name)}: expected one of {', '.join(choices)}")
         for name in ("min_user", "min_item", "min_intent"):
@@ -165,7 +172,12 @@ class _Pipeline:
         for role in ("interactions", "items"):
             (self.work / role).mkdir()
         numbered = [
-            dict(task, number=number, strict=self.options.strict, out=str(self.work / task["role"] / f"{number:05}.parquet"))
+            dict(
+                task,
+                number=number,
+                strict=self.options.strict,
+                out=str(self.work / task["role"] / f"{number:05}.parquet"),
+            )
             for number, task in enumerate(tasks)
         ]
         self.say(f"reading {len(tasks)} file(s)")
@@ -188,7 +200,10 @@ class _Pipeline:
 
         rows, kept = staged.select("user", "item", "time", "rating", "place"), self.options
         for what, condition in (
-            (f"rating of at least {kept.min_rating:g}" if kept.min_rating is not None else "", _.rating >= kept.min_rating),
+            (
+                f"rating of at least {kept.min_rating:g}" if kept.min_rating is not None else "",
+                _.rating >= kept.min_rating,
+            ),
             (f"time from {kept.after:g}" if kept.after is not None else "", _.time >= kept.after),
             (f"time before {kept.before:g}" if kept.before is not None else "", _.time < kept.before),
         ):
@@ -224,7 +239,9 @@ class _Pipeline:
 
         kept = self.options
         if kept.unknown == "drop":
-            self._keep(self.rows.semi_join(self.items.filter(_.levels.notnull()), "item"), "items without an intent dropped")
+            self._keep(
+                self.rows.semi_join(self.items.filter(_.levels.notnull()), "item"), "items without an intent dropped"
+            )
         self._minimum()
         if kept.users is not None:
             self._sample(kept.users)
@@ -267,7 +284,9 @@ class _Pipeline:
         """Items of intents with too few items, dropped with their interactions."""
         self._choose()
         fitting = self.items.filter(self.items.intent != OTHER)
-        self._keep(self.rows.semi_join(fitting, "item"), f"intents of fewer than {self.options.min_intent} items dropped")
+        self._keep(
+            self.rows.semi_join(fitting, "item"), f"intents of fewer than {self.options.min_intent} items dropped"
+        )
 
     # Intents ----------------------------------------------------------------------------------------------------------
 
@@ -282,7 +301,9 @@ class _Pipeline:
         items = self.rows.select("item").distinct().left_join(self.items, "item").select("item", "levels", "kinds")
         items = items.mutate(n=ibis.ifelse(_.levels.isnull(), 0, parts.length()))
         wanted = ibis.least(_.n, int(kept.level)) if kept.level.isdigit() else _.n
-        items = self.engine.keep(items.mutate(depth=wanted.cast("int64")).select("item", "levels", "kinds", "depth"), "chosen")
+        items = self.engine.keep(
+            items.mutate(depth=wanted.cast("int64")).select("item", "levels", "kinds", "depth"), "chosen"
+        )
         while True:
             named = items.mutate(intent=self._name(items))
             if kept.min_intent == 1:
@@ -335,8 +356,8 @@ class _Pipeline:
         whole = not counts["fractions"] and counts["largest"] < 2**53
         when = rows.time.cast("int64") if whole else rows.time
         ordered = rows.select("user", "item", "time", "place", when=when).order_by(["user", "time", "place"])
-        inter = self.engine.batches(ordered, "inter")
-        items = self.engine.batches(self.items.order_by("item").select("item", "intent"), "item")
+        inter = self.engine.batches(ordered)
+        items = self.engine.batches(self.items.select("item", "intent").order_by("item"))
         return (
             Stream((_as(batch, user=USER, item=ITEM, when=TIME) for batch in inter), counts["interactions"]),
             Stream((_as(batch, item=ITEM, intent=INTENT) for batch in items), n_rows["n"]),

@@ -178,7 +178,9 @@ class Source:
                 continue
             self.read += 1
             if len(cells) != len(header):
-                self.fault(f"another number of columns than the {len(header)} of the header", line, separator.join(cells))
+                self.fault(
+                    f"another number of columns than the {len(header)} of the header", line, separator.join(cells)
+                )
                 continue
             yield line, [cells[place] for place in places]
 
@@ -254,9 +256,8 @@ def token(value: Any) -> str | None:
 
 def number(value: Any) -> float | None:
     """A finite number, also one in digits; None for anything else."""
-    if type(value) is not float and type(value) is not int:
-        if type(value) is not str or "_" in value:
-            return None
+    if type(value) not in (float, int) and (type(value) is not str or "_" in value):
+        return None
     try:
         found = float(value)
     except (ValueError, OverflowError):
@@ -410,6 +411,14 @@ def run_task(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _
     return source.result() | {"role": task["role"]}
 
 
+def run_task_or_tell(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
+    """As `run_task`, with the message of a PrepareError as `error`, which travels between processes."""
+    try:
+        return run_task(task, progress)
+    except PrepareError as error:
+        return {"error": str(error)}
+
+
 def worker(path: str) -> int:
     """What a worker process does: the task in a JSON file, its result beside it; ends when its parent does."""
     parent = os.getppid()
@@ -427,10 +436,7 @@ def worker(path: str) -> int:
             said[0] = time.monotonic() + 0.2
             Path(f"{path}.progress").write_text(str(n_bytes))
 
-    try:
-        result = run_task(json.loads(Path(path).read_text(encoding="utf-8")), progress)
-    except PrepareError as error:
-        result = {"error": str(error)}
+    result = run_task_or_tell(json.loads(Path(path).read_text(encoding="utf-8")), progress)
     Path(f"{path}.part").write_text(json.dumps(result), encoding="utf-8")
     os.replace(f"{path}.part", f"{path}.result")
     return 0

@@ -35,7 +35,9 @@ def paper_row(source: str, written: Written, report: Report) -> str | None:
 def readme(source: str, command: str, options: Options, report: Report, written: Written) -> str:
     """The text of README.md: source, command, filters, counts, faults and checksums."""
     numbers = report.numbers
-    changed = {key: value for key, value in vars(options).items() if value != getattr(_DEFAULTS, key) and key != "strict"}
+    changed = {
+        key: value for key, value in vars(options).items() if value != getattr(_DEFAULTS, key) and key != "strict"
+    }
     filters = ", ".join(f"{key.replace('_', '-')} = {_plain(value)}" for key, value in changed.items())
     table = [
         ("users", f"{written.users:,}"),
@@ -68,14 +70,20 @@ def readme(source: str, command: str, options: Options, report: Report, written:
         _table(
             ["file", "bytes", "sha256", "rows", "kept"],
             [
-                (f"`{_code(file['path'])}`", _plain(file["bytes"]), f"`{file['sha256'] or ''}`", f"{file['read']:,}", f"{file['kept']:,}")
+                (
+                    f"`{_code(file['path'])}`",
+                    _plain(file["bytes"]),
+                    f"`{file['sha256'] or ''}`",
+                    f"{file['read']:,}",
+                    f"{file['kept']:,}",
+                )
                 for file in report.files
             ],
         ),
         "**Rows left out.** " + ("None." if not faults else "The first place of each kind:"),
         "\n".join(["| file | fault | rows | first |", "|---|---|---|---|", *faults]) if faults else "",
-        f"**Columns.** `{written.name}.inter`: `user_id`, `item_id`, `timestamp`, sorted by user, then time, ties as in "
-        f"the raw files. `{written.name}.item`: `item_id`, `intent` (empty where there is none), sorted by item.",
+        f"**Columns.** `{written.name}.inter`: `user_id`, `item_id`, `timestamp`, sorted by user, then time, ties as "
+        f"in the raw files. `{written.name}.item`: `item_id`, `intent` (empty where there is none), sorted by item.",
         "**Checksums** (sha256).",
         _table(["file", "sha256"], [(f"`{file}`", f"`{digest}`") for file, digest in written.sha256.items()]),
         "The licence of the raw files holds for these too.",
