@@ -31,6 +31,7 @@ from recbole_cafe.data.prepare.raw import PrepareError
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
+_CONFIGURED = ("PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "SPARK_REMOTE")  # somebody else says where Spark runs
 
 
 class Engine(Protocol):
@@ -115,38 +116,37 @@ class DuckDB:
 
 
 class Spark:
-    """A cluster, or this machine: the session is that of SparkSession.builder, so spark-submit and SPARK_* count.
+    """A cluster, or this machine: spark-submit and SPARK_CONF_DIR decide, else it is a session on this machine.
 
     On a cluster the raw files and the work folder must be reachable from every executor. Executors need Python, Arrow,
     NumPy, pandas, tqdm and psutil; what they need of this package is sent to them.
     """
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of pandas 3, of which Spark does more than we ask for
-            import ibis
-            from pyspark.sql import SparkSession
+        # Spark warns of pandas 3, of which it does less here than it fears for
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+        import ibis
+        from pyspark.sql import SparkSession
 
-            os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-            builder = SparkSession.builder.appName("recbole-cafe prepare")
-            if "MASTER" not in os.environ and "SPARK_REMOTE" not in os.environ and not os.environ.get("SPARK_CONF_DIR"):
-                local = {
-                    "spark.master": f"local[{threads}]",
-                    "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
-                    "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
-                    "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
-                    "spark.local.dir": str(work / "spill"),
-                }  # fmt: skip
-                for key, value in local.items():
-                    builder = builder.config(key, value)
-            self._was_there = SparkSession.getActiveSession() is not None
-            try:
-                self.session = builder.getOrCreate()
-            except Exception as error:  # Java is missing or too old; Py4J has no class of its own for it
-                raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
-            self.session.sparkContext.setLogLevel("ERROR")
-            self.connection = ibis.pyspark.connect(self.session)
-        self.work, self._generation = work, 0
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        builder = SparkSession.builder.appName("recbole-cafe prepare")
+        self._was_there = SparkSession.getActiveSession() is not None
+        if not self._was_there and not any(map(os.environ.get, _CONFIGURED)):
+            local = {
+                "spark.master": f"local[{threads}]", "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
+                "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
+                "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
+                "spark.local.dir": str(work / "spill"),
+            }  # fmt: skip
+            for key, value in local.items():
+                builder = builder.config(key, value)
+        try:
+            self.session = builder.getOrCreate()
+        except Exception as error:  # Java is missing or too old; Py4J has no class of its own for it
+            raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
+        self.session.sparkContext.setLogLevel("ERROR")
+        self.connection = ibis.pyspark.connect(self.session)
+        self.work, self._generation, self._kept = work, 0, {}
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
         del show  # Spark has a bar of its own
@@ -166,8 +166,10 @@ class Spark:
         self._generation += 1
         path = self.work / f"{name}-{self._generation}"
         self.connection.to_parquet(expression, str(path))
-        made = self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
-        return made
+        if name in self._kept:
+            shutil.rmtree(self._kept[name], ignore_errors=True)
+        self._kept[name] = path
+        return self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
 
     def one(self, expression: Any) -> dict[str, Any]:
         return self.connection.to_pyarrow(expression).to_pylist()[0]

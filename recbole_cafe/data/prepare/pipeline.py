@@ -353,6 +353,8 @@ class _Pipeline:
             "items_with_several_intents": n_rows["kinds"],
             **intent_numbers(sizes, counts["items"], counts["interactions"]),
         }
+        if not self.report.numbers["intents"]:
+            raise PrepareError(self._nothing("no item has an intent"))
         whole = not counts["fractions"] and counts["largest"] < 2**53
         when = rows.time.cast("int64") if whole else rows.time
         ordered = rows.select("user", "item", "time", "place", when=when).order_by(["user", "time", "place"])
