@@ -133,7 +133,8 @@ class Spark:
         self._was_there = SparkSession.getActiveSession() is not None
         if not self._was_there and not any(map(os.environ.get, _CONFIGURED)):
             local = {
-                "spark.master": f"local[{threads}]", "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
+                "spark.master": f"local[{threads}]",
+                "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
                 "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
                 "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
                 "spark.local.dir": str(work / "spill"),
