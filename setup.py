@@ -9,8 +9,11 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
 
 BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
+# Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
+PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
+SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 # setuptools and wheel: a test builds and installs the wheel
-TEST = [*BENCHMARK, "pytest>=7", "setuptools>=64", "wheel"]
+TEST = [*BENCHMARK, *SPARK, "pytest>=7", "setuptools>=64", "wheel"]
 DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
 
 setup(
@@ -40,7 +43,7 @@ setup(
         "tqdm>=4.48",
         "psutil",
     ],
-    extras_require={"benchmark": BENCHMARK, "test": TEST, "dev": DEV},
+    extras_require={"benchmark": BENCHMARK, "prepare": PREPARE, "spark": SPARK, "test": TEST, "dev": DEV},
     entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -1,4 +1,4 @@
-"""The command `recbole-cafe`: run | benchmark | list | show-config | simulate | exec."""
+"""The command `recbole-cafe`: run | benchmark | list | show-config | simulate | prepare | check | exec."""
 
 from __future__ import annotations
 
@@ -36,6 +36,9 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
   show-config [as run]                 print every key, its value and where it comes from
   list                                 models, data sets, benchmarks and presets
   simulate [--help]                    make a simulated data set of any size
+  prepare amazon | tmall | atomic | table [--help]
+                                       make a data set from raw files of any size
+  check [DATASET | PATH]               whether a data set suits CaFe, with numbers; and the environment
   exec SCRIPT [ARGUMENTS]              run a script of RecBole's with recbole_cafe imported first
 """
 # What the launcher takes; everything else is a key of the config.
@@ -202,6 +205,38 @@ def simulate(arguments: Sequence[str]) -> int:
     return simulator.main(parser.parse_args(list(arguments)))
 
 
+def prepare(arguments: Sequence[str]) -> int:
+    """Make a data set from raw files."""
+    from recbole_cafe.data.prepare import cli as preparation
+
+    parser = argparse.ArgumentParser(prog="recbole-cafe prepare", description=preparation.__doc__)
+    preparation.add_arguments(parser)
+    return preparation.main(parser.parse_args(list(arguments)), arguments)
+
+
+def check(arguments: Sequence[str]) -> int:
+    """Examine a data set and the environment; 1 if the data set has faults."""
+    from recbole_cafe import environment
+    from recbole_cafe.config import data_folders
+    from recbole_cafe.data.prepare import check as checker
+
+    parser = argparse.ArgumentParser(prog="recbole-cafe check", description=checker.__doc__)
+    parser.add_argument("data", nargs="?", help="name or folder of a data set, or its .inter file")
+    parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")
+    for name, default in (("intent", "intent"), ("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
+        parser.add_argument(f"--{name}", default=default, metavar="COLUMN", help="default: %(default)s")
+    given = parser.parse_args(list(arguments))
+    faults = False
+    if given.data:
+        folders = [given.data_path] if given.data_path else data_folders()
+        columns = {name: getattr(given, name) for name in ("intent", "user", "item", "time")}
+        found = checker.examine(*checker.locate(given.data, folders), **columns)
+        print("\n".join(found.lines()))
+        faults = bool(found.faults)
+    print("\n".join(environment.lines()))
+    return int(faults)
+
+
 def exec_command(arguments: Sequence[str]) -> int:
     """Run a foreign script as `python SCRIPT ARGUMENTS` would, with our models registered."""
     if not arguments or not Path(arguments[0]).is_file():
@@ -219,6 +254,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "list": list_command,
     "show-config": show_config,
     "simulate": simulate,
+    "prepare": prepare,
+    "check": check,
     "exec": exec_command,
 }
 

@@ -26,6 +26,7 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
+from recbole_cafe.data.atomic import restore
 from recbole_cafe.data.candidates import parse_protocol
 from recbole_cafe.literals import ConfigLoader, parse_value
 
@@ -346,6 +347,7 @@ def data_folders() -> list[Path]:
 def find_data(dataset: str) -> Path:
     """The folder that holds (or, for a data set that is not there, would hold) the folder `dataset`."""
     for folder in data_folders():
+        restore(folder / dataset)  # if a replacement was killed half-way
         if (folder / dataset).is_dir():
             return folder
     return data_folders()[0] if dataset == "amazon" else data_folders()[-1]

@@ -9,20 +9,27 @@ In every function `folder` is the data set's own folder (`dataset_atomic/amazon`
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
+import ctypes
 import hashlib
 import math
 import os
 import re
 import shutil
+import socket
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -73,6 +80,17 @@ class Written:
 
 
 Text = str | Callable[[Written], str]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A table that is never in memory as a whole: record batches, sorted by their first column as bytes.
+
+    Columns are named like the header (`user_id:token`): text for tokens, whole numbers or float64 for floats.
+    """
+
+    batches: Iterable[pa.RecordBatch]
+    rows: int  # how many there will be in all
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -219,10 +237,10 @@ def write_dataset(
 ) -> Written:
     """Write a whole data set, all of it or nothing.
 
-    Everything goes to a temporary folder beside the target, which is then renamed: whatever fails, the target
-    holds the old data set or the new one. If the process is killed in the microseconds between the two
-    renames of a replacement, the old one stands whole beside it, and the next call (or `restore`) puts it
-    back.
+    Everything goes to a temporary folder beside the target, which then takes its place: whatever fails, the
+    target holds the old data set or the new one. On Linux the two folders change places in one step. Elsewhere
+    it takes two renames; if the process is killed in the microseconds between them, the old data set stands
+    whole beside the target, and whoever looks for it next (`restore`) puts it back.
 
     Args:
         folder: the data set's own folder; its parents are made.
@@ -248,23 +266,108 @@ def write_dataset(
     if readme is not None:
         texts["README.md"] = readme
     tables = {f"{name}.inter": interactions} | ({} if items is None else {f"{name}.item": items})
-    check_target(folder, name, texts, replace)
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir(parents=True)
-    try:
+    with _new_folder(folder, name, texts, replace) as temporary:
         columns = {file: _columns(table, file) for file, table in tables.items()}
         counts = _count(columns[f"{name}.inter"], columns.get(f"{name}.item"), name)
-        rows = sum(len(table) for table in tables.values())
-        with tqdm(total=rows, desc=f"write {name}", unit="row", unit_scale=True, disable=not show_progress) as bar:
+        with _bar(name, sum(len(table) for table in tables.values()), show_progress) as bar:
             digests = {file: _write_table(temporary / file, made, bar) for file, made in columns.items()}
         written = Written(name=name, sha256=digests, **counts)
-        for file, text in texts.items():
-            (temporary / file).write_bytes((text if isinstance(text, str) else text(written)).encode())
-        check_target(folder, name, texts, replace)  # again: writing took time, another process may have been here
+        _write_texts(temporary, texts, written)
+    return written
+
+
+def write_streams(
+    folder: str | Path,
+    name: str,
+    interactions: Stream,
+    items: Stream,
+    *,
+    n_items: int,
+    readme: Text | None = None,
+    old_files: Collection[str] = (),
+    replace: bool = False,
+    show_progress: bool = False,
+) -> Written:
+    """As `write_dataset`, for tables larger than memory.
+
+    Args:
+        folder, name, readme, replace, show_progress: as there.
+        interactions: sorted by user.
+        items: sorted by item, one row each, only items that occur; a feature may be null and is then empty in
+            the file.
+        n_items: how many distinct items occur in the interactions.
+        old_files: files of the data set to be replaced that go with it.
+
+    Raises:
+        AtomicFileError: as there; rows that are not in order, or more or fewer than announced.
+    """
+    folder = Path(folder).resolve()
+    texts = {} if readme is None else {"README.md": readme}
+    with _new_folder(folder, name, old_files, replace) as temporary:
+        with _bar(name, interactions.rows + items.rows, show_progress) as bar:
+            inter, users = _write_stream(temporary / f"{name}.inter", interactions, [USER, ITEM], bar)
+            item, item_rows = _write_stream(temporary / f"{name}.item", items, [ITEM], bar)
+        written = Written(
+            name=name,
+            interactions=interactions.rows,
+            users=users,
+            items=n_items,
+            item_rows=item_rows,
+            items_without_row=n_items - item_rows,
+            rows_without_interaction=0,
+            sha256={f"{name}.inter": inter, f"{name}.item": item},
+        )
+        _write_texts(temporary, texts, written)
+    return written
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path, name: str, files: Collection[str], replace: bool) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends, and goes when it fails."""
+    check_target(folder, name, files, replace)
+    with beside(folder, "tmp") as temporary:
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:  # on the disk before it counts, should the power fail
+                os.fsync(file.fileno())
+        check_target(folder, name, files, replace)  # again: writing took time, another process may have been here
         _put_in_place(temporary, folder, replace)
+
+
+@contextlib.contextmanager
+def beside(folder: Path, ending: str) -> Iterator[Path]:
+    """A hidden temporary folder beside `folder`, removed when the block ends.
+
+    Its name holds host and process, so that what a killed process leaves is removed by the next one.
+    """
+    _sweep(folder)
+    temporary = folder.with_name(f".{folder.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return written
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary folders of `beside` whose process is gone. Those of other hosts stay: who knows."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
+    for path in folder.parent.glob(f".{glob_escape(folder.name)}.*"):
+        if (match := ours.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _bar(name: str, rows: int, show: bool) -> tqdm:
+    return tqdm(total=rows, desc=f"write {name}", unit="row", unit_scale=True, disable=not show)
+
+
+def _write_texts(folder: Path, texts: Mapping[str, Text], written: Written) -> None:
+    for file, text in texts.items():
+        (folder / file).write_bytes((text if isinstance(text, str) else text(written)).encode())
 
 
 def check_target(folder: str | Path, name: str, extra_files: Collection[str] = (), replace: bool = False) -> None:
@@ -311,6 +414,9 @@ def _old(folder: Path) -> Path:
 
 def _put_in_place(temporary: Path, folder: Path, replace: bool) -> None:
     old = _old(folder)
+    if folder.exists() and replace and _exchange(temporary, folder):
+        shutil.rmtree(old, ignore_errors=True)
+        return
     if folder.exists() and replace:
         shutil.rmtree(old, ignore_errors=True)  # of a process killed after its second rename: `folder` is whole
         os.replace(folder, old)
@@ -323,6 +429,16 @@ def _put_in_place(temporary: Path, folder: Path, replace: bool) -> None:
         raise
     if replace:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step (Linux's renameat2); False where that cannot be done."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 @dataclass(frozen=True)
@@ -440,6 +556,79 @@ def _write_table(path: Path, columns: list[_Column], bar: tqdm) -> str:
             digest.update(text)
             bar.update(stop - start)
     return digest.hexdigest()
+
+
+def _write_stream(path: Path, stream: Stream, needed: list[str], bar: tqdm) -> tuple[str, int]:
+    """Write one file batch by batch. Returns its sha256 and the number of distinct values of its first column."""
+    digest, rows, distinct, last = hashlib.sha256(), 0, 0, None
+    unique = path.suffix == ".item"
+    with open(path, "wb") as file:
+        for batch in stream.batches:
+            if not rows:
+                if missing := [header for header in needed if header not in batch.schema.names]:
+                    raise AtomicFileError(
+                        f"{path.name}: no column {missing[0]!r}, found {', '.join(batch.schema.names)}"
+                    )
+                header = ("\t".join(batch.schema.names) + "\n").encode()
+                file.write(header)
+                digest.update(header)
+            if not len(batch):
+                continue
+            columns = [_text(batch.column(i), name, path, rows) for i, name in enumerate(batch.schema.names)]
+            distinct += _steps(columns[0], last, unique, f"{path.name}: rows from {rows}")
+            last = columns[0][-1]
+            joined = pc.binary_join_element_wise(*columns, pa.scalar("\t", columns[0].type))
+            lines = pc.binary_join_element_wise(joined, pa.scalar("", joined.type), pa.scalar("\n", joined.type))
+            text = _bytes(lines)
+            file.write(text)
+            digest.update(text)
+            rows += len(batch)
+            bar.update(len(batch))
+    if not rows:
+        raise AtomicFileError(f"{path.name}: no rows, expected at least one")
+    if rows != stream.rows:
+        raise AtomicFileError(f"{path.name}: {rows} rows came, {stream.rows} were announced")
+    return digest.hexdigest(), distinct
+
+
+def _text(column: pa.Array, header: str, path: Path, rows: int) -> pa.Array:
+    """A column of a batch as text, every value checked. rows: how many came before."""
+    kind = header.rpartition(":")[2]
+    optional = path.suffix == ".item" and header != ITEM
+    if kind == "float":
+        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+            raise AtomicFileError(f"{path.name}: column {header!r} holds {column.type}, expected numbers")
+        bad = pc.invert(pc.fill_null(pc.is_finite(column), optional))
+        text = column.cast(pa.large_string())
+    else:
+        text = column.cast(pa.large_string())
+        bad = pc.or_(pc.match_substring_regex(text, _UNSAFE.pattern), pc.starts_with(text, '"'))
+        bad = pc.or_(bad, pc.is_in(text, pa.array(sorted(MISSING), pa.large_string())))
+        bad = pc.fill_null(bad if optional else pc.or_(bad, pc.equal(text, "")), not optional)
+    if (row := pc.index(bad, True).as_py()) >= 0:
+        value = column[row].as_py()
+        fault = "expected a value" if value is None else _fault(str(value), kind)
+        raise AtomicFileError(f"{path.name}: row {rows + row}, column {header!r}: found {value!r}, {fault}")
+    return pc.fill_null(text, "") if optional else text
+
+
+def _steps(column: pa.Array, last: pa.Scalar | None, unique: bool, where: str) -> int:
+    """How often the value of a sorted column changes, the first value of all included."""
+    before = pa.concat_arrays([pa.array([None if last is None else last.as_py()], column.type), column[:-1]])
+    above = pc.greater(column, before)
+    fine = above if unique else pc.greater_equal(column, before)
+    if not pc.all(pc.fill_null(fine, True), min_count=0).as_py():
+        row = pc.index(fine, False).as_py()
+        what = "each item once, in order" if unique else "rows sorted by user"
+        raise AtomicFileError(f"{where}: {column[row].as_py()!r} comes after {before[row].as_py()!r}, expected {what}")
+    return pc.sum(pc.fill_null(above, True).cast(pa.int64())).as_py()
+
+
+def _bytes(lines: pa.Array) -> memoryview:
+    """The texts of an array one after another."""
+    _, offsets, text = lines.buffers()
+    ends = np.frombuffer(offsets, np.int64)[lines.offset : lines.offset + len(lines) + 1]
+    return memoryview(text)[int(ends[0]) : int(ends[-1])]
 
 
 # ----------------------------------------------------------------------------------------------------- checks

@@ -21,7 +21,7 @@ from recbole.utils import FeatureType
 from torch import Tensor
 
 from recbole_cafe.config import Config, data_folders
-from recbole_cafe.data.atomic import read_header
+from recbole_cafe.data.atomic import read_header, restore
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.simulate import ensure_amazon, is_simulated
@@ -43,6 +43,7 @@ class ExactOrderMixin(ColumnarMixin):
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
+        restore(folder)  # if a replacement was killed half-way
         if not folder.is_dir():
             self._obtain(token, folder)
         if folder.is_dir() and not self.config["benchmark_filename"]:

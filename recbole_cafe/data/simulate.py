@@ -544,9 +544,9 @@ user, then time. `{name}.item`: `item_id`, `intent`.
         text += """
 ## The real data
 
-`recbole-cafe prepare amazon`, which will build them from the published reviews, is planned. Until then, put
-RecBole atomic files of the real data into a folder `<data_path>/amazon/` as `amazon.inter` (`user_id:token`,
-`item_id:token`, `timestamp:float`) and `amazon.item` (`item_id:token`, `intent:token`) and pass
+`recbole-cafe prepare amazon` builds them from the published reviews and puts them in the place of this sample; see
+`docs/data.md`. RecBole atomic files of your own go to `<data_path>/amazon/` as `amazon.inter` (`user_id:token`,
+`item_id:token`, `timestamp:float`) and `amazon.item` (`item_id:token`, `intent:token`), with
 `--data_path=<data_path>`. Without a `simulation.json` beside them they count as real.
 """
     return text

@@ -1,0 +1,29 @@
+"""What the package finds around itself: versions, what it repairs in RecBole, devices, and the engines of `prepare`."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+
+import torch
+
+from recbole_cafe import compat
+from recbole_cafe.quick_start import versions
+
+
+def lines() -> list[str]:
+    """For people."""
+    found = versions()
+    said = ["environment", *(f"  {name:<16} {version}" for name, version in found.items())]
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    said.append(f"  {'device':<16} {', '.join(devices) if torch.cuda.is_available() else 'CPU only'}")
+    for name, module, extra in (("DuckDB engine", "duckdb", "prepare"), ("Spark engine", "pyspark", "spark")):
+        there = importlib.util.find_spec(module) is not None and importlib.util.find_spec("ibis") is not None
+        how = "installed" if there else f"not installed (pip install 'recbole-cafe[{extra}]')"
+        if there and module == "pyspark" and shutil.which("java") is None:
+            how = "installed, but there is no Java (it needs 17)"
+        said.append(f"  {name:<16} {how}")
+    said.append("defects of RecBole, repaired where they apply here (RECBOLE_CAFE_COMPAT=0 switches that off)")
+    for entry in compat.DEFECTS:
+        said.append(f"  {'repaired' if entry.applied else 'not needed or off':<18} {entry.name}: {entry.what}")
+    return said
