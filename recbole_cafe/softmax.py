@@ -2,8 +2,8 @@
 
 RecBole's sequential models score the whole catalogue in training, `logits = matmul(state, table.T)`, and hand the
 logits to `nn.CrossEntropyLoss`. Here that product stays a promise until somebody looks at it; a cross-entropy takes it
-as it is (recbole_cafe.layers.losses.linear_ce_loss): the same loss and gradients without memory for B V numbers. Whatever
-else a model does with its logits, it finds the tensor it expects.
+as it is (recbole_cafe.layers.losses.linear_ce_loss): the same loss and gradients without memory for B V numbers.
+Whatever else a model does with its logits, it finds the tensor it expects.
 """
 
 from __future__ import annotations
