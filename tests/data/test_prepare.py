@@ -45,6 +45,7 @@ def spark() -> Iterator[None]:
     for key, value in {
         "spark.sql.shuffle.partitions": "2", "spark.driver.host": "localhost",
         "spark.driver.bindAddress": "127.0.0.1", "spark.ui.showConsoleProgress": "false",
+        "spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false",  # faster on a few rows
     }.items():  # fmt: skip
         builder = builder.config(key, value)
     session = builder.getOrCreate()
