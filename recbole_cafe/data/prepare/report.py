@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from recbole_cafe.data.atomic import Written
@@ -61,7 +62,7 @@ def readme(source: str, command: str, options: Options, report: Report, written:
         f"# {written.name}",
         f"**Source.** {SOURCES[source]}.",
         "**Command.**",
-        f"```\n{command}\n```",
+        f"```\n{_without_password(command)}\n```",
         f"**Filters** that are not the default: {filters or 'none'}.",
         _table(["", ""], table),
         "**Interactions after each step.**",
@@ -106,4 +107,9 @@ def _plain(value: Any) -> str:
 
 def _code(text: str) -> str:
     """Text from a file that stays text inside a table."""
-    return text.replace("`", "'").replace("|", "/").replace("\n", " ")
+    return _without_password(text).replace("`", "'").replace("|", "/").replace("\n", " ")
+
+
+def _without_password(text: str) -> str:
+    """Text without the user:password@ of URLs."""
+    return re.sub(r"://[^/@\s]+@", "://", text)
