@@ -1,4 +1,4 @@
-"""The command `recbole-cafe`: run | benchmark | list | show-config | simulate | prepare | check | exec."""
+"""The command `recbole-cafe`: run | benchmark | report | figures | list | show-config | simulate | prepare | check | exec."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
       --search=none|grid|tpe --n_trials=N
                                        instead of the file's search of hyper-parameters
       --keep_checkpoints=True          keep the best weights of each run
+  report DIR [--test=t|wilcoxon]
+                     tables of a benchmark's folder, in DIR/report
+  figures DIR        figures of a benchmark's folder, in DIR/figures
   show-config [as run]                 print every key, its value and where it comes from
   list                                 models, data sets, benchmarks and presets
   simulate [--help]                    make a simulated data set of any size
@@ -153,6 +156,38 @@ def benchmark_command(arguments: Sequence[str]) -> int:
     return 1 if ended.failed else 0
 
 
+def report_command(arguments: Sequence[str]) -> int:
+    """Write the tables of a benchmark."""
+    from recbole_cafe.benchmark.report import write
+    from recbole_cafe.config import props_dir, read_yaml
+
+    out, given = _folder_and_options("report", arguments, {"test": "t"})
+    written = write(out, test=given["test"], published=read_yaml(props_dir() / "benchmark" / "published.yaml"),
+                    command=["recbole-cafe", "report", *arguments])  # fmt: skip
+    print(f"{written[0]} and {len(written) - 1} files beside it")
+    return 0
+
+
+def figures_command(arguments: Sequence[str]) -> int:
+    """Draw the figures of a benchmark."""
+    from recbole_cafe.benchmark.figures import write
+
+    out, _ = _folder_and_options("figures", arguments, {})
+    print("\n".join(map(str, write(out))))
+    return 0
+
+
+def _folder_and_options(command: str, arguments: Sequence[str], options: dict[str, str]) -> tuple[Path, dict[str, str]]:
+    from recbole_cafe.config import ConfigError, parse_arguments
+
+    if not arguments or arguments[0].startswith("--"):
+        raise ConfigError(f"{command} needs the folder of a benchmark")
+    given = parse_arguments(arguments[1:])
+    if unknown := given.keys() - options.keys():
+        raise ConfigError(f"{command}: no option --{min(unknown)}; there are {', '.join(options) or 'none'}")
+    return Path(arguments[0]), {**options, **given}
+
+
 def show_config(arguments: Sequence[str]) -> int:
     """Print the merged configuration."""
     from recbole_cafe.config import Config
@@ -251,6 +286,8 @@ def exec_command(arguments: Sequence[str]) -> int:
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": run_command,
     "benchmark": benchmark_command,
+    "report": report_command,
+    "figures": figures_command,
     "list": list_command,
     "show-config": show_config,
     "simulate": simulate,

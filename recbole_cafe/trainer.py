@@ -41,7 +41,7 @@ from tqdm import tqdm
 from recbole_cafe import checkpoint
 from recbole_cafe.config import ConfigError, is_ours
 from recbole_cafe.data import candidates as sampled
-from recbole_cafe.data.candidates import Candidates, Protocol, parse_protocol
+from recbole_cafe.data.candidates import AUTHORS_NOTICE, Candidates, Protocol, parse_protocol
 from recbole_cafe.optim import (
     SPARSE_LEARNERS,
     RowWise,
@@ -57,11 +57,6 @@ EXACT_RANKS = 100_000  # catalogues up to this size get exact ranks of all targe
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
 NO_INTENTS_NOTICE = (
     "authors{n}: the score of {model} does not depend on the candidates' intents, so that this is pop{n} for it"
-)
-AUTHORS_NOTICE = (
-    "authors{n}: each negative is scored with a random intent that is not the target's, as in CaFe's released "
-    "evaluation code. The intent alone then points at the target. This replicates the published level; it does NOT "
-    "measure recommendation. Compare models under pop{n}, uni{n} or full."
 )
 
 

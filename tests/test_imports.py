@@ -19,7 +19,10 @@ MEETS_RECBOLE = {
     "data.reader", "data.rows", "data.samplers", "model.base",
 }  # fmt: skip
 IN_FUNCTIONS_ONLY = {"checkpoint"}  # opening a file of plain data must not load RecBole
-WITHOUT_TORCH = ("data.prepare", "data.atomic", "data.simulate", "benchmark.report")
+WITHOUT_TORCH = (
+    "data.prepare", "data.atomic", "data.simulate",
+    "benchmark.store", "benchmark.stats", "benchmark.report", "benchmark.figures",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,7 @@ class Plan:
     protocols: list[str]
     seeds: list[int]
     cells: list[Cell]
+    systems: list[str]  # all labels of the file, in its order
     sampler: str = "grid"
     n_trials: int | None = None
     search_seed: int = 2020
@@ -186,10 +187,7 @@ class _Reader:
         self.search = self._search(search, n_trials)
         self.spread: set[str] = set()  # shared keys that some model knows
         cells = [self._cell(d, s, protocols) for d in labels for s in chosen]
-        for key in (*self.settings, *self.overrides):
-            if key not in self.spread:
-                where = "the command line" if key in self.overrides else f"settings of {self.path}"
-                raise ConfigError(f"{where}: no system of {self.path.name} that is to run knows the key {key!r}")
+        self._check_shared(labels, chosen)
         for key in ("ours", "reference"):
             for label in _as_list(self.content.get(key)):
                 if label not in self.systems:
@@ -201,12 +199,34 @@ class _Reader:
             protocols=protocols,
             seeds=seeds,
             cells=cells,
+            systems=list(self.systems),
             sampler=self.search["sampler"],
             n_trials=self.search["n_trials"],
             search_seed=self.search["seed"],
             report={k: self.content[k] for k in ("description", "ours", "reference", "metrics", "published", "figure")
                     if k in self.content},
         )  # fmt: skip
+
+    def _check_shared(self, labels: list[str], chosen: list[str]) -> None:
+        """Each key that is given for several systems is known to one: of the command line to one that is to run, of the
+        file to any of the file."""
+        for key in self.overrides:
+            if key not in self.spread:
+                raise ConfigError(f"the command line: no system of {self.path} that is to run knows the key {key!r}")
+        shared = dict.fromkeys(self.settings, "settings")
+        shared |= {key: f"data set {d}" for d in labels for key in self.datasets.get(d) or {} if key != "dataset"}
+        if unknown := shared.keys() - self.spread:
+            known = set().union(*(self._known_to(label) for label in self.systems if label not in chosen))
+            for key in sorted(unknown - known):
+                raise ConfigError(f"{self.path}, {shared[key]}: no system knows the key {key!r}")
+
+    def _known_to(self, label: str) -> set[str]:
+        """Keys of a system that is not to run; none if its model cannot be found."""
+        try:
+            plain = Config((self.systems[label] or {}).get("model", self.content.get("model")), "none")
+        except (ConfigError, ValueError, TypeError):
+            return set()
+        return known_keys(plain, plain.model_class)
 
     # Parts of the file -----------------------------------------------------------------------------------------------
 

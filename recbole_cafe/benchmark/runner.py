@@ -302,7 +302,8 @@ def _write_plan(plan: Plan, out: Path, command: Sequence[str]) -> None:
     if command and list(command) not in commands:
         commands = [*commands, list(command)]
     write_json(path, {
-        "name": plan.name, "title": plan.title, "file": plan.file, "commands": commands, **plan.report, "cells": cells,
+        "name": plan.name, "title": plan.title, "file": plan.file, "commands": commands, **plan.report,
+        "systems": plan.systems, "cells": cells,
     })  # fmt: skip
 
 

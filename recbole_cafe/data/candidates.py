@@ -22,6 +22,11 @@ from recbole_cafe.files import written_whole
 
 FORMAT = 1  # of the stored file; part of its fingerprint
 CHUNK = 4096  # users drawn at a time
+AUTHORS_NOTICE = (
+    "authors{n}: each negative is scored with a random intent that is not the target's, as in CaFe's released "
+    "evaluation code. The intent alone then points at the target. This replicates the published level; it does NOT "
+    "measure recommendation. Compare models under pop{n}, uni{n} or full."
+)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,192 @@
+"""Figures of a benchmark folder, as PNG and SVG, each with the CSV of the numbers it shows.
+
+A dot for each system under each protocol; and, where the benchmark file has a `figure`, the gain of one system over
+another from data set to data set::
+
+    figure: {system: CaFe, baseline: BERT4Rec, x: {min1: 1, min5: 5}, xlabel: ..., metric: ndcg@5}
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_cafe.benchmark import store
+from recbole_cafe.benchmark.report import (
+    Benchmark,
+    SystemRuns,
+    Table,
+    check_comparable,
+    metrics_of,
+    read,
+    tables,
+    title,
+)
+from recbole_cafe.benchmark.stats import gain, stat
+from recbole_cafe.data.candidates import parse_protocol
+from recbole_cafe.files import written_whole
+
+FOLDER = "figures"
+KEYS = frozenset(["system", "baseline", "x", "xlabel", "metric"])
+BLUE, GREY, ORANGE = "#1f5fa8", "#7a7a7a", "#c8601a"  # told apart in grey and by the colour-blind
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the line of gains.
+
+    Attributes:
+        gain: of the means over the seeds. low, high: smallest and largest gain of a single seed.
+    """
+
+    dataset: str
+    x: float
+    protocol: str
+    metric: str
+    system: float
+    baseline: float
+    gain: float
+    low: float
+    high: float
+    seeds: int
+    users: int
+    items: int
+    interactions_per_item: float
+
+
+def gains(benchmark: Benchmark) -> list[Point]:
+    """The points of the benchmark's `figure`, those whose runs are there, without protocols of random intents.
+
+    Raises:
+        StoreError: the description of the figure is wrong, or runs cannot be compared.
+    """
+    figure = benchmark.plan["figure"]
+    if not isinstance(figure, dict) or not {"system", "baseline", "x"} <= figure.keys() <= KEYS:
+        raise store.StoreError(
+            f"figure={figure!r} should be a mapping of system, baseline and x, perhaps xlabel, metric"
+        )
+    points = []
+    for dataset, x in figure["x"].items():
+        systems = {s.system: s for s in benchmark.datasets.get(dataset, [])}
+        pair = [systems.get(figure[name]) for name in ("system", "baseline")]
+        if None in pair:
+            continue
+        check_comparable(dataset, pair)
+        for protocol in benchmark.protocols(dataset):
+            if not parse_protocol(protocol).random_intents:
+                metric = str(figure.get("metric") or metrics_of(benchmark, protocol)[0]).lower()
+                points += _point(dataset, float(x), protocol, metric, *pair)
+    return sorted(points, key=lambda point: (point.protocol, point.x))
+
+
+def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRuns, baseline: SystemRuns) -> list[Point]:
+    seeds = [s for s in system.runs if s in baseline.runs]
+    ours, theirs = ([r.runs[s]["test_result"].get(protocol, {}).get(metric) for s in seeds] for r in (system, baseline))
+    if not seeds or None in ours or None in theirs:
+        return []
+    of_seeds = [gain(a, b) for a, b in zip(ours, theirs, strict=True)]
+    means = stat(ours).mean, stat(theirs).mean
+    if None in of_seeds:
+        return []  # nothing is a multiple of nothing
+    data = system.runs[seeds[0]]["data"]
+    return [Point(
+        dataset, x, protocol, metric, *means, gain(*means), min(of_seeds), max(of_seeds), len(seeds), data["users"],
+        data["items"], data["interactions_per_item"],
+    )]  # fmt: skip
+
+
+def write(out: Path) -> list[Path]:
+    """Draw everything there are results for.
+
+    Returns:
+        the files, in `out`/figures.
+
+    Raises:
+        StoreError: as :func:`recbole_cafe.benchmark.report.read` and :func:`gains`. ImportError: no matplotlib.
+    """
+    import matplotlib
+
+    benchmark = read(out)
+    folder, written = Path(out) / FOLDER, []
+    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "recbole-cafe",
+             "figure.constrained_layout.use": True}  # fmt: skip
+    with matplotlib.rc_context(style):
+        for table in tables(benchmark):
+            rows = [row for row in table.rows if row.values[table.metrics[0]] is not None]
+            if rows:
+                lines = [{"system": row.system, "ours": row.ours, "metric": table.metrics[0],
+                          **asdict(row.values[table.metrics[0]])} for row in rows]  # fmt: skip
+                written += _save(folder, table.name, _dots(table, lines), lines)
+        if benchmark.plan.get("figure") and (points := gains(benchmark)):
+            lines = [asdict(point) for point in points]
+            written += _save(folder, "gain", _line(benchmark, points), lines)
+    if not written:
+        raise store.StoreError(f"{out} has no finished run to draw")
+    return written
+
+
+def _dots(table: Table, lines: Sequence[Mapping[str, Any]]) -> Any:
+    """Systems from top to bottom in the order of the table, mean and standard deviation from left to right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 0.9 + 0.24 * len(lines)))
+    axes = figure.subplots()
+    for y, line in enumerate(lines):
+        axes.errorbar(line["mean"], y, xerr=line["sd"] or 0.0, fmt="o", markersize=5, capsize=2, linewidth=1,
+                      color=BLUE if line["ours"] else GREY)  # fmt: skip
+    axes.set_yticks(range(len(lines)), [line["system"] for line in lines])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+    axes.set_xlabel(f"{title(table.metrics[0])}, mean and standard deviation over seeds")
+    warning = " (random intents: no measure of recommendation)" if table.warning else ""
+    axes.set_title(f"{table.dataset}, {table.protocol}{warning}", loc="left", fontsize=9)
+    return figure
+
+
+def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
+    """Gain against x, a line per protocol."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
+
+    spec = benchmark.plan["figure"]
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.subplots()
+    protocols = list(dict.fromkeys(point.protocol for point in points))
+    looks = zip((BLUE, ORANGE, GREY), ("o-", "s--", "^:"), strict=True)
+    for protocol, (colour, form) in zip(protocols, looks, strict=False):
+        own = [point for point in points if point.protocol == protocol]
+        metric = own[0].metric
+        reach = [[p.gain - p.low for p in own], [p.high - p.gain for p in own]]
+        axes.errorbar([p.x for p in own], [p.gain for p in own], yerr=reach, fmt=form, color=colour, markersize=5,
+                      capsize=2, linewidth=1.2, elinewidth=0.8, label=f"{protocol}, {title(metric)}")  # fmt: skip
+    places = sorted({point.x for point in points})
+    if len(places) > 2 and places[0] > 0:
+        axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(places, [f"{x:g}" for x in places])
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.set_xlabel(str(spec.get("xlabel", "")))
+    axes.set_ylabel(f"gain of {spec['system']} over {spec['baseline']}")
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title("point: gain of the means; whiskers: lowest and highest of a single seed", loc="left", fontsize=8)
+    return figure
+
+
+def _save(folder: Path, name: str, figure: Any, lines: Sequence[Mapping[str, Any]]) -> list[Path]:
+    for end, more in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+        with written_whole(folder / f"{name}.{end}") as file:
+            figure.savefig(file, format=end, **more)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    with written_whole(folder / f"{name}.csv") as file:
+        file.write(text.getvalue().encode())
+    return [folder / f"{name}.{end}" for end in ("png", "svg", "csv")]
