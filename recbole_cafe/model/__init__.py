@@ -5,6 +5,7 @@ MODELS = {
     "BERTF": "recbole_cafe.model.bert_f",
     "CaFe": "recbole_cafe.model.cafe",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
+    "IntentBackoff": "recbole_cafe.model.intent_backoff",
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",
