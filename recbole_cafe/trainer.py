@@ -310,7 +310,7 @@ class EvaluationMixin:
         further: no metric of `full` distinguishes such ranks."""
         need, longest = self.eval_collector.register.need, max(self.config["topk"])
         state, terms = self.model.encode(batch)
-        exact = len(self._catalogue.table) <= EXACT_RANKS or need("rec.meanrank")
+        exact = self._catalogue.n_items <= EXACT_RANKS or need("rec.meanrank")
         excluded = None if history is None else [torch.unique(items) for items in history]
         ranks = self._catalogue.rank(state, terms, target, excluded=excluded, at_most=None if exact else longest)
         if not need("rec.items"):

@@ -4,6 +4,7 @@
         model = "Foo"
 
 A promise a model cannot give is declared in its test class: ``causal = False``, an entry in `no_gradient`, ...
+What a model without gradients promises too, a model of counts, is :class:`ScoringContract`.
 """
 
 from __future__ import annotations
@@ -89,16 +90,14 @@ def trimmed(batch: Interaction, row: int, length_field: str, list_field: str) ->
 _LEARNED: dict[type, dict[str, Run]] = {}
 
 
-class ModelContract:
-    """Attributes a test class may set:
+class ScoringContract:
+    """What a model promises about its settings and its scores. Attributes a test class may set:
 
     model: name in MODELS.
     settings: keys of the config that differ from the model's YAML in all tests.
     layouts: values of train_layout the model trains under -> epochs in which it learns the toy data.
     learns_with: further keys for the tests in which it learns.
     first: share of users whose known next item has to rank first, see :func:`first_share`.
-    causal: a position's state depends on itself and the past only.
-    no_gradient: end of a parameter's name -> why the loss does not depend on it. An entry must be true.
     """
 
     model: str
@@ -106,10 +105,6 @@ class ModelContract:
     layouts: ClassVar[Mapping[str, int]] = {"all": 20, "last": 20}
     learns_with: ClassVar[Mapping[str, Any]] = {"train_batch_size": 16, "learning_rate": 0.005}
     first: float = 0.9  # a joint score can reach 144 / 151: seven users take the item without an intent next
-    causal: bool = True
-    no_gradient: ClassVar[Mapping[str, str]] = {
-        "key.bias": "adds the same to a query's scores of all keys, which the softmax does not see"
-    }
 
     # How the tests get a model ---------------------------------------------------------------------------------------
 
@@ -164,39 +159,6 @@ class ModelContract:
             if key != "MAX_ITEM_LIST_LENGTH":  # toy data are short
                 assert run.config[key] == value
 
-    # Loss ------------------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("layout", ["all", "last"])
-    def test_the_loss_is_finite_and_every_parameter_has_a_gradient(self, toy_path: Path, layout: str) -> None:
-        if layout not in self.layouts:
-            pytest.skip(f"{self.model} does not train under {layout}")
-        run = self.build(toy_path, train_layout=layout).enlarged(5.0)
-        run.model.train()
-        loss = run.model.calculate_loss(run.batch("train"))
-        assert loss.shape == ()
-        assert torch.isfinite(loss)
-        assert loss > 0
-        loss.backward()
-        size = {
-            name: 0.0 if p.grad is None else p.grad.to_dense().norm().item() for name, p in run.model.named_parameters()
-        }
-        excused = {name for name in size if name.endswith(tuple(self.no_gradient))}
-        # A gradient that is zero in exact arithmetic is float32 rounding, some 1e-9 of the largest; CaFe's smallest
-        # real one (the distance table's) is some 1e-4 of it.
-        large = max(size.values())
-        assert {name for name in set(size) - excused if size[name] < 1e-6 * large} == set()
-        assert {name for name in excused if size[name] > 1e-6 * large} == set(), "no_gradient is wrong about these"
-
-    def test_the_loss_falls(self, toy_path: Path, learned: dict[str, Run]) -> None:
-        for layout, run in learned.items():
-            before = self.build(toy_path, train_layout=layout)
-            losses = []
-            for one in (before, run):
-                one.model.eval()
-                torch.manual_seed(1)  # the same negatives
-                losses.append(one.model.calculate_loss(one.batch("train")).item())
-            assert losses[1] < 0.7 * losses[0], layout
-
     # Scores ----------------------------------------------------------------------------------------------------------
 
     def test_all_three_ways_to_score_agree(self, fresh: Run) -> None:
@@ -235,6 +197,69 @@ class ModelContract:
         peeked.interaction = {**batch.interaction, model.ITEM_SEQ: history}
         assert ((fresh.scores(peeked) - before)[:, 1:].abs().amax(1) > 1e-3).all()
 
+    def test_one_row_and_one_item_are_enough(self, fresh: Run) -> None:
+        model, batch = fresh.model, fresh.batch()
+        several = batch[[0, 1, 2]]
+        several.interaction[model.ITEM_SEQ] = several[model.ITEM_SEQ][:, :1]
+        several.interaction[model.ITEM_SEQ_LEN] = torch.ones(3, dtype=torch.long)
+        together = fresh.scores(several)
+        for row in range(3):
+            one = several[[row]]
+            torch.testing.assert_close(fresh.scores(one)[0, 1:], together[row, 1:], **CLOSE)
+            assert model.predict(one).shape == (1,)
+
+    # Learning --------------------------------------------------------------------------------------------------------
+
+    def test_the_known_next_item_ranks_first(self, learned: dict[str, Run]) -> None:
+        for layout, run in learned.items():
+            assert first_share(run) >= self.first, layout
+
+
+class ModelContract(ScoringContract):
+    """What a model that learns by gradients promises besides. Attributes a test class may set:
+
+    causal: a position's state depends on itself and the past only.
+    no_gradient: end of a parameter's name -> why the loss does not depend on it. An entry must be true.
+    """
+
+    causal: bool = True
+    no_gradient: ClassVar[Mapping[str, str]] = {
+        "key.bias": "adds the same to a query's scores of all keys, which the softmax does not see"
+    }
+
+    # Loss ------------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("layout", ["all", "last"])
+    def test_the_loss_is_finite_and_every_parameter_has_a_gradient(self, toy_path: Path, layout: str) -> None:
+        if layout not in self.layouts:
+            pytest.skip(f"{self.model} does not train under {layout}")
+        run = self.build(toy_path, train_layout=layout).enlarged(5.0)
+        run.model.train()
+        loss = run.model.calculate_loss(run.batch("train"))
+        assert loss.shape == ()
+        assert torch.isfinite(loss)
+        assert loss > 0
+        loss.backward()
+        size = {
+            name: 0.0 if p.grad is None else p.grad.to_dense().norm().item() for name, p in run.model.named_parameters()
+        }
+        excused = {name for name in size if name.endswith(tuple(self.no_gradient))}
+        # A gradient that is zero in exact arithmetic is float32 rounding, some 1e-9 of the largest; CaFe's smallest
+        # real one (the distance table's) is some 1e-4 of it.
+        large = max(size.values())
+        assert {name for name in set(size) - excused if size[name] < 1e-6 * large} == set()
+        assert {name for name in excused if size[name] > 1e-6 * large} == set(), "no_gradient is wrong about these"
+
+    def test_the_loss_falls(self, toy_path: Path, learned: dict[str, Run]) -> None:
+        for layout, run in learned.items():
+            before = self.build(toy_path, train_layout=layout)
+            losses = []
+            for one in (before, run):
+                one.model.eval()
+                torch.manual_seed(1)  # the same negatives
+                losses.append(one.model.calculate_loss(one.batch("train")).item())
+            assert losses[1] < 0.7 * losses[0], layout
+
     def test_a_future_item_does_not_change_an_earlier_state(self, fresh: Run) -> None:
         """The loss of the target at position t alone, when other items or none stand after t."""
         if not self.causal:
@@ -261,18 +286,12 @@ class ModelContract:
         torch.testing.assert_close(loss(gone), loss(seq), rtol=1e-6, atol=1e-7)
         assert abs((loss(earlier) - loss(seq)).item()) > 1e-5  # the past does
 
-    def test_one_row_and_one_item_are_enough(self, fresh: Run) -> None:
-        model, batch = fresh.model, fresh.batch()
-        several = batch[[0, 1, 2]]
-        several.interaction[model.ITEM_SEQ] = several[model.ITEM_SEQ][:, :1]
-        several.interaction[model.ITEM_SEQ_LEN] = torch.ones(3, dtype=torch.long)
-        together = fresh.scores(several)
-        for row in range(3):
-            one = several[[row]]
-            torch.testing.assert_close(fresh.scores(one)[0, 1:], together[row, 1:], **CLOSE)
-            assert model.predict(one).shape == (1,)
+    def test_one_row_and_one_item_are_enough_to_learn_from(self, fresh: Run) -> None:
+        model, one = fresh.model, fresh.batch()[[0]]
+        one.interaction[model.ITEM_SEQ] = one[model.ITEM_SEQ][:, :1]
+        one.interaction[model.ITEM_SEQ_LEN] = torch.ones(1, dtype=torch.long)
         model.train()
-        loss = model.calculate_loss(several[[0]])
+        loss = model.calculate_loss(one)
         loss.backward()
         assert torch.isfinite(loss)
         assert all(p.grad is None or torch.isfinite(p.grad.to_dense()).all() for p in model.parameters())
@@ -314,12 +333,6 @@ class ModelContract:
         other.fit()
         assert not torch.equal(other.scores(), before)
         assert torch.equal(run.scores(), before)
-
-    # Learning --------------------------------------------------------------------------------------------------------
-
-    def test_the_known_next_item_ranks_first(self, learned: dict[str, Run]) -> None:
-        for layout, run in learned.items():
-            assert first_share(run) >= self.first, layout
 
 
 def known_answers(run: Run) -> Iterator[tuple[int, int]]:

@@ -8,6 +8,7 @@ MODELS = {
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
     "CorrectedSINE": "recbole_cafe.model.sine",
     "HCRNN": "recbole_cafe.model.hcrnn",
+    "IntentBackoff": "recbole_cafe.model.intent_backoff",
     "LOCKER": "recbole_cafe.model.locker",
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",

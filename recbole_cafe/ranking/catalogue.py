@@ -77,6 +77,11 @@ class Catalogue:
         self.centre = centre
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
+    @property
+    def n_items(self) -> int:
+        """V, padding included."""
+        return len(self.table)
+
     # Scores in float64 ------------------------------------------------------------------------------------------------
 
     def score64(self, state: Tensor, terms: Tensor | None, item: Tensor) -> Tensor:

@@ -1,0 +1,209 @@
+"""Exact ranking of scores that are a product of an intent's and an item's number, but for a few items of each row.
+
+B rows, V items, C intents. An item v of intent c scores ``terms[b, c] * weight[v]`` in row b, and the items a row lists
+as exceptions score ``(terms[b, c] * weight[v] + extra) * factor``. No number is negative, so that within an intent all
+rows rank alike: by weight. What is above a given score is found by a binary search among the intent's distinct weights;
+exceptions are counted one by one. Nothing of size [B, V] is made, and nothing is approximated: each comparison is that
+of the float64 scores a dense ranking compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recbole_cafe.ranking.ranks import Ranks, ScoreError
+
+PAIRS = 2**22  # pairs of a row and an intent, or of a row and an item, looked at in one go
+
+
+@dataclass(frozen=True)
+class Exceptions:
+    """Items of which a row knows more than intent and weight; sorted by row, then item, each once.
+
+    Attributes:
+        row, item: [E]. extra, factor: [E] float64, at least 0; an item that is none has 0 and 1.
+        n_items: V.
+    """
+
+    row: Tensor
+    item: Tensor
+    extra: Tensor
+    factor: Tensor
+    n_items: int
+
+    def of(self, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
+        """extra and factor of any items. row, item: of one shape. Returns two tensors of that shape."""
+        if not len(self.row):
+            return torch.zeros_like(row, dtype=torch.float64), torch.ones_like(row, dtype=torch.float64)
+        own, asked = self.row * self.n_items + self.item, row * self.n_items + item
+        at = torch.searchsorted(own, asked).clamp(max=len(own) - 1)
+        there = own[at] == asked
+        return self.extra[at].where(there, 0.0), self.factor[at].where(there, 1.0)
+
+
+@dataclass
+class FactoredCatalogue:
+    """The items of a model, by intent and weight.
+
+    Args:
+        weight: [V] float64, at least 0; that of padding, item 0, is not read.
+        item2intent: [V], 0 for padding, C for items without intent.
+        n_intents: C, padding included.
+    """
+
+    weight: Tensor
+    item2intent: Tensor
+    n_intents: int
+
+    def __post_init__(self) -> None:
+        device, n_groups = self.weight.device, self.n_intents + 1
+        items = torch.arange(1, self.n_items, device=device)
+        items = items[torch.argsort(self.weight[items], descending=True, stable=True)]  # equal weights by id
+        self.items = items[torch.argsort(self.item2intent[items], stable=True)]  # by intent, best first
+        self.size = torch.bincount(self.item2intent[1:], minlength=n_groups)
+        self.start = torch.cumsum(self.size, 0) - self.size
+        # The distinct weights of each intent, the largest first
+        weight, intent = self.weight[self.items], self.item2intent[self.items]
+        is_new = torch.ones(len(items), dtype=torch.bool, device=device)
+        is_new[1:] = (weight[1:] != weight[:-1]) | (intent[1:] != intent[:-1])
+        first = is_new.nonzero()[:, 0]
+        self.level = weight[first]  # [T]
+        self.before = torch.cat((first, first.new_tensor([len(items)])))  # [T + 1] items in front of each level
+        self.n_levels = torch.bincount(intent[first], minlength=n_groups)
+        self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
+        self.best = torch.zeros(n_groups, dtype=torch.float64, device=device)
+        there = self.size > 0
+        self.best[there] = self.level[self.first_level[there]]
+
+    @property
+    def n_items(self) -> int:
+        """V, padding included."""
+        return len(self.weight)
+
+    def plain(self, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
+        """Score of items as if they were no exceptions. row, item: of one shape. Returns that shape."""
+        return terms[row, self.item2intent[item]] * self.weight[item]
+
+    def score(self, state: Exceptions, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
+        """The score that decides; as :meth:`plain`."""
+        extra, factor = state.of(row, item)
+        return (self.plain(terms, row, item) + extra) * factor
+
+    def rank(self, state: Exceptions, terms: Tensor, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
+             at_most: int | None = None) -> Ranks:  # fmt: skip  # noqa: ARG002
+        """Where each row's target stands among all items.
+
+        Args:
+            state: of the rows. terms: [B, C + 1] float64. target: [B].
+            excluded: items that are no candidates, each once, one tensor per row (the target among them stays one).
+            at_most: no use is made of it: ranks are exact in any case.
+
+        Raises:
+            ScoreError: NaN in terms or scores.
+        """
+        everyone = torch.arange(len(target), device=target.device)
+        own = self.score(state, terms, everyone, target)
+        if bool(own.isnan().any()) or bool(terms.isnan().any()) or bool(state.extra.isnan().any()):
+            raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+        above, tied = torch.zeros_like(target), torch.zeros_like(target)
+
+        def count(row: Tensor, score: Tensor, sign: int) -> None:
+            above.index_add_(0, row, sign * (score > own[row]).long())
+            tied.index_add_(0, row, sign * (score == own[row]).long())
+
+        for rows in everyone.split(max(1, PAIRS // terms.shape[1])):
+            r, c = (terms[rows] * self.best >= own[rows, None]).nonzero(as_tuple=True)
+            r = rows[r]
+            higher, equal = self._among_levels(terms[r, c], own[r], c)
+            above.index_add_(0, r, higher)
+            tied.index_add_(0, r, equal)
+        # The target has been counted as if it were a competitor and no exception, the exceptions as if they were none
+        count(everyone, self.plain(terms, everyone, target), -1)
+        other = state.item != target[state.row]
+        r, item = state.row[other], state.item[other]
+        plain = self.plain(terms, r, item)
+        count(r, plain, -1)
+        count(r, (plain + state.extra[other]) * state.factor[other], 1)
+        n_candidates = torch.full_like(target, self.n_items - 1)
+        if excluded is not None:
+            r, item = _pairs(excluded, target.device)
+            other = (item != target[r]) & (item > 0)
+            r, item = r[other], item[other]
+            count(r, self.score(state, terms, r, item), -1)
+            n_candidates -= torch.bincount(r, minlength=len(target))
+        return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu())
+
+    def _among_levels(self, term: Tensor, own: Tensor, intent: Tensor) -> tuple[Tensor, Tensor]:
+        """How many items of an intent score above a score, and how many the same. All [P]."""
+        first, last = self.first_level[intent], self.first_level[intent] + self.n_levels[intent]
+        higher = self._first(first, last, lambda level: term * level <= own)
+        equal = self._first(higher, last, lambda level: term * level < own)
+        return self.before[higher] - self.before[first], self.before[equal] - self.before[higher]
+
+    def _first(self, low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tensor:
+        """The first level in low..high-1 for whose weight a condition holds, high if for none; it holds from one level
+        on. A product of floating-point numbers is monotone in each, so a comparison of scores is such a condition."""
+        for _ in range(int((high - low).max().item()).bit_length() if len(low) else 0):
+            middle = (low + high) // 2
+            open_ = low < high
+            yes = holds(self.level[middle.clamp(max=len(self.level) - 1)])
+            high = torch.where(open_ & yes, middle, high)
+            low = torch.where(open_ & ~yes, middle + 1, low)
+        return low
+
+    def top(self, state: Exceptions, terms: Tensor, k: int,
+            excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The k best items of each row, best first; equal scores by item id.
+
+        Args:
+            state, terms: as :meth:`rank`. excluded: items not wanted, each once, one tensor per row.
+
+        Returns:
+            items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
+        """
+        B, device = len(terms), terms.device
+        items = torch.zeros(B, k, dtype=torch.long, device=device)
+        scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=device)
+        gone = torch.cat([b * self.n_items + e for b, e in enumerate(excluded)]) if excluded else items.new_zeros(0)
+        aside = torch.cat((state.row * self.n_items + state.item, gone))  # not ranked by intent and weight alone
+        most = torch.bincount(aside // self.n_items, minlength=B).max() if len(aside) else 0
+        n = min(k + int(most), self.n_items - 1)  # so many plain items hold the k best of them that are not set aside
+        # The best item of each intent, by its id: of equal ones the smaller is the better
+        occupied = (self.size > 0).nonzero()[:, 0]
+        occupied = occupied[torch.argsort(self.items[self.start[occupied]])]
+        width = min(n, len(occupied))
+        ahead = torch.arange(n, device=device)
+        for rows in torch.arange(B, device=device).split(max(1, PAIRS // max(width * n, len(occupied)))):
+            promise = terms[rows][:, occupied] * self.best[occupied]
+            intent = occupied[torch.argsort(promise, dim=1, descending=True, stable=True)[:, :width]]  # [R, width]
+            place = self.start[intent][..., None] + ahead  # [R, width, n]
+            inside = ahead < self.size[intent][..., None]
+            item = self.items[place[inside]]
+            row = rows[:, None, None].expand_as(place)[inside]
+            keep = ~torch.isin(row * self.n_items + item, aside)
+            mine = (state.row >= rows[0]) & (state.row <= rows[-1])
+            row = torch.cat((row[keep], state.row[mine]))
+            item = torch.cat((item[keep], state.item[mine]))
+            score = self.score(state, terms, row, item)
+            wanted = ~torch.isin(row * self.n_items + item, gone)
+            row, item, score = row[wanted], item[wanted], score[wanted]
+            order = torch.argsort(item, stable=True)
+            order = order[torch.argsort(score[order], descending=True, stable=True)]
+            order = order[torch.argsort(row[order], stable=True)]
+            row, item, score = row[order], item[order], score[order]
+            size = torch.bincount(row, minlength=B)
+            at = torch.arange(len(row), device=device) - (torch.cumsum(size, 0) - size)[row]
+            keep = at < k
+            items[row[keep], at[keep]] = item[keep]
+            scores[row[keep], at[keep]] = score[keep]
+        return items, scores
+
+
+def _pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lists of items, one per row, as rows and items."""
+    size = torch.tensor([len(items) for items in lists], device=device)
+    return torch.arange(len(lists), device=device).repeat_interleave(size), torch.cat(list(lists))
