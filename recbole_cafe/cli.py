@@ -1,4 +1,4 @@
-"""The command `recbole-cafe`: run | benchmark | report | figures | list | show-config | simulate | prepare | check | exec."""
+"""The command `recbole-cafe`, a verb and its arguments; `recbole-cafe help` lists the verbs."""
 
 from __future__ import annotations
 
