@@ -186,7 +186,9 @@ def test_amazon_2018_with_flat_categories_markup_and_a_truncated_file(tmp_path: 
         assert prepared(*arguments, "--duplicates=last", name="last")[0] == lines("A1 B1 20", "A1 B2 30")
 
 
-def test_amazon_2023_with_parents_milliseconds_and_ratings(tmp_path: Path, engine: str) -> None:
+def test_amazon_2023_with_parents_milliseconds_and_ratings(
+    tmp_path: Path, engine: str, capsys: pytest.CaptureFixture
+) -> None:
     def row(user: str, parent: str | None, when: object, stars: float = 5.0, asin: str = "X") -> str:
         record = {
             "rating": stars,
@@ -216,7 +218,10 @@ def test_amazon_2023_with_parents_milliseconds_and_ratings(tmp_path: Path, engin
     assert "| rating of at least 3 | 3 |" in readme and "| no time | 1 |" in readme
     if engine == "duckdb":
         assert prepared(*arguments, "--intent=brand", name="brand")[1] == lines("P1 Sally", "P2 Ésprit")
-        assert prepared(*arguments, "--before=2020-05-05T14:08:48.500Z", name="early")[0] == lines("AB P2 1588687728")
+        late = prepared(*arguments, "--after=2020-05-05T14:08:48.500Z", name="late")[0]
+        assert late == lines("AB P1 1588687728.923", "AC P1 1588687728.924")
+        assert main(["prepare", *arguments, "--before=2020-05-05T14:08:48.500Z", "--name=early", "--out=out"]) == 2
+        assert "no item has an intent" in capsys.readouterr().err and not Path("out/early").exists()
 
 
 def test_metadata_are_read_and_never_run() -> None:
