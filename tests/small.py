@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from recbole_cafe.config import props_dir, read_yaml
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
-V, L = 20, 6  # 19 items
-USERS = torch.tensor([1, 2, 3, 1])  # of the four histories
-NEXT = torch.tensor([7, 11, 2, 15])  # what follows them
+V, C, L = 20, 5, 6  # 19 items, 4 intents
+USERS = torch.tensor([1, 2, 3, 4])  # of the four histories
+NEXT = torch.tensor([2, 5, 8, 12])  # what follows them
+
+
+def item2intent() -> Tensor:
+    """Items 1..19 have the intents 1, 2, 3, 4, 1, ...; items 5 and 12 have none."""
+    of = torch.arange(V) % (C - 1) + 1
+    of[0], of[5], of[12] = 0, C, C
+    return of
 
 
 class Fixed(nn.Module):
@@ -30,14 +37,14 @@ class Fixed(nn.Module):
 
 
 def histories() -> Tensor:
-    """[4, L], of lengths 6, 3, 1, 4; one item twice in a row."""
+    """[4, L], of lengths 6, 3, 1, 4; items without intents among them, one item twice in a row."""
     return torch.tensor([[3, 5, 8, 1, 12, 19], [2, 9, 4, 0, 0, 0], [7, 0, 0, 0, 0, 0], [5, 12, 6, 6, 0, 0]])
 
 
 def small(net: Callable[..., nn.Module], model: str, **settings: Any) -> Any:
     """The net of a model as its YAML has it, with `settings`."""
     given = read_yaml(props_dir() / "model" / f"{model}.yaml")
-    given |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_users": 4, "max_seq_length": L}
+    given |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_users": 5, "max_seq_length": L}
     given |= {"item_negatives": Fixed(V)} | settings
     torch.manual_seed(11)
     made = net(**{key: given[key] for key in inspect.signature(net).parameters}).double().eval()

@@ -6,7 +6,7 @@ import pytest
 import torch
 import toy
 from contract import ModelContract, build, first_share
-from torch import nn
+from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share, small
 
 from recbole_cafe.config import preset, props_dir, read_yaml
 from recbole_cafe.layers.packing import Packing
@@ -15,8 +15,6 @@ from recbole_cafe.layers.scoring import JOINTS
 from recbole_cafe.model.base import next_items
 from recbole_cafe.model.cafe import CaFeNet
 
-EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
-V, C, L = 20, 5, 6  # 19 items, 4 intents
 NONE = C  # intent id of an item without one
 SYSTEMS = read_yaml(props_dir() / "benchmark" / "table3.yaml")["systems"]
 
@@ -35,53 +33,14 @@ class TestCaFeOfTheAuthorsCode(ModelContract):
     settings = {"theta_source": "v", "attn_scale": "head", "residual": "normed", "joint": "sum"}  # noqa: RUF012
 
 
-class Fixed(nn.Module):
-    """Negatives that depend on the row alone, so that the same row has the same ones in any batch."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.n = n
-
-    def forward(self, key, target, k):
-        return 1 + (7 * key[:, None] + 3 * target[:, None] + torch.arange(k)) % (self.n - 1)
-
-
-def item2intent():
-    """Items 1..19 have the intents 1, 2, 3, 4, 1, ...; items 5 and 12 have none."""
-    of = torch.arange(V) % (C - 1) + 1
-    of[0], of[5], of[12] = 0, NONE, NONE
-    return of
-
-
 def net(**settings):
-    """CaFe as its YAML has it, small, float64, without dropout in eval mode, weights of the size of 1/2."""
-    arguments = read_yaml(props_dir() / "model" / "CaFe.yaml")
-    del arguments["MAX_ITEM_LIST_LENGTH"]
-    arguments |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_intents": C, "max_seq_length": L}
-    arguments |= {"item2intent": item2intent(), "item_negatives": Fixed(V), "intent_negatives": Fixed(C)}
-    torch.manual_seed(11)
-    made = CaFeNet(**arguments | settings).double().eval()
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.normal_(std=0.5)
-        for table in (made.item_embedding, made.intent_embedding):
-            if table is not None:
-                table.weight[0] = 0.0
-    return made
-
-
-def histories():
-    """[4, L], of lengths 6, 3, 1, 4; items without intents among them."""
-    return torch.tensor([[3, 5, 8, 1, 12, 19], [2, 9, 4, 0, 0, 0], [7, 0, 0, 0, 0, 0], [5, 12, 6, 6, 0, 0]])
+    """CaFe as its YAML has it, small."""
+    given = {"n_intents": C, "item2intent": item2intent(), "intent_negatives": Fixed(C)}
+    return small(CaFeNet, "CaFe", **given | settings)
 
 
 def scores(made, seq=None):
     return made.scores(*made.last(histories() if seq is None else seq))
-
-
-def share(source, target):
-    """Give target the weights of source that it has too."""
-    target.load_state_dict({k: v for k, v in source.state_dict().items() if k in target.state_dict()})
 
 
 # Towers (Eq. 5-7) -----------------------------------------------------------------------------------------------------
@@ -195,7 +154,7 @@ def test_items_without_an_intent_are_scored_with_the_average_intent(joint):
     term = known.sigmoid().mean(1).log() if joint == "product" else known.mean(1)
     for item in (5, 12):
         logit = state @ made.item_embedding.weight[item]
-        own = nn.functional.logsigmoid(logit) if joint == "product" else logit
+        own = torch.nn.functional.logsigmoid(logit) if joint == "product" else logit
         torch.testing.assert_close(made.scores(state, terms)[:, item], own + term, **EXACT)
 
 
@@ -217,9 +176,6 @@ def test_candidates_are_scored_as_in_the_full_catalogue(joint):
 
 
 # Loss (Eq. 9) ---------------------------------------------------------------------------------------------------------
-
-USERS = torch.tensor([1, 2, 3, 4])
-NEXT = torch.tensor([2, 5, 8, 12])  # two of them without an intent
 
 
 def sigmoid(x):

@@ -21,14 +21,14 @@ SHORT = 1e-6  # jitter that the comparisons with loops can tell from nothing
 
 class TestRKSA(ModelContract):
     model = "RKSA"
-    layouts = {"last": 14}  # noqa: RUF012
+    layouts = {"last": 8}  # noqa: RUF012
     causal = False  # scale and shape of every position depend on the last item
 
 
 class TestRKSAWithSampledNegativesAndTanh(ModelContract):
     model = "RKSA"
-    settings = {"loss_type": "BCE", "activation": "tanh"}  # noqa: RUF012
-    layouts = {"last": 20}  # noqa: RUF012
+    settings = {"loss_type": "BCE", "activation": "tanh", "n_negatives": 5}  # noqa: RUF012
+    layouts = {"last": 10}  # noqa: RUF012
     causal = False
 
 

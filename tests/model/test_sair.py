@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 from contract import ModelContract, build
-from small import EXACT, NEXT, USERS, L, V, histories, layer_norm, share, small
+from small import EXACT, NEXT, USERS, C, L, V, histories, item2intent, layer_norm, share, small
 
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import next_items
 from recbole_cafe.model.sair import InterestPool, SAIRNet
 
-C = 5  # 4 intents
 P, K = 7, 3
 
 
@@ -30,13 +29,6 @@ class TestSAIRWithRawWeightsAndSoftmax(ModelContract):
         "interaction.key.weight": "which interests are retrieved has no gradient",
         "interaction.value.weight": "which interests are retrieved has no gradient",
     }
-
-
-def item2intent():
-    """Items 1..19 have the intents 1, 2, 3, 4, 1, ...; items 5 and 12 have none."""
-    of = torch.arange(V) % (C - 1) + 1
-    of[0], of[5], of[12] = 0, C, C
-    return of
 
 
 def net(**settings):

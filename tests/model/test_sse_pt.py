@@ -209,7 +209,7 @@ def test_each_kind_of_id_is_swapped_at_its_own_rate():
     seq[:, 2] = 0
     read, label, reader = made.shared(seq, seq + (seq > 0), user)
     assert (read[:, 2] == 0).all() and (label[:, 2] == 0).all()  # padding stays
-    for got, was, p, n in ((read[:, :2], 5, 0.2, V), (label[:, :2], 6, 0.5, V), (reader, 2, 0.7, 4)):
+    for got, was, p, n in ((read[:, :2], 5, 0.2, V), (label[:, :2], 6, 0.5, V), (reader, 2, 0.7, 5)):
         assert sorted(got.unique().tolist()) == list(range(1, n))  # all ids, never 0
         # five standard deviations of a rate over 40,000 draws are 0.0125
         assert (got != was).float().mean().item() == pytest.approx(p * (1 - 1 / (n - 1)), abs=0.0125)
