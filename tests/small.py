@@ -45,7 +45,7 @@ def small(net: Callable[..., nn.Module], model: str, **settings: Any) -> Any:
     """The net of a model as its YAML has it, with `settings`."""
     given = read_yaml(props_dir() / "model" / f"{model}.yaml")
     given |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_users": 5, "max_seq_length": L}
-    given |= {"item_negatives": Fixed(V)} | settings
+    given |= {"item2intent": item2intent(), "n_intents": C, "item_negatives": Fixed(V)} | settings
     torch.manual_seed(11)
     made = net(**{key: given[key] for key in inspect.signature(net).parameters}).double().eval()
     with torch.no_grad():
@@ -66,3 +66,21 @@ def layer_norm(x: Tensor, part: nn.LayerNorm) -> Tensor:
     """Written out."""
     mean = x.mean(-1, keepdim=True)
     return (x - mean) / ((x - mean).pow(2).mean(-1, keepdim=True) + part.eps).sqrt() * part.weight + part.bias
+
+
+def scores(made: Any, seq: Tensor | None = None) -> Tensor:
+    """[B, V], of a net that reads no user."""
+    return made.scores(*made.last(histories() if seq is None else seq))
+
+
+def hidden_intents_do_not_matter(made: Any) -> None:
+    """Asserts that no logit depends on the intents of hidden items, and that other intents do matter."""
+    rows = torch.tensor([[3, V, 8, 1, V, 19]])  # V hides items 5 and 12
+    before = made(rows)[0]
+    buffer = made.intents.item2intent
+    kept = buffer.clone()
+    buffer[[5, 12]] = torch.tensor([1, 2])
+    torch.testing.assert_close(made(rows)[0], before, **EXACT)
+    buffer[8] = 3 - buffer[8] % 2
+    assert (made(rows)[0] - before).abs().max() > 1e-3
+    buffer.copy_(kept)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from cloze_toys import EXACT, L, V, histories, scores, small
 from contract import ModelContract
 from recbole.model.sequential_recommender.bert4rec import BERT4Rec
+from small import EXACT, L, V, histories, scores, small
 
 from recbole_cafe.model.bert4rec import BERT4RecNet
 

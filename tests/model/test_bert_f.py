@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cloze_toys import EXACT, C, V, hidden_intents_do_not_matter, histories, scores, small
 from contract import ModelContract
+from small import EXACT, C, V, hidden_intents_do_not_matter, histories, scores, small
 from torch import nn
 
 from recbole_cafe.model.bert_f import BERTFNet

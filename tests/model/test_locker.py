@@ -3,8 +3,8 @@ tests/layers/test_local.py."""
 
 import pytest
 import torch
-from cloze_toys import EXACT, histories, scores, share, small
 from contract import ModelContract, build
+from small import EXACT, histories, scores, share, small
 
 from recbole_cafe.model.locker import LOCAL_TYPES, LOCKERNet
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from cloze_toys import EXACT, hidden_intents_do_not_matter, histories, scores, small
 from contract import ModelContract
+from small import EXACT, hidden_intents_do_not_matter, histories, scores, small
 
 from recbole_cafe.model.nova import FUSIONS, GATES, Fusion, NOVANet
 
