@@ -71,6 +71,8 @@ class EvaluationMixin:
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
+        if not getattr(model, "learns", True):
+            self.epochs = 1  # there is nothing to train, the one epoch is for validation
         self.eval_step = min(self.eval_step, self.epochs)  # RecBole's TraditionalTrainer has 1 epoch whatever the config
         self.saved_model_file = self._file_name()
         self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
@@ -136,6 +138,8 @@ class EvaluationMixin:
         Returns:
             the sum of the batches' losses, as RecBole's.
         """
+        if not getattr(self.model, "learns", True):
+            return 0.0
         self.model.train()
         several = not self.config["single_spec"]
         if several and train_data.shuffle:

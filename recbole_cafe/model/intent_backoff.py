@@ -228,7 +228,7 @@ class IntentBackoffNet(nn.Module):
         self.register_buffer("intent_share", intent / intent.sum())  # [C + 1] P(c)
         rho = repeat_rate(users.numpy(), items.numpy(), max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
-        # RecBole's trainer wants something to optimise; it stays 0, as that of RecBole's models without gradients
+        # RecBole's trainer wants something to optimise, as RecBole's own models without gradients have it
         self.nothing = nn.Parameter(torch.zeros(1))
 
     def loss(self, _item_seq: Tensor, _target: Tensor, _user: Tensor) -> Tensor:
@@ -345,3 +345,4 @@ class IntentBackoff(NetRecommender):
     """IntentBackoff as RecBole sees it."""
 
     net = IntentBackoffNet
+    learns = False
