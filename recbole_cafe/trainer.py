@@ -67,6 +67,8 @@ class EvaluationMixin:
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
+        if not getattr(model, "learns", True):
+            self.epochs = 1  # there is nothing to train, the one epoch is for validation
         # RecBole's TraditionalTrainer has one epoch, whatever the config says
         self.eval_step = min(self.eval_step, self.epochs)
         self.saved_model_file = self._file_name()
@@ -142,6 +144,8 @@ class EvaluationMixin:
         Returns:
             the sum of the batches' losses, as RecBole's.
         """
+        if not getattr(self.model, "learns", True):
+            return 0.0
         self.model.train()
         several = not self.config["single_spec"]
         if several and train_data.shuffle:

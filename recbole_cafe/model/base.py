@@ -35,6 +35,7 @@ class NetRecommender(SequentialRecommender):
     Attributes:
         reads: what `last` is given, of ``item_seq`` [B, L] and ``user`` [B].
         layouts: values of `train_layout` the model can be trained under.
+        learns: whether there is something to train. A model of counts is complete when it is built.
 
     Args:
         config: RecBole's Config.
@@ -50,6 +51,7 @@ class NetRecommender(SequentialRecommender):
     net: Callable[..., nn.Module]
     reads: tuple[str, ...] = ("item_seq",)
     layouts: tuple[str, ...] = ("all", "last")
+    learns: bool = True
 
     def __init__(self, config: Any, dataset: SequenceDataset) -> None:
         super().__init__(config, dataset)

@@ -9,8 +9,9 @@ Kneser, Computer Speech and Language 1994; Kneser, Ney, ICASSP 1995), a coarser 
 
 u, v items, c intents, c_v the intent of v, h = (u_1, u_2, ...) a history with the **newest** item first.
 
-*Counts.* c(u, v) = sum over w = 1..W of delta^(w-1) times how often v came w places after u in a training sequence.
-An entry is discounted, c*(u, v) = c(u, v) - D min(c(u, v), 1), 0 <= D <= 1. N(u) and N*(u) are the sums over v.
+*Counts.* s(u, v) = sum over w = 1..W of delta^(w-1) times how often v came w places after u in a training sequence;
+c(u, v) = s(u, v) + beta s(v, u), which is what came before u as well. An entry is discounted,
+c*(u, v) = c(u, v) - D min(c(u, v), 1), 0 <= D <= 1. N(u) and N*(u) are the sums over v.
 
 *Evidence* of a history, with weights a_i = gamma^(i-1):
 
@@ -23,7 +24,7 @@ An entry is discounted, c*(u, v) = c(u, v) - D min(c(u, v), 1), 0 <= D <= 1. N(u
 So a source counts as much as has been seen of it: counts are pooled, not averaged over sources after normalising each.
 What the discounts took off goes to the coarser level.
 
-*Intents*: the same formula over the intents of the same sequences, with settings of its own (primed):
+*Intents*: the same formula over the intents of the same sequences, with settings of its own (primed) and beta' = 0:
 
     P(c | h) = (e'(c) + (mu' + E' - sum_c e'(c)) P(c)) / (mu' + E')                                                (2)
 
@@ -62,15 +63,17 @@ class Successors(nn.Module):
     Args:
         users: [P]. ids: [P] in 1..n-1, both in the order of users, then time.
         n: number of ids, padding included.
-        window: W. window_decay: delta. discount: D.
+        window: W. window_decay: delta. backward: beta. discount: D.
         most: keep so many successors of a source, those seen most, equal ones by id; what the others had counts as
             taken off. 0 for all.
     """
 
-    def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, discount: float,
-                 most: int) -> None:  # fmt: skip
+    def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
+                 discount: float, most: int) -> None:  # fmt: skip
         super().__init__()
-        counts = transitions(users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay)
+        counts = transitions(
+            users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay, backward=backward
+        )
         total = torch.from_numpy(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
         if most:
             counts = _largest(counts, most)
@@ -110,8 +113,8 @@ class Successors(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int,
-                window_decay: float) -> sparse.csr_matrix:  # fmt: skip
+def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,
+                backward: float) -> sparse.csr_matrix:  # fmt: skip
     """c(u, v): [n, n], columns of a row sorted. users, ids: [P], in the order of users, then time."""
     counts = sparse.csr_matrix((n, n))
     for w in range(1, window + 1):
@@ -121,6 +124,8 @@ def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int,
         pairs = (ids[:-w][same], ids[w:][same])
         weight = np.full(len(pairs[0]), window_decay ** (w - 1))
         counts = counts + sparse.coo_matrix((weight, pairs), shape=(n, n)).tocsr()
+    if backward:
+        counts = counts + backward * counts.T.tocsr()
     counts.sort_indices()
     return counts
 
@@ -174,6 +179,7 @@ class IntentBackoffNet(nn.Module):
         use_intents: bool,
         window: int,
         window_decay: float,
+        backward: float,
         history_length: int,
         history_decay: float,
         discount: float,
@@ -192,7 +198,7 @@ class IntentBackoffNet(nn.Module):
         _at_least(1, window=window, history_length=history_length, intent_window=intent_window)
         _at_least(0, max_successors=max_successors, popularity_exponent=popularity_exponent)
         _shares(
-            window_decay=window_decay, history_decay=history_decay, discount=discount,
+            window_decay=window_decay, backward=backward, history_decay=history_decay, discount=discount,
             intent_window_decay=intent_window_decay, intent_history_decay=intent_history_decay,
             intent_discount=intent_discount,
         )  # fmt: skip
@@ -209,13 +215,14 @@ class IntentBackoffNet(nn.Module):
         self.intent_history_decay, self.intent_prior = intent_history_decay, intent_prior
         users, items = (ids.cpu() for ids in train_pairs)
         self.items = Successors(
-            users, items, n=n_items, window=window, window_decay=window_decay, discount=discount, most=max_successors
-        )
+            users, items, n=n_items, window=window, window_decay=window_decay, backward=backward, discount=discount,
+            most=max_successors,
+        )  # fmt: skip
         self.intents: Successors | None = None
         if use_intents:
             self.intents = Successors(
                 users, item2intent[items], n=n_intents + 1, window=intent_window, window_decay=intent_window_decay,
-                discount=intent_discount, most=0,
+                backward=0.0, discount=intent_discount, most=0,
             )  # fmt: skip
         seen = torch.bincount(items, minlength=n_items).double()  # [V] n(v)
         weight = (seen + popularity_prior) ** popularity_exponent
@@ -228,7 +235,7 @@ class IntentBackoffNet(nn.Module):
         self.register_buffer("intent_share", intent / intent.sum())  # [C + 1] P(c)
         rho = repeat_rate(users.numpy(), items.numpy(), max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
-        # RecBole's trainer wants something to optimise; it stays 0, as that of RecBole's models without gradients
+        # RecBole's trainer wants something to optimise, as RecBole's own models without gradients have it
         self.nothing = nn.Parameter(torch.zeros(1))
 
     def loss(self, _item_seq: Tensor, _target: Tensor, _user: Tensor) -> Tensor:
@@ -345,3 +352,4 @@ class IntentBackoff(NetRecommender):
     """IntentBackoff as RecBole sees it."""
 
     net = IntentBackoffNet
+    learns = False

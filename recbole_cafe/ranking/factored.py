@@ -169,9 +169,11 @@ class FactoredCatalogue:
         items = torch.zeros(B, k, dtype=torch.long, device=device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=device)
         gone = torch.cat([b * self.n_items + e for b, e in enumerate(excluded)]) if excluded else items.new_zeros(0)
-        aside = torch.cat((state.row * self.n_items + state.item, gone))  # not ranked by intent and weight alone
-        most = torch.bincount(aside // self.n_items, minlength=B).max() if len(aside) else 0
-        n = min(k + int(most), self.n_items - 1)  # so many plain items hold the k best of them that are not set aside
+        exceptions = state.row * self.n_items + state.item
+        aside = torch.cat((exceptions, gone))  # not among those ranked by intent and weight alone
+        # An item beyond so many has k better ones: all of them but these score at least what they do without exception
+        worse = torch.cat((exceptions[state.factor < 1], gone)) // self.n_items
+        n = min(k + int(torch.bincount(worse, minlength=1).max()), self.n_items - 1)
         # The best item of each intent, by its id: of equal ones the smaller is the better
         occupied = (self.size > 0).nonzero()[:, 0]
         occupied = occupied[torch.argsort(self.items[self.start[occupied]])]

@@ -121,7 +121,7 @@ def test_a_run_that_fails_does_not_stop_the_search(bench_file: Callable[..., str
     assert [(r["config"]["n_heads"], r["seed"]) for r in results().values()] == [(2, 1), (2, 2)]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 600) -> Any:
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "waited in vain"

@@ -44,8 +44,9 @@ class TestItemOnly(ScoringContract):
 
 ITEM2INTENT = torch.tensor([0, 1, 1, 2, 2, 3])  # items 1..5; item 5 has no intent, C = 3
 PLAIN = {
-    "use_intents": True, "window": 1, "window_decay": 1.0, "history_length": 10, "history_decay": 0.5, "discount": 0.0,
-    "prior": 1.0, "max_successors": 0, "intent_window": 1, "intent_window_decay": 1.0, "intent_history_decay": 0.5,
+    "use_intents": True, "window": 1, "window_decay": 1.0, "backward": 0.0, "history_length": 10, "history_decay": 0.5,
+    "discount": 0.0, "prior": 1.0, "max_successors": 0, "intent_window": 1, "intent_window_decay": 1.0,
+    "intent_history_decay": 0.5,
     "intent_discount": 0.0, "intent_prior": 1.0, "popularity_exponent": 1.0, "popularity_prior": 1.0,
     "repeats": "free",
 }  # fmt: skip
@@ -69,7 +70,7 @@ def probabilities(made, *histories):
 
 
 def test_the_names_of_the_settings_are_those_of_the_yaml():
-    assert set(PLAIN) == set(read_yaml(model_yaml(IntentBackoff))) - {"epochs", "MAX_ITEM_LIST_LENGTH"}
+    assert set(PLAIN) == set(read_yaml(model_yaml(IntentBackoff))) - {"MAX_ITEM_LIST_LENGTH"}
 
 
 def test_a_history_of_one_item_by_hand():
@@ -125,7 +126,7 @@ def test_an_item_never_seen_is_what_its_intent_says():
 
 
 def test_a_user_of_one_item_leaves_no_transition():
-    counts = transitions(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 1]), n=5, window=3, window_decay=0.5)
+    counts = transitions(np.array([1, 2, 2, 3]), np.array([1, 2, 3, 1]), n=5, window=3, window_decay=0.5, backward=0)
     assert counts.nnz == 1 and counts[2, 3] == 1
     alone = net([[1], [4]])
     assert alone.items.start[-1] == 0
@@ -157,6 +158,7 @@ def random_net(trial, **settings):
     chosen = {
         "window": int(rng.integers(1, 4)), "window_decay": 0.5, "discount": float(rng.choice([0.0, 0.3, 1.0])),
         "history_length": int(rng.integers(1, 6)), "history_decay": 0.7, "prior": 2.5, "intent_window": 2,
+        "backward": float(rng.choice([0.0, 0.4])),
         "intent_window_decay": 0.25, "intent_history_decay": 0.9, "intent_discount": 0.6, "intent_prior": 4.0,
         "popularity_exponent": 0.3, "popularity_prior": 0.5, "repeats": "observed", **settings,
     }  # fmt: skip
@@ -165,13 +167,14 @@ def random_net(trial, **settings):
     return net(sequences, item2intent, 5, **chosen), sequences, histories, item2intent.tolist(), chosen
 
 
-def follow(sequences, window, decay):
+def follow(sequences, window, decay, backward=0.0):
     counts = defaultdict(float)
     for ids in sequences:
         for i, u in enumerate(ids):
             for w in range(1, window + 1):
                 if i + w < len(ids):
                     counts[u, ids[i + w]] += decay ** (w - 1)
+                    counts[ids[i + w], u] += backward * decay ** (w - 1)
     return counts
 
 
@@ -203,7 +206,8 @@ def reference(sequences, history, item2intent, s):
         s["intent_history_decay"], s["intent_discount"], s["intent_prior"], share,
     )  # fmt: skip
     fine = smoothed(
-        follow(sequences, s["window"], s["window_decay"]), history[-s["history_length"] :], items, s["history_decay"],
+        follow(sequences, s["window"], s["window_decay"], s["backward"]), history[-s["history_length"] :], items,
+        s["history_decay"],
         s["discount"], s["prior"], {v: coarse[item2intent[v]] * inside[v] for v in items},
     )  # fmt: skip
     again = [ids[i] in ids[max(0, i - 5) : i] for ids in sequences for i in range(1, len(ids))]  # rows hold five items
@@ -267,7 +271,7 @@ def test_another_intent_than_its_own_changes_a_score_unless_items_count_alone():
 
 
 def test_counts_are_of_the_train_split_alone(toy_path):
-    made = build("IntentBackoff", toy_path, window=1, max_successors=0, discount=0.0)
+    made = build("IntentBackoff", toy_path, window=1, backward=0.0, max_successors=0, discount=0.0)
     dataset, table = made.train._dataset, made.model.network.items
     expected = defaultdict(int)
     for tokens in toy.walks().values():
