@@ -13,7 +13,7 @@ BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
 PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 # setuptools and wheel: a test builds and installs the wheel
-TEST = [*BENCHMARK, *SPARK, "pytest>=7", "setuptools>=64", "wheel"]
+TEST = [*BENCHMARK, *SPARK, "pytest>=7", "pytest-xdist>=3.5", "setuptools>=64", "wheel"]
 DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
 
 setup(

@@ -79,8 +79,8 @@ CHECKS = {
 
 
 def test_every_benchmark_here_is_tested() -> None:
-    """load.py starts servers and has a test of its own."""
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"common", "load"} == set(PROMISED)
+    """load.py and prepare.py start processes and have tests of their own."""
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"common", "load", "prepare"} == set(PROMISED)
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU here")

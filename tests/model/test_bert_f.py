@@ -16,7 +16,7 @@ class TestBERTF(ModelContract):
     model = "BERTF"
     causal = False
     settings = {"mask_ratio": 0.4}  # noqa: RUF012
-    layouts = {"all": 80, "last": 24}  # noqa: RUF012
+    layouts = {"all": 80, "last": 40}  # noqa: RUF012
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}  # noqa: RUF012
 
 
