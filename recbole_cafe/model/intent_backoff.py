@@ -10,7 +10,7 @@ Kneser, Computer Speech and Language 1994; Kneser, Ney, ICASSP 1995), a coarser 
 u, v items, c intents, c_v the intent of v, h = (u_1, u_2, ...) a history with the **newest** item first.
 
 *Counts.* s(u, v) = sum over w = 1..W of delta^(w-1) times how often v came w places after u in a training sequence;
-c(u, v) = s(u, v) + beta s(v, u), which is what came before u as well. An entry is discounted,
+c(u, v) = s(u, v) + beta s(v, u), so that what came before u counts as well. Each entry is discounted,
 c*(u, v) = c(u, v) - D min(c(u, v), 1), 0 <= D <= 1. N(u) and N*(u) are the sums over v.
 
 *Evidence* of a history, with weights a_i = gamma^(i-1):

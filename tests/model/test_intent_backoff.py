@@ -46,9 +46,8 @@ ITEM2INTENT = torch.tensor([0, 1, 1, 2, 2, 3])  # items 1..5; item 5 has no inte
 PLAIN = {
     "use_intents": True, "window": 1, "window_decay": 1.0, "backward": 0.0, "history_length": 10, "history_decay": 0.5,
     "discount": 0.0, "prior": 1.0, "max_successors": 0, "intent_window": 1, "intent_window_decay": 1.0,
-    "intent_history_decay": 0.5,
-    "intent_discount": 0.0, "intent_prior": 1.0, "popularity_exponent": 1.0, "popularity_prior": 1.0,
-    "repeats": "free",
+    "intent_history_decay": 0.5, "intent_discount": 0.0, "intent_prior": 1.0, "popularity_exponent": 1.0,
+    "popularity_prior": 1.0, "repeats": "free",
 }  # fmt: skip
 
 
@@ -207,8 +206,7 @@ def reference(sequences, history, item2intent, s):
     )  # fmt: skip
     fine = smoothed(
         follow(sequences, s["window"], s["window_decay"], s["backward"]), history[-s["history_length"] :], items,
-        s["history_decay"],
-        s["discount"], s["prior"], {v: coarse[item2intent[v]] * inside[v] for v in items},
+        s["history_decay"], s["discount"], s["prior"], {v: coarse[item2intent[v]] * inside[v] for v in items},
     )  # fmt: skip
     again = [ids[i] in ids[max(0, i - 5) : i] for ids in sequences for i in range(1, len(ids))]  # rows hold five items
     rho = (sum(again) + 1) / (len(again) + 2)
