@@ -11,17 +11,13 @@ the hidden positions of whole rows, one row per user.
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import init_transformer
-from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ClozeNet
+from recbole_cafe.model.nets import ClozeNet, bert_encoder
 
 
 class ItemHead(nn.Module):
@@ -63,14 +59,10 @@ class BERT4RecNet(ClozeNet):
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type="CE",
             item_bias=True, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
         )  # fmt: skip
-        attention = partial(
-            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, causal=False,
-        )  # fmt: skip
-        self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post", positions="end",
+        self.encoder = bert_encoder(
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
         )  # fmt: skip
         self.head = ItemHead(hidden_size)
         init_transformer(self, initializer_range)

@@ -14,12 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ClozeNet, MaskedIntents
+from recbole_cafe.model.nets import ClozeNet, MaskedIntents, bert_encoder
 
 
 class FusedClozeNet(ClozeNet):
@@ -81,14 +80,11 @@ class BERTFNet(FusedClozeNet):
         mask_ratio: float,
         initializer_range: float,
     ) -> None:
-        attention = partial(
-            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, causal=False,
-        )  # fmt: skip
         encoder = partial(
-            SequenceEncoder, attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post", positions="end",
+            bert_encoder,
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
         )  # fmt: skip
         super().__init__(
             n_items=n_items, item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size,

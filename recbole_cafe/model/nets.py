@@ -7,12 +7,15 @@ right. A net of these says how positions become states; base.py makes a RecBole 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.cloze import Cloze
 from recbole_cafe.layers.embedding import PaddedEmbedding
+from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import LOSSES, next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.ranking.catalogue import Catalogue
@@ -137,6 +140,21 @@ class ItemNet(nn.Module):
         group = torch.ones(self.n_items, dtype=torch.long, device=self.item_embedding.weight.device)
         group[0] = 0
         return Catalogue(self.item_vectors().detach(), group, "item", 2)
+
+
+def bert_encoder(*, hidden_size: int, inner_size: int, n_layers: int, n_heads: int, max_seq_length: int,
+                 hidden_dropout_prob: float, attn_dropout_prob: float, hidden_act: str,
+                 positions: str | None = "end") -> SequenceEncoder:  # fmt: skip
+    """BERT4Rec's blocks: attention to both sides, LayerNorm after each part, positions counted from the end."""
+    attention = partial(
+        SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
+        dropout=attn_dropout_prob, causal=False,
+    )  # fmt: skip
+    return SequenceEncoder(
+        attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
+        max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
+        arrangement="post", positions=positions,
+    )  # fmt: skip
 
 
 class MaskedIntents(nn.Module):

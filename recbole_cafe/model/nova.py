@@ -19,13 +19,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import init_transformer
-from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.bert4rec import ItemHead
-from recbole_cafe.model.nets import ClozeNet, MaskedIntents
+from recbole_cafe.model.nets import ClozeNet, MaskedIntents, bert_encoder
 
 FUSIONS = ("add", "concat", "gating")
 GATES = ("sigmoid", "relu", "softmax")
@@ -97,14 +95,10 @@ class NOVANet(ClozeNet):
             item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size, initializer_range=initializer_range
         )
         self.position = nn.Embedding(max_seq_length, hidden_size)
-        attention = partial(
-            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, causal=False,
-        )  # fmt: skip
-        self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post", positions=None,
+        self.encoder = bert_encoder(
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act, positions=None,
         )  # fmt: skip
         self.fusions = nn.ModuleList(
             Fusion(n_features=3, hidden_size=hidden_size, fusion=fusion, gate_act=gate_act) for _ in range(n_layers)
