@@ -32,6 +32,7 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
                                        instead of all of the file's
       --search=none|grid|tpe --n_trials=N
                                        instead of the file's search of hyper-parameters
+      --time_limit=MINUTES             a run that takes longer has failed
       --keep_checkpoints=True          keep the best weights of each run
   report DIR [--test=t|wilcoxon]
                      tables of a benchmark's folder, in DIR/report
@@ -141,6 +142,7 @@ def benchmark_command(arguments: Sequence[str]) -> int:
         raise ConfigError(f"--keep_checkpoints={keep}: expected True or False")
     jobs = _whole_number("jobs", given.pop("jobs", "1"), 0)
     threads = _whole_number("threads", given.pop("threads"), 1) if "threads" in given else None
+    time_limit = _whole_number("time_limit", given.pop("time_limit"), 1) if "time_limit" in given else None
     lists = {key: given.pop(key).split(",") for key in ("datasets", "systems", "seeds", "protocols") if key in given}
     if "seeds" in lists:
         lists["seeds"] = [_whole_number("seeds", seed) for seed in lists["seeds"]]
@@ -149,7 +151,7 @@ def benchmark_command(arguments: Sequence[str]) -> int:
     out = Path(out or Path("benchmarks") / plan.name)
     print(f"{plan.title}: {len(plan.cells)} systems x data sets, {plan.n_runs} runs, in {out}")
     ended = benchmark(plan, out, jobs=jobs, threads=threads, keep_checkpoints=keep == "True",
-                      command=["recbole-cafe", "benchmark", *arguments])  # fmt: skip
+                      time_limit=time_limit, command=["recbole-cafe", "benchmark", *arguments])  # fmt: skip
     print(f"{ended.before} runs were done before, {ended.done} are new, {len(ended.failed)} failed")
     for run, where in ended.failed:
         print(f"  failed: {run}: {where}", file=sys.stderr)

@@ -41,6 +41,7 @@ class Result:
     Attributes:
         test_result: protocol -> metric -> value, not rounded.
         best_valid_result: metrics of the first protocol at the best epoch.
+        validations_since_best: 0 if the last validation was the best so far, so that more epochs might have helped.
         seconds: wall-clock seconds of data, train and evaluation.
         peak_memory_mb: largest resident size of the process, in MiB.
         simulated: the data set is simulated.
@@ -54,6 +55,7 @@ class Result:
     best_valid_score: float
     best_valid_result: dict[str, float]
     epochs: int
+    validations_since_best: int
     seconds: dict[str, float]
     peak_memory_mb: float
     parameters: int
@@ -140,6 +142,7 @@ def run(
         best_valid_score=float(best_score),
         best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
         epochs=trainer.epochs_run,
+        validations_since_best=int(trainer.cur_step),
         seconds={"data": seconds_data, **trainer.seconds},
         peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),

@@ -274,7 +274,7 @@ def test_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = Result("m", "d", 1, False, {}, 0.0, {}, 1, {}, 1.0, 1, {}, {}, {}, {}, "")
+    result = Result("m", "d", 1, False, {}, 0.0, {}, 1, 0, {}, 1.0, 1, {}, {}, {}, {}, "")
     result.save("r.json")
     before = Path("r.json").read_text()
 

@@ -309,10 +309,28 @@ def _missing(systems: Sequence[SystemRuns], protocol: str) -> list[str]:
         if 0 < system.tried < system.trials:
             notes.append(f"{system.system}: {system.tried} of {system.trials} points of its search are done; the "
                          f"choice may change.")  # fmt: skip
+    notes += [note for system in systems if (note := _limited(system))]
     if gone:
         notes.insert(0, f"{sum(n for n, _ in gone)} of {total} runs have no result, their cells are empty or rest on "
                         f"fewer seeds: {', '.join(name for _, name in gone)}.")  # fmt: skip
     return notes
+
+
+def _limited(system: SystemRuns) -> str | None:
+    """What to say of runs that did not stop by themselves: more epochs might have given more."""
+    limit = [
+        r
+        for r in system.runs.values()
+        if 1 < r["epochs"] == r["config"].get("epochs")
+        and r.get("validations_since_best", 0) <= r["config"].get("stopping_step", 0)
+    ]
+    if not limit:
+        return None
+    rising = sum(r.get("validations_since_best") == 0 for r in limit)  # older results do not say
+    return (
+        f"{system.system}: {len(limit)} of {len(system.runs)} runs ended at the limit of {limit[0]['epochs']} epochs"
+        + (f", {rising} of them with the last validation as the best." if rising else ".")
+    )
 
 
 def _reference(benchmark: Benchmark, rows: Sequence[Row]) -> str | None:

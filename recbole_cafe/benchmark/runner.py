@@ -117,17 +117,20 @@ class Ended:
 
 
 def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = None, keep_checkpoints: bool = False,
-              command: Sequence[str] = ()) -> Ended:  # fmt: skip
+              time_limit: float | None = None, command: Sequence[str] = ()) -> Ended:  # fmt: skip
     """Make all runs of a plan that are not done.
 
     Args:
         out: the folder of the benchmark.
         jobs: processes at a time; 0 runs everything in this process, for tests and debugging.
         threads: of each process; default: the cores divided by `jobs`.
+        time_limit: minutes after which a run counts as failed and its process is ended; None for no limit.
 
     Raises:
-        ConfigError: another process works in the folder.
+        ConfigError: another process works in the folder, or it holds another benchmark; a time limit without processes.
     """
+    if jobs == 0 and time_limit is not None:
+        raise ConfigError("a time limit needs processes that can be ended: jobs of at least 1")
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     threads = threads or max(1, len(os.sched_getaffinity(0)) // max(1, jobs))
@@ -139,7 +142,7 @@ def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = Non
         ended = Ended(before=sum(len(_counted(state)) for state in states.values()))
         with tqdm(total=sum(s.n_left for s in states.values()) + ended.before, initial=ended.before, unit="run",
                   desc=plan.name, dynamic_ncols=True, disable=None) as bar:  # fmt: skip
-            for run, seconds in _all_runs(states, out, jobs, threads, common):
+            for run, seconds in _all_runs(states, out, jobs, threads, time_limit, common):
                 state = states[run.cell.dataset, run.cell.system]
                 folder = store.run_folder(out, run.cell.dataset, run.cell.system, run.digest, run.seed)
                 result = store.finished(folder, run.digest)
@@ -174,7 +177,7 @@ def _counted(state: CellState) -> list[Any]:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def _all_runs(states: dict[Any, CellState], out: Path, jobs: int, threads: int,
+def _all_runs(states: dict[Any, CellState], out: Path, jobs: int, threads: int, time_limit: float | None,
               common: dict[str, Any]) -> Iterator[tuple[Run, float]]:  # fmt: skip
     """Begin runs in the order of the cells and yield each when it has ended, with its wall-clock seconds."""
     running: list[tuple[Run, Process, float]] = []
@@ -189,7 +192,7 @@ def _all_runs(states: dict[Any, CellState], out: Path, jobs: int, threads: int,
                     worker.attempt_here(spec)
                     yield run, perf_counter() - start
                 else:
-                    running.append((run, Process(spec, threads), start))
+                    running.append((run, Process(spec, threads, time_limit), start))
             if not running:
                 return
             ended = [entry for entry in running if entry[1].ended()]
@@ -227,7 +230,8 @@ def _spec(run: Run, folder: Path, out: Path) -> dict[str, Any]:
 class Process:
     """A worker: a fresh Python with the module path of this one."""
 
-    def __init__(self, spec: dict[str, Any], threads: int) -> None:
+    def __init__(self, spec: dict[str, Any], threads: int, time_limit: float | None = None) -> None:
+        self.time_limit, self._end = time_limit, None if time_limit is None else perf_counter() + 60 * time_limit
         self.folder = Path(spec["folder"])
         self._log: IO[bytes] = (self.folder / store.LOG).open("wb")
         path = [os.path.abspath(entry) for entry in sys.path]
@@ -242,19 +246,24 @@ class Process:
             self._process.stdin.flush()  # and stays open: when it closes, the worker ends
 
     def ended(self) -> bool:
-        """Whether it has. One that died without a word gets an error.txt."""
+        """Whether it has. One that died without a word, or is beyond the time limit, gets an error.txt."""
         status = self._process.poll()
         if status is None:
-            return False
+            if self._end is None or perf_counter() < self._end:
+                return False
+            self.stop()
+            self._leave_error(f"the run took longer than the time limit of {self.time_limit:g} minutes")
+            return True
         self._close()
         if status != 0 and not (self.folder / store.ERROR).is_file():
-            log = (self.folder / store.LOG).read_text(encoding="utf-8", errors="replace")
             cause = f"signal {-status}" if status < 0 else f"exit status {status}"
             hint = " (signal 9: the system may have run out of memory)" if status == -9 else ""
-            (self.folder / store.ERROR).write_text(
-                f"the process of the run ended by {cause}{hint}; its log ends with\n\n{log[-4000:]}", encoding="utf-8"
-            )
+            self._leave_error(f"the process of the run ended by {cause}{hint}")
         return True
+
+    def _leave_error(self, what: str) -> None:
+        log = (self.folder / store.LOG).read_text(encoding="utf-8", errors="replace")
+        (self.folder / store.ERROR).write_text(f"{what}; its log ends with\n\n{log[-4000:]}", encoding="utf-8")
 
     def stop(self) -> None:
         """End it now."""

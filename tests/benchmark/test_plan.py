@@ -143,6 +143,13 @@ def test_a_data_set_that_the_file_does_not_list_has_no_settings_of_its_own(bench
     assert {(c.dataset, c.settings["data_path"]) for c in plan.cells} == {("toy", str(toy_path.resolve()))}
 
 
+@pytest.mark.parametrize("path", sorted((props_dir() / "search").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_grid_is_of_keys_its_model_knows(path: Path, bench_file: Callable[..., str]) -> None:
+    grid = read_yaml(path)
+    plan = make_plan(bench_file(systems={"A": {"model": path.stem}}, settings={}, search={}))
+    assert plan.cells[0].space == grid
+
+
 @pytest.mark.parametrize("path", sorted((props_dir() / "benchmark").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_benchmark_is_a_plan(path: Path, toy_path: Path) -> None:
     content = read_yaml(path)

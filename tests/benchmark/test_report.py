@@ -155,6 +155,19 @@ def test_a_number_without_a_result_is_not_printed(made: Callable[..., Any]) -> N
     assert table.rows[1].difference.mean == pytest.approx(-2 / 3)
 
 
+def test_runs_at_the_limit_of_epochs_are_named(made: Callable[..., Any]) -> None:
+    folder = three(made)
+    config = {"eval_mode": ["pop100"], "valid_metric": "NDCG@10", "epochs": 4, "stopping_step": 2}
+    for seed, since in ((1, 0), (2, 1)):
+        folder.run("C", seed, [0, 0, 0], config=config, validations_since_best=since)
+    folder.cell("C", seeds=[1, 2, 3, 4])
+    folder.run("C", 3, [0, 0, 0], config={**config, "epochs": 9})
+    folder.run("C", 4, [0, 0, 0], config=config, validations_since_best=3)  # stopped by itself at the limit
+    text = report.markdown(tables(read(folder.out))[0])
+    assert "* C: 2 of 4 runs ended at the limit of 4 epochs, 1 of them with the last validation as the best." in text
+    assert "A: 3 of 3" not in text
+
+
 def test_the_chosen_settings_are_those_of_the_best_validation(made: Callable[..., Any]) -> None:
     folder = made(ours=[])
     folder.cell("A", points={"x": {"lr": 1}, "y": {"lr": 2}, "z": {"lr": 3}})

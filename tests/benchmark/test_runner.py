@@ -179,6 +179,13 @@ def test_a_worker_that_is_killed_is_a_failed_run(tmp_path: Path) -> None:
     assert "ended by signal 9 (signal 9: the system may have run out of memory)" in (tmp_path / store.ERROR).read_text()
 
 
+def test_a_run_beyond_the_time_limit_is_ended(tmp_path: Path) -> None:
+    process = runner.Process({"folder": str(tmp_path), "model": "CaFe"}, threads=1, time_limit=0.0001)
+    wait_for(process.ended)
+    assert process._process.returncode is not None
+    assert "the run took longer than the time limit of 0.0001 minutes; its log" in (tmp_path / store.ERROR).read_text()
+
+
 def test_threads_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr(runner.subprocess, "Popen", lambda *a, **k: seen.append(k["env"]) or pytest.fail("started"))
@@ -224,6 +231,7 @@ def test_checkpoints_stay_when_asked_for(bench_file: Callable[..., str]) -> None
         (["quick", "--jobs=two"], "--jobs=two is not a whole number"),
         (["quick", "--threads=0"], "--threads=0: expected at least 1"),
         (["quick", "--seeds=1,b"], "--seeds=b is not a whole number"),
+        (["quick", "--time_limit=5", "--jobs=0"], "a time limit needs processes that can be ended"),
         (["quick", "--keep_checkpoints=maybe"], "--keep_checkpoints=maybe: expected True or False"),
     ],
 )
