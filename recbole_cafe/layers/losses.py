@@ -8,7 +8,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 LOSSES = ("BCE", "CE")
-BLOCK = 2**20  # logits held at a time: 4 MB of float32, which stay in a processor's cache
+BLOCK = 2**21  # logits held at a time: 8 MB of float32, which a processor's cache can hold
 
 
 def bce_loss(positive: Tensor, negative: Tensor) -> Tensor:
@@ -41,8 +41,8 @@ def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
 def linear_ce_loss(state: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None) -> Tensor:
     """Cross-entropy of softmax(state weight^T + bias) without the [N, V] logits.
 
-    Logits are made, used and dropped in blocks of rows, gradients in the same pass: three times faster here than
-    `F.cross_entropy(state @ weight.T)` at 30,000 classes, and the memory does not grow with N V.
+    Logits are made, used and dropped in blocks of rows, gradients in the same pass, so that the memory does not grow
+    with N V. It is no slower than `F.cross_entropy(state @ weight.T)`, and faster where the logits exceed the cache.
 
     Args:
         state: [N, D]. weight: [V, D]. target: [N] in 0..V-1. bias: [V].
