@@ -130,9 +130,11 @@ class EvaluationMixin:
     def _promising(self, loss_func: Any) -> Any:
         """A loss function of RecBole's in which the softmax over the catalogue makes no logits."""
 
+        promised = PromisedLogits(self.model, getattr(self.model, "n_items", 0))
+
         @wraps(loss_func)
         def loss(*arguments: Any) -> Any:
-            with PromisedLogits(self.model, getattr(self.model, "n_items", 0)):
+            with promised:
                 return loss_func(*arguments)
 
         return loss

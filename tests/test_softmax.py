@@ -12,7 +12,6 @@ from recbole_cafe.quick_start import create_dataset, data_preparation
 from recbole_cafe.softmax import CatalogueLogits, PromisedLogits
 
 ALL = ("SASRec", "GRU4Rec", "NARM", "Caser", "LightSANs", "FDSA", "BERT4Rec", "SINE", "STAMP", "SRGNN", "GRU4RecF")
-SHORT = ("BERT4Rec", "SINE")  # more than one product per row, or a product that is not the loss's
 
 
 @pytest.mark.parametrize("model", ALL)

@@ -134,16 +134,25 @@ class LocalPositions(nn.Module):
         return q + self.query[:, at].transpose(0, 1), k + self.key[:, at].transpose(0, 1)
 
 
-class Window(Local):
-    """A fixed window: keys at most `local_window` steps away.
+class Windowed(Local):
+    """A form of limited reach.
 
     Args:
-        local_window: s.
+        local_window: s, in positions.
+
+    Raises:
+        ValueError: it is negative.
     """
 
     def __init__(self, *, local_window: int, **common: object) -> None:
         super().__init__(**common)
-        self.local_window = _window(local_window, least=0)
+        if local_window < 0:
+            raise ValueError(f"local_window={local_window} should be at least 0")
+        self.local_window = local_window
+
+
+class Window(Windowed):
+    """A fixed window: keys at most `local_window` steps away."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """See :class:`Local`. What is no position sees itself: a softmax over nothing is NaN, in gradients too."""
@@ -186,20 +195,15 @@ class Initial(Local):
         return F.dropout(weight, self.dropout, self.training) @ v
 
 
-class Convolution(Local):
+class Convolution(Windowed):
     """A convolution over the head's values, no queries or keys: ReLU(conv(v)). Width 2 s + 1, around the position or,
-    if causal, up to it.
+    if causal, up to it."""
 
-    Args:
-        local_window: s.
-    """
-
-    def __init__(self, *, local_window: int, **common: object) -> None:
+    def __init__(self, **common: object) -> None:
         super().__init__(**common)
-        self.local_window = _window(local_window, least=0)
         width = self.n_heads * self.head_size
         # one convolution per head: groups share no weights
-        self.conv = nn.Conv1d(width, width, 2 * local_window + 1, groups=self.n_heads)
+        self.conv = nn.Conv1d(width, width, 2 * self.local_window + 1, groups=self.n_heads)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
         """See :class:`Local`."""
@@ -209,20 +213,16 @@ class Convolution(Local):
         return F.relu(self.conv(padded)).unflatten(1, (self.n_heads, self.head_size)).transpose(2, 3)
 
 
-class Recurrent(Local):
+class Recurrent(Windowed):
     """The last state of a GRU over a window of s + 1 values, from a zero state: those from here on, as in LOCKER's
     code, which pads the end with zeros; if causal, those up to here, with zeros before the start.
 
     The code is consistent for one local head only (each of its GRUs returns all heads); here each head has a GRU of its
     own values.
-
-    Args:
-        local_window: s.
     """
 
-    def __init__(self, *, local_window: int, **common: object) -> None:
+    def __init__(self, **common: object) -> None:
         super().__init__(**common)
-        self.local_window = _window(local_window, least=0)
         self.gru = nn.ModuleList(
             nn.GRU(self.head_size, self.head_size, batch_first=True) for _ in range(self.n_heads)
         )  # fmt: skip
@@ -235,12 +235,6 @@ class Recurrent(Local):
         windows = v.unfold(2, s + 1, 1).transpose(-1, -2)  # [b, H, l, s + 1, d], in order of time
         heads = [gru(windows[:, m].reshape(b * length, s + 1, d))[0][:, -1] for m, gru in enumerate(self.gru)]
         return torch.stack([head.view(b, length, d) for head in heads], dim=1)
-
-
-def _window(size: int, least: int) -> int:
-    if size < least:
-        raise ValueError(f"local_window={size} should be at least {least}")
-    return size
 
 
 class Adaptive(Theta):

@@ -16,11 +16,10 @@ comes after the feed-forward layer's activation, not before.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import init_transformer
@@ -42,21 +41,31 @@ LOCAL_TYPES: dict[str, tuple[str, ...]] = {
 OWN_POSITIONS = ("initial", "adapt")  # forms whose heads have position vectors of their own
 
 
-def local_attention(*, local_type: str, n_local_heads: int, local_window: int, initial_form: str, initial_center: int,
-                    **common: Any) -> Callable[[], nn.Module]:  # fmt: skip
-    """Makes the attention of a block with LOCKER's heads. common: further arguments of SelfAttention.
+def locker_encoder(*, local_type: str, n_local_heads: int, local_window: int, initial_form: str, initial_center: int,
+                   cloze: bool, hidden_size: int, inner_size: int, n_layers: int, n_heads: int, max_seq_length: int,
+                   hidden_dropout_prob: float, attn_dropout_prob: float,
+                   hidden_act: str) -> SequenceEncoder:  # fmt: skip
+    """Blocks with LOCKER's heads: BERT's for a cloze, else SASRec's.
 
     Raises:
         ValueError: an unknown local_type.
     """
     if local_type not in LOCAL_TYPES:
         raise ValueError(f"local_type={local_type!r} is not one of {', '.join(LOCAL_TYPES)}")
-    if local_type == "plain":
-        return partial(SelfAttention, **common)
-    values = {"local_window": local_window, "initial_form": initial_form, "initial_center": initial_center}
-    options = {key: values[key] for key in LOCAL_TYPES[local_type]}
-    return partial(
-        SelfAttention, n_local_heads=n_local_heads, local_type=local_type, local_options=options, **common
+    heads: dict[str, Any] = {}
+    if local_type != "plain":
+        values = {"local_window": local_window, "initial_form": initial_form, "initial_center": initial_center}
+        options = {key: values[key] for key in LOCAL_TYPES[local_type]}
+        heads = {"n_local_heads": n_local_heads, "local_type": local_type, "local_options": options}
+    attention = partial(
+        SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
+        dropout=attn_dropout_prob, causal=not cloze, **heads,
+    )  # fmt: skip
+    return SequenceEncoder(
+        attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
+        max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
+        arrangement="post" if cloze else "pre",
+        positions="start" if not cloze else None if local_type in OWN_POSITIONS else "end",
     )  # fmt: skip
 
 
@@ -105,16 +114,11 @@ class LOCKERNet(ClozeNet):
             n_negatives=n_negatives, item_negatives=item_negatives, item_bias=cloze,
             mask_ratio=mask_ratio if cloze else None, max_seq_length=max_seq_length,
         )  # fmt: skip
-        attention = local_attention(
+        self.encoder = locker_encoder(
             local_type=local_type, n_local_heads=n_local_heads, local_window=local_window, initial_form=initial_form,
-            initial_center=initial_center, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, causal=not cloze,
-        )  # fmt: skip
-        positions = "start" if not cloze else None if local_type in OWN_POSITIONS else "end"
-        self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post" if cloze else "pre", positions=positions,
+            initial_center=initial_center, cloze=cloze, hidden_size=hidden_size, inner_size=inner_size,
+            n_layers=n_layers, n_heads=n_heads, max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
         )  # fmt: skip
         init_transformer(self, initializer_range)
 

@@ -10,10 +10,9 @@ from functools import partial
 
 from torch import Tensor
 
-from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.bert_f import FusedClozeNet
-from recbole_cafe.model.locker import OWN_POSITIONS, local_attention
+from recbole_cafe.model.locker import locker_encoder
 
 INTENT_ENCODERS = ("same", "plain")
 
@@ -54,24 +53,17 @@ class LOCKERFNet(FusedClozeNet):
         if intent_encoder not in INTENT_ENCODERS:
             raise ValueError(f"intent_encoder={intent_encoder!r} is not one of {', '.join(INTENT_ENCODERS)}")
 
-        def encoder(form: str) -> SequenceEncoder:
-            attention = local_attention(
-                local_type=form, n_local_heads=n_local_heads, local_window=local_window, initial_form=initial_form,
-                initial_center=initial_center, hidden_size=hidden_size, n_heads=n_heads,
-                max_seq_length=max_seq_length, dropout=attn_dropout_prob, causal=False,
-            )  # fmt: skip
-            return blocks(attention=attention, positions=None if form in OWN_POSITIONS else "end")
-
-        blocks = partial(
-            SequenceEncoder, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-            arrangement="post",
+        encoder = partial(
+            locker_encoder, n_local_heads=n_local_heads, local_window=local_window, initial_form=initial_form,
+            initial_center=initial_center, cloze=True, hidden_size=hidden_size, inner_size=inner_size,
+            n_layers=n_layers, n_heads=n_heads, max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
         )  # fmt: skip
         super().__init__(
             n_items=n_items, item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size,
             initializer_range=initializer_range, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
-            item_encoder=encoder(local_type), share_position=share_position,
-            intent_encoder=encoder(local_type if intent_encoder == "same" else "plain"),
+            item_encoder=encoder(local_type=local_type), share_position=share_position,
+            intent_encoder=encoder(local_type=local_type if intent_encoder == "same" else "plain"),
         )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ class TestLOCKER(ModelContract):
 class TestLOCKERCausal(ModelContract):
     model = "LOCKER"
     settings = CAUSAL
-    # With the next item as the target, the newest position can be the only one a row has.
 
 
 def net(**settings):
@@ -35,8 +34,8 @@ def test_every_form_trains_and_scores(toy_path, local_type, objective):
     loss = run.model.calculate_loss(run.batch("train"))
     loss.backward()
     assert torch.isfinite(loss)
-    used = {name for name, p in run.model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()}
-    assert used == set()
+    bad = {name for name, p in run.model.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()}
+    assert bad == set()
     assert torch.isfinite(run.scores()[:, 1:]).all()
 
 
@@ -68,7 +67,7 @@ def test_forms_with_positions_of_their_own_have_none_at_the_input(local_type):
 def test_order_matters_through_local_heads_alone():
     """Without positions at the input and without local heads the history is a bag."""
     seq = histories()[:1]
-    other = seq[:, [2, 0, 1, 4, 3, 5]]  # the oldest goes when the mask comes: keep it where it is
+    # the oldest goes when the mask comes: it stays where it is
     other = torch.cat((seq[:, :1], seq[:, [2, 1, 4, 3, 5]]), dim=1)
     made, bag = net(local_type="adapt"), net(local_type="adapt", n_local_heads=0)
     assert (scores(made, seq) - scores(made, other)).abs().max() > 1e-3
