@@ -5,6 +5,7 @@ MODELS = {
     "AttRec": "recbole_cafe.model.att_rec",
     "BERTF": "recbole_cafe.model.bert_f",
     "CaFe": "recbole_cafe.model.cafe",
+    "CaFePlus": "recbole_cafe.model.cafe_plus",
     "CorrectedBERT4Rec": "recbole_cafe.model.bert4rec",
     "CorrectedSINE": "recbole_cafe.model.sine",
     "HCRNN": "recbole_cafe.model.hcrnn",

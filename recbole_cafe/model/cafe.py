@@ -31,7 +31,54 @@ from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.ranking.catalogue import Catalogue
 
 
-class CaFeNet(nn.Module):
+class Towers(nn.Module):
+    """An encoder of the items and one of their intents.
+
+    Args: see props/model/CaFe.yaml, and :class:`CaFeNet` for what the data know.
+        sparse: gradients of the item table hold the rows a batch touched.
+    """
+
+    def __init__(self, *, n_items: int, item2intent: Tensor, n_intents: int, max_seq_length: int, hidden_size: int,
+                 inner_size: int, n_layers: int, n_heads: int, n_local_heads: int, hidden_dropout_prob: float,
+                 attn_dropout_prob: float, hidden_act: str, theta_source: str, attn_scale: str, residual: str,
+                 initializer_range: float, sparse: bool, intent_tower: bool = True) -> None:  # fmt: skip
+        super().__init__()
+        if theta_source not in THETA_SOURCES:
+            raise ValueError(f"theta_source={theta_source!r} is not one of {', '.join(THETA_SOURCES)}")
+        self.n_intents = n_intents
+        self.register_buffer("item2intent", item2intent, persistent=False)
+        attention = partial(
+            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
+            dropout=attn_dropout_prob, attn_scale=attn_scale,
+        )  # fmt: skip
+        encoder = partial(
+            SequenceEncoder, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, residual=residual,
+            hidden_act=hidden_act,
+        )  # fmt: skip
+        theta = {"n_local_heads": n_local_heads, "local_options": {"source": theta_source}}
+        self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)
+        self.item_encoder = encoder(attention=partial(attention, **theta))
+        self.intent_embedding = self.intent_encoder = None
+        if intent_tower:
+            self.intent_embedding = PaddedEmbedding(n_intents + 1, hidden_size, std=initializer_range)
+            self.intent_encoder = encoder(attention=attention)  # theta = 1: plain SASRec
+        init_transformer(self, initializer_range)
+
+    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Packing]:
+        """item_seq: [B, L]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
+        and where these are."""
+        packing = Packing(item_seq > 0)
+        items = packing.pack(item_seq)  # [N]
+        fine = self.item_encoder(self.item_embedding(items), packing)  # [N, D] items: fine, sparse
+        if self.intent_encoder is None:
+            return fine, None, packing
+        intents = self.item2intent[items]  # [N]
+        coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
+        return fine + coarse, coarse, packing  # Eq. 7
+
+
+class CaFeNet(Towers):
     """The two towers and their joint.
 
     Args:
@@ -70,13 +117,10 @@ class CaFeNet(nn.Module):
         n_negatives: int,
         sparse_tables: bool,
     ) -> None:
-        super().__init__()
         if joint not in JOINTS:
             raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
         if loss_type not in LOSSES:
             raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(LOSSES)}")
-        if theta_source not in THETA_SOURCES:
-            raise ValueError(f"theta_source={theta_source!r} is not one of {', '.join(THETA_SOURCES)}")
         if loss_type == "BCE" and n_negatives < 1:
             raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type='BCE'")
         if not intent_tower and (intent_loss or joint != "item"):
@@ -84,40 +128,17 @@ class CaFeNet(nn.Module):
                 f"intent_tower=False needs intent_loss=False and joint='item' (there is no intent relevance to train "
                 f"or to score with), got intent_loss={intent_loss} and joint={joint!r}"
             )
+        super().__init__(
+            n_items=n_items, item2intent=item2intent, n_intents=n_intents, max_seq_length=max_seq_length,
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            n_local_heads=n_local_heads, hidden_dropout_prob=hidden_dropout_prob, attn_dropout_prob=attn_dropout_prob,
+            hidden_act=hidden_act, theta_source=theta_source, attn_scale=attn_scale, residual=residual,
+            initializer_range=initializer_range, intent_tower=intent_tower,
+            sparse=sparse_tables and loss_type == "BCE",  # CE touches every row anyway
+        )  # fmt: skip
         self.joint, self.loss_type, self.n_negatives = joint, loss_type, n_negatives
-        self.intent_loss, self.n_intents = intent_loss, n_intents
+        self.intent_loss = intent_loss
         self.item_negatives, self.intent_negatives = item_negatives, intent_negatives
-        self.register_buffer("item2intent", item2intent, persistent=False)
-        attention = partial(
-            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, attn_scale=attn_scale,
-        )  # fmt: skip
-        encoder = partial(
-            SequenceEncoder, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, residual=residual,
-            hidden_act=hidden_act,
-        )  # fmt: skip
-        theta = {"n_local_heads": n_local_heads, "local_options": {"source": theta_source}}
-        sparse = sparse_tables and loss_type == "BCE"  # CE touches every row anyway
-        self.item_embedding = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)
-        self.item_encoder = encoder(attention=partial(attention, **theta))
-        self.intent_embedding = self.intent_encoder = None
-        if intent_tower:
-            self.intent_embedding = PaddedEmbedding(n_intents + 1, hidden_size, std=initializer_range)
-            self.intent_encoder = encoder(attention=attention)  # theta = 1: plain SASRec
-        init_transformer(self, initializer_range)
-
-    def forward(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None, Packing]:
-        """item_seq: [B, L]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
-        and where these are."""
-        packing = Packing(item_seq > 0)
-        items = packing.pack(item_seq)  # [N]
-        fine = self.item_encoder(self.item_embedding(items), packing)  # [N, D] items: fine, sparse
-        if self.intent_encoder is None:
-            return fine, None, packing
-        intents = self.item2intent[items]  # [N]
-        coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
-        return fine + coarse, coarse, packing  # Eq. 7
 
     def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
         """Eq. 9, over every position that has a target.

@@ -46,111 +46,14 @@ history and R of them are with an item among the L before. With P(h) the sum of 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_cafe.layers.successors import Successors, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
 
 REPEATS = ("observed", "free")
-
-
-class Successors(nn.Module):
-    """c* of every pair of ids, by source, with N and N* of each source. In the state dict.
-
-    Args:
-        users: [P]. ids: [P] in 1..n-1, both in the order of users, then time.
-        n: number of ids, padding included.
-        window: W. window_decay: delta. backward: beta. discount: D.
-        most: keep so many successors of a source, those seen most, equal ones by id; what the others had counts as
-            taken off. 0 for all.
-    """
-
-    def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
-                 discount: float, most: int) -> None:  # fmt: skip
-        super().__init__()
-        counts = transitions(
-            users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay, backward=backward
-        )
-        total = torch.from_numpy(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
-        if most:
-            counts = _largest(counts, most)
-        left = counts.data - discount * np.minimum(counts.data, 1.0)
-        source = np.repeat(np.arange(n), np.diff(counts.indptr))
-        keep = left > 0
-        value = torch.from_numpy(left[keep].astype(np.float32))
-        size = np.bincount(source[keep], minlength=n)
-        self.register_buffer("start", torch.from_numpy(np.cumsum(np.r_[0, size])))  # [n + 1]
-        self.register_buffer("successor", torch.from_numpy(counts.indices[keep].astype(np.int32)))  # [T]
-        self.register_buffer("count", value)  # [T] c*
-        self.register_buffer("total", total)  # [n] N
-        self.register_buffer("kept", self._sums(torch.from_numpy(source[keep]), value, n))  # [n] N*
-
-    @staticmethod
-    def _sums(source: Tensor, value: Tensor, n: int) -> Tensor:
-        return torch.bincount(source, weights=value.double(), minlength=n)  # of what is stored, so that (1) sums to one
-
-    def of(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All successors of some sources. source: [S] ids.
-
-        Returns:
-            which of the sources, successor, c*, one each per pair: [P] long, [P] long, [P] float64.
-        """
-        first, size = self.start[source], self.start[source + 1] - self.start[source]
-        which = torch.arange(len(source), device=source.device).repeat_interleave(size)
-        within = torch.arange(len(which), device=source.device) - (torch.cumsum(size, 0) - size)[which]
-        at = first[which] + within
-        return which, self.successor[at].long(), self.count[at].double()
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
-        """Tables of another train split have another size."""
-        for name in ("successor", "count"):
-            if (stored := state_dict.get(prefix + name)) is not None:
-                old = getattr(self, name)
-                setattr(self, name, torch.empty(stored.shape, dtype=old.dtype, device=old.device))
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,
-                backward: float) -> sparse.csr_matrix:  # fmt: skip
-    """c(u, v): [n, n], columns of a row sorted. users, ids: [P], in the order of users, then time."""
-    counts = sparse.csr_matrix((n, n))
-    for w in range(1, window + 1):
-        same = users[w:] == users[:-w]
-        if not same.any():
-            break
-        pairs = (ids[:-w][same], ids[w:][same])
-        weight = np.full(len(pairs[0]), window_decay ** (w - 1))
-        counts = counts + sparse.coo_matrix((weight, pairs), shape=(n, n)).tocsr()
-    if backward:
-        counts = counts + backward * counts.T.tocsr()
-    counts.sort_indices()
-    return counts
-
-
-def _largest(counts: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
-    """The `most` largest entries of each row, equal ones by column."""
-    size = np.diff(counts.indptr)
-    if size.max(initial=0) <= most:
-        return counts
-    row = np.repeat(np.arange(len(size)), size)
-    order = np.lexsort((counts.indices, -counts.data, row))
-    place = np.arange(len(row)) - counts.indptr[row]
-    kept = np.sort(order[place < most])
-    start = np.r_[0, np.cumsum(np.minimum(size, most))]
-    return sparse.csr_matrix((counts.data[kept], counts.indices[kept], start), shape=counts.shape)
-
-
-def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:
-    """rho: how often an item is one of the `length` before it, add-one smoothed. [P], by users, then time."""
-    position = np.arange(len(users))
-    order = np.lexsort((position, items, users))
-    u, v, p = users[order], items[order], position[order]
-    again = (u[1:] == u[:-1]) & (v[1:] == v[:-1]) & (p[1:] - p[:-1] <= length)
-    with_history = int((users[1:] == users[:-1]).sum())
-    return (int(again.sum()) + 1) / (with_history + 2)
 
 
 class IntentBackoffNet(nn.Module):
@@ -196,7 +99,7 @@ class IntentBackoffNet(nn.Module):
     ) -> None:
         super().__init__()
         _at_least(1, window=window, history_length=history_length, intent_window=intent_window)
-        _at_least(0, max_successors=max_successors, popularity_exponent=popularity_exponent)
+        _at_least(0, max_successors=max_successors)
         _shares(
             window_decay=window_decay, backward=backward, history_decay=history_decay, discount=discount,
             intent_window_decay=intent_window_decay, intent_history_decay=intent_history_decay,
@@ -252,54 +155,26 @@ class IntentBackoffNet(nn.Module):
             the items with evidence of their own and those of the history, and [B, C + 1] float64, what an intent
             contributes to any other of its items: (1) is (terms P(v | c) + extra) factor.
         """
-        newest_first = _reversed(item_seq)
-        B, V = len(item_seq), self.n_items
-        # Item evidence, position by position: within one, no pair of row and item comes twice
-        recent = newest_first[:, : self.history_length]
-        pairs = [self.items.of(source) for source in recent.unbind(1)]
-        in_history = newest_first > 0
-        of_row = torch.arange(B, device=item_seq.device)[:, None].expand_as(newest_first)
-        own = of_row[in_history] * V + newest_first[in_history]
-        key, place = torch.unique(torch.cat([own, *(row * V + v for row, v, _ in pairs)]), return_inverse=True)
-        row, item = key // V, key % V
-        extra = torch.zeros(len(key), dtype=torch.float64, device=item_seq.device)
-        is_old = torch.zeros_like(key, dtype=torch.bool)
-        is_old[place[: len(own)]] = True
-        done = len(own)
-        for i, (_, _, count) in enumerate(pairs):
-            extra[place[done : done + len(count)]] += self.history_decay**i * count
-            done += len(count)
-        seen, rest = self._masses(self.items, recent, self.history_decay, self.prior)
-        terms = self._intent_probability(newest_first) * (rest / seen)[:, None]
-        extra /= seen[row]
-        if self.repeats == "free":
-            return Exceptions(row, item, extra, torch.ones_like(extra), V), terms
-        # (3): the factor of all other items goes into terms and extra
-        probability = terms[row, self.item2intent[item]] * self.within[item] + extra
-        old = torch.bincount(row[is_old], weights=probability[is_old], minlength=B)
-        others = (1 - self.rho) / (1 - old).clamp(min=1e-12)
-        factor = torch.where(is_old, (self.rho / old / others)[row], 1.0)
-        return Exceptions(row, item, extra * others[row], factor, V), terms * others[:, None]
+        newest = newest_first(item_seq)
+        look = {"length": self.history_length, "decay": self.history_decay}
+        found = item_evidence(self.items, newest, **look)
+        seen, rest = self.items.masses(newest, prior=self.prior, **look)
+        terms = self._intent_probability(newest) * (rest / seen)[:, None]
+        plain = terms[found.row, self.item2intent[found.item]] * self.within[found.item]
+        rho = self.rho if self.repeats == "observed" else None
+        exceptions, others = with_repeats(
+            found, plain, found.value / seen[found.row], rho, n_rows=len(item_seq), n_items=self.n_items
+        )
+        return exceptions, terms * others[:, None]
 
-    def _intent_probability(self, newest_first: Tensor) -> Tensor:
+    def _intent_probability(self, newest: Tensor) -> Tensor:
         """(2). Returns [B, C + 1]; without intents 1 for the one that all items have."""
         if self.intents is None:
-            return self.intent_share.expand(len(newest_first), -1)
-        intents = self.item2intent[newest_first]
-        evidence = self.intent_share.new_zeros(len(intents), self.n_intents + 1)
-        for i, source in enumerate(intents.unbind(1)):
-            row, intent, count = self.intents.of(source)
-            evidence[row, intent] += self.intent_history_decay**i * count
-        seen, rest = self._masses(self.intents, intents, self.intent_history_decay, self.intent_prior)
+            return self.intent_share.expand(len(newest), -1)
+        sources, decay = self.item2intent[newest], self.intent_history_decay
+        evidence = self.intents.evidence(sources, decay=decay)
+        seen, rest = self.intents.masses(sources, length=sources.shape[1], decay=decay, prior=self.intent_prior)
         return (evidence + rest[:, None] * self.intent_share) / seen[:, None]
-
-    @staticmethod
-    def _masses(table: Successors, sources: Tensor, decay: float, prior: float) -> tuple[Tensor, Tensor]:
-        """mu + E and mu + E - sum e of each row. sources: [B, L] ids, newest first, 0 for none. Returns [B] each."""
-        weight = decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=sources.device)
-        weight = weight * (sources > 0)
-        left_out = table.total - table.kept
-        return (weight * table.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
 
     def scores(self, state: Exceptions, terms: Tensor, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip
@@ -327,13 +202,6 @@ class IntentBackoffNet(nn.Module):
     def catalogue(self) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
         return FactoredCatalogue(self.within, self.item2intent, self.n_intents)
-
-
-def _reversed(item_seq: Tensor) -> Tensor:
-    """Rows padded on the right, the newest item first. [B, L]"""
-    length = (item_seq > 0).sum(1, keepdim=True)
-    at = length - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
-    return item_seq.gather(1, at.clamp(min=0)) * (at >= 0)
 
 
 def _at_least(least: int, **settings: float) -> None:

@@ -1,0 +1,249 @@
+"""Counts of what follows what, as a memory that is looked up: tables, evidence of a history, a user's own share.
+
+The formulas and their sources are in recbole_cafe.model.intent_backoff, which is made of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from recbole_cafe.ranking.factored import Exceptions
+
+Numbers = TypeVar("Numbers", np.ndarray, Tensor)
+
+
+class Successors(nn.Module):
+    """c* of every pair of ids, by source, with N and N* of each source. In the state dict.
+
+    Args:
+        users: [P]. ids: [P] in 1..n-1, both in the order of users, then time.
+        n: number of ids, padding included.
+        window: W. window_decay: delta. backward: beta. discount: D.
+        most: keep so many successors of a source, those seen most, equal ones by id; what the others had counts as
+            taken off. 0 for all.
+    """
+
+    def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
+                 discount: float, most: int) -> None:  # fmt: skip
+        super().__init__()
+        self.n, self.discount = n, discount
+        self.window, self.window_decay, self.backward = window, window_decay, backward
+        counts = transitions(
+            users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay, backward=backward
+        )
+        total = torch.from_numpy(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
+        if most:
+            counts = _largest(counts, most)
+        left = discounted(counts.data, discount)
+        source = np.repeat(np.arange(n), np.diff(counts.indptr))
+        keep = left > 0
+        value = torch.from_numpy(left[keep].astype(np.float32))
+        size = np.bincount(source[keep], minlength=n)
+        self.register_buffer("start", torch.from_numpy(np.cumsum(np.r_[0, size])))  # [n + 1]
+        self.register_buffer("successor", torch.from_numpy(counts.indices[keep].astype(np.int32)))  # [T]
+        self.register_buffer("count", value)  # [T] c*
+        self.register_buffer("total", total)  # [n] N
+        self.register_buffer("kept", self._sums(torch.from_numpy(source[keep]), value, n))  # [n] N*
+
+    @staticmethod
+    def _sums(source: Tensor, value: Tensor, n: int) -> Tensor:
+        return torch.bincount(source, weights=value.double(), minlength=n)  # of what is stored, so that (1) sums to one
+
+    def of(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All successors of some sources. source: [S] ids.
+
+        Returns:
+            which of the sources, successor, c*, one each per pair: [P] long, [P] long, [P] float64.
+        """
+        first, size = self.start[source], self.start[source + 1] - self.start[source]
+        which = torch.arange(len(source), device=source.device).repeat_interleave(size)
+        within = torch.arange(len(which), device=source.device) - (torch.cumsum(size, 0) - size)[which]
+        at = first[which] + within
+        return which, self.successor[at].long(), self.count[at].double()
+
+    def find(self, source: Tensor, successor: Tensor) -> Tensor:
+        """c* of given pairs, 0 where there is none. Both of one shape. Returns that shape, float64."""
+        low, high = self.start[source], self.start[source + 1]
+        end = high
+        for _ in range(int((high - low).max()).bit_length() if low.numel() and len(self.successor) else 0):
+            middle = (low + high) // 2
+            smaller = self.successor[middle.clamp(max=len(self.successor) - 1)] < successor
+            open_ = low < high
+            low, high = torch.where(open_ & smaller, middle + 1, low), torch.where(open_ & ~smaller, middle, high)
+        if not len(self.successor):
+            return torch.zeros(low.shape, dtype=torch.float64, device=low.device)
+        at = low.clamp(max=len(self.successor) - 1)
+        return self.count[at].double().where((low < end) & (self.successor[at] == successor), 0.0)
+
+    def masses(self, sources: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor]:
+        """mu + E and mu + E - sum e of each row. sources: [B, L] ids, newest first, 0 for none; the first `length` of
+        them count. Returns [B] each."""
+        sources = sources[:, :length]
+        weight = decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=sources.device)
+        weight = weight * (sources > 0)
+        left_out = self.total - self.kept
+        return (weight * self.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
+
+    def evidence(self, sources: Tensor, *, decay: float) -> Tensor:
+        """e of every id. sources: [B, L] ids, newest first, 0 for none. Returns [B, n]: for the few ids of intents."""
+        made = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
+        for i, source in enumerate(sources.unbind(1)):
+            row, successor, count = self.of(source)
+            made[row, successor] += decay**i * count
+        return made
+
+    def without_own(self, ids: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor, Tensor]:
+        """What training sequences say about their own next ids without having been counted themselves.
+
+        A count of what is to be predicted holds it already: a gate trained on it would trust the counts blindly. From
+        all counts those that the row itself has added are taken off, as if its user were not among the training users
+        (up to what the user did before the row begins).
+
+        Args:
+            ids: [B, S], padded with 0 on the right; each is to be predicted from those before it.
+            length, decay, prior: as :meth:`masses`.
+
+        Returns:
+            e of the id at each place from the `length` before it, mu + E and mu + E - sum e there, [B, S] float64 each.
+        """
+        S, device = ids.shape[1], ids.device
+        place = torch.arange(S, device=device)
+        lag = (place[None] - place[:, None]).double()  # [source, target]
+        step = self.window_decay ** (lag.abs() - 1) * (lag.abs() <= self.window) * (lag != 0)
+        step = torch.where(lag > 0, step, self.backward * step)
+        real = (ids > 0).double()
+        same = (ids[:, :, None] == ids[:, None]) * real[:, None]  # [B, S, S]
+        own = same @ (step * real[:, :, None] * real[:, None]) @ same  # what the row adds to c(id_j, id_t)
+        first = ~torch.tril(same.bool(), -1).any(2) & (ids > 0)  # each id of a row once
+        stored = self.find(ids[:, :, None].expand_as(own), ids[:, None].expand_as(own))
+        # c* -> c: discounting is monotone, and what it has taken off altogether has nothing to be taken off
+        count = torch.where(stored >= 1 - self.discount, stored + self.discount, stored / (1 - self.discount + 1e-12))
+        count = (count * (stored > 0) - own).clamp(min=0)
+        others = discounted(count, self.discount)
+        total = self.total[ids] - torch.einsum("bjt,bt->bj", own, first.double())
+        kept = self.kept[ids] - torch.einsum("bjt,bt->bj", stored - others, first.double())
+        weight = torch.where((lag > 0) & (lag <= length), decay ** (lag - 1), 0.0) * real[:, :, None]
+        return (
+            (weight * others).sum(1),
+            torch.einsum("bjt,bj->bt", weight, total) + prior,
+            torch.einsum("bjt,bj->bt", weight, (total - kept).clamp(min=0)) + prior,
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Tables of another train split have another size."""
+        for name in ("successor", "count"):
+            if (stored := state_dict.get(prefix + name)) is not None:
+                old = getattr(self, name)
+                setattr(self, name, torch.empty(stored.shape, dtype=old.dtype, device=old.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def discounted(count: Numbers, discount: float) -> Numbers:
+    """c* of c."""
+    return count - discount * count.clip(max=1.0)
+
+
+def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,
+                backward: float) -> sparse.csr_matrix:  # fmt: skip
+    """c(u, v): [n, n], columns of a row sorted. users, ids: [P], in the order of users, then time."""
+    counts = sparse.csr_matrix((n, n))
+    for w in range(1, window + 1):
+        same = users[w:] == users[:-w]
+        if not same.any():
+            break
+        pairs = (ids[:-w][same], ids[w:][same])
+        weight = np.full(len(pairs[0]), window_decay ** (w - 1))
+        counts = counts + sparse.coo_matrix((weight, pairs), shape=(n, n)).tocsr()
+    if backward:
+        counts = counts + backward * counts.T.tocsr()
+    counts.sort_indices()
+    return counts
+
+
+def _largest(counts: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """The `most` largest entries of each row, equal ones by column."""
+    size = np.diff(counts.indptr)
+    if size.max(initial=0) <= most:
+        return counts
+    row = np.repeat(np.arange(len(size)), size)
+    order = np.lexsort((counts.indices, -counts.data, row))
+    place = np.arange(len(row)) - counts.indptr[row]
+    kept = np.sort(order[place < most])
+    start = np.r_[0, np.cumsum(np.minimum(size, most))]
+    return sparse.csr_matrix((counts.data[kept], counts.indices[kept], start), shape=counts.shape)
+
+
+@dataclass
+class Evidence:
+    """The items a history has something to say about: successors of its items, and these items themselves.
+
+    row, item: [E] sorted by row, then item, each once. value: [E] float64 e(v). old: [E] whether the history has it.
+    """
+
+    row: Tensor
+    item: Tensor
+    value: Tensor
+    old: Tensor
+
+
+def item_evidence(table: Successors, newest: Tensor, *, length: int, decay: float) -> Evidence:
+    """e(v) of a batch of histories. newest: [B, L] items, newest first; the first `length` of them are looked up."""
+    B, V = len(newest), table.n
+    pairs = [table.of(source) for source in newest[:, :length].unbind(1)]  # in one, no row has an item twice
+    in_history = newest > 0
+    of_row = torch.arange(B, device=newest.device)[:, None].expand_as(newest)
+    own = of_row[in_history] * V + newest[in_history]
+    key, place = torch.unique(torch.cat([own, *(row * V + v for row, v, _ in pairs)]), return_inverse=True)
+    value = torch.zeros(len(key), dtype=torch.float64, device=newest.device)
+    old = torch.zeros_like(key, dtype=torch.bool)
+    old[place[: len(own)]] = True
+    done = len(own)
+    for i, (_, _, count) in enumerate(pairs):
+        value[place[done : done + len(count)]] += decay**i * count
+        done += len(count)
+    return Evidence(key // V, key % V, value, old)
+
+
+def with_repeats(found: Evidence, plain: Tensor, extra: Tensor, rho: Tensor | None, *, n_rows: int,
+                 n_items: int) -> tuple[Exceptions, Tensor]:  # fmt: skip
+    """(3): what users take again is said by the data, the rest is shared among the other items.
+
+    Args:
+        found: the items with evidence of their own. plain, extra: [E] the two parts of their probability, that which
+            any item has and what the evidence adds.
+        rho: share of interactions that are with an item of the history; None to leave probabilities as they are.
+
+    Returns:
+        the exceptions, and [B] the factor of everything that is none: `extra` is to be used beside it.
+    """
+    if rho is None:
+        one = torch.ones(n_rows, dtype=extra.dtype, device=extra.device)
+        return Exceptions(found.row, found.item, extra, torch.ones_like(extra), n_items), one
+    probability = plain + extra
+    old = torch.bincount(found.row[found.old], weights=probability[found.old], minlength=n_rows)
+    others = (1 - rho) / (1 - old).clamp(min=1e-12)
+    factor = torch.where(found.old, (rho / old / others)[found.row], 1.0)
+    return Exceptions(found.row, found.item, extra * others[found.row], factor, n_items), others
+
+
+def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:
+    """rho: how often an item is one of the `length` before it, add-one smoothed. [P], by users, then time."""
+    position = np.arange(len(users))
+    order = np.lexsort((position, items, users))
+    u, v, p = users[order], items[order], position[order]
+    again = (u[1:] == u[:-1]) & (v[1:] == v[:-1]) & (p[1:] - p[:-1] <= length)
+    with_history = int((users[1:] == users[:-1]).sum())
+    return (int(again.sum()) + 1) / (with_history + 2)
+
+
+def newest_first(item_seq: Tensor) -> Tensor:
+    """Rows padded on the right, the newest item first. [B, L]"""
+    length = (item_seq > 0).sum(1, keepdim=True)
+    at = length - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
+    return item_seq.gather(1, at.clamp(min=0)) * (at >= 0)

@@ -1,0 +1,413 @@
+"""CaFePlus: coarse to fine at both ends, by networks and by a memory of counts.
+
+Our own model, from CaFe (Li et al., SIGIR 2022, arXiv:2204.01839) and IntentBackoff
+(recbole_cafe.model.intent_backoff). What each lacks the other has: one uniform negative teaches CaFe little about rare
+items, and its score is no probability; counts know rare transitions and generalise by one fixed rule. Here the
+factorisation that CaFe's Eq. 10 names is normalised, and each of its levels may remember.
+
+h is a history, v an item, c_v its intent, R and R^c the states of CaFe's towers (Eq. 7), E and E^c their tables, n(v)
+the training interactions with v, e(v) and e'(c) the evidence of IntentBackoff.
+
+    P(v | h) = m e(v) / sum e + (1 - m) P(c_v | h) P(v | c_v, h)                                                    (1)
+    P(c | h) = m' e'(c) / sum e' + (1 - m') softmax_c(R^c . E^c_c + b_c)                                            (2)
+    P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
+
+*Rare items.* A vector learnt from one interaction says little: (3) trusts it n(v) / (n(v) + eta), and an item never
+seen is what its intent is.
+
+*Gates.* m = sigmoid(ln(sum e / (mu + E - sum e)) + g), and m' likewise: with g = 0 the share the counts have in
+IntentBackoff. A learned g is linear in the state, ln(mu + E), the share of the discounts and the length of the history,
+and starts at 0: the model begins as IntentBackoff, with networks in place of its priors, and learns where to trust
+which. By default m' is learned and m is not: a learned m is right about likelihood and costs full ranking its first
+places (docs/cafe_plus.md).
+
+*Training* minimises -ln P(v | h) + lambda (-ln of (2)'s softmax), which keeps Eq. 9's second half. Counts that hold
+what is to be predicted would teach the gates to trust them blindly: each row's own contribution is taken off first
+(:meth:`recbole_cafe.layers.successors.Successors.without_own`), from e, e' and n(v) alike. The softmax (3) takes all
+items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what the
+batch touches, not the catalogue.
+
+*alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
+(`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). Only the order
+inside an intent depends on it. Where candidates are drawn by popularity, as in pop100, the best order is that of
+P(v | h) divided by popularity, alpha = 0 or below, and where all items compete it is alpha = 1: see docs/cafe_plus.md.
+
+*Repeats* are those of IntentBackoff (3). B rows, L positions of which N are real, D hidden size, V items, C intents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recbole_cafe.layers.packing import Packing
+from recbole_cafe.layers.successors import Successors, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.cafe import Towers
+from recbole_cafe.model.intent_backoff import REPEATS
+from recbole_cafe.ranking.factored import Exceptions
+
+LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
+FEATURES = 3  # of a gate, beside the state
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class State:
+    """What a batch of histories says.
+
+    vector: [B, D] R. log_norm: [B, C + 1] ln of (3)'s sums. exceptions: items with evidence of their own.
+    """
+
+    vector: Tensor
+    log_norm: Tensor
+    exceptions: Exceptions
+
+
+class Gate(nn.Module):
+    """The share of the memory in a mixture."""
+
+    def __init__(self, hidden_size: int, *, learned: bool) -> None:
+        super().__init__()
+        self.shift = nn.Linear(hidden_size + FEATURES, 1) if learned else None
+
+    def reset(self) -> None:
+        """The share that the counts alone would have."""
+        if self.shift is not None:
+            nn.init.zeros_(self.shift.weight)
+            nn.init.zeros_(self.shift.bias)
+
+    def forward(self, state: Tensor, mass: Tensor, rest: Tensor, length: Tensor) -> Tensor:
+        """state: [N, D]. mass, rest: [N] mu + E and mu + E - sum e. length: [N] of the history. Returns [N] m."""
+        sure = (mass - rest).clamp(min=0)
+        logit = (sure.clamp(min=TINY).log() - rest.log()).float()
+        if self.shift is not None:
+            features = torch.stack((mass.log().float(), (sure / mass).float(), length.float().log1p()), 1)
+            logit = logit + self.shift(torch.cat((state, features), 1))[:, 0]
+        return torch.sigmoid(logit).where(sure > 0, 0.0)
+
+
+class IntentItems(nn.Module):
+    """The items by intent, with their popularity.
+
+    Args:
+        item2intent: [V]. n_groups: C + 1. seen: [V] n(v).
+    """
+
+    def __init__(self, item2intent: Tensor, n_groups: int, seen: Tensor) -> None:
+        super().__init__()
+        order = torch.argsort(item2intent[1:], stable=True) + 1
+        size = torch.bincount(item2intent[1:], minlength=n_groups)
+        for name, value in {"order": order, "size": size, "start": torch.cumsum(size, 0) - size}.items():
+            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("intent", item2intent, persistent=False)
+        self.register_buffer("seen", seen)
+
+    def some(self, intent: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        """Items of given intents, for sums over all of them.
+
+        Args:
+            intent: [U], none without items. n: most items of one sum.
+
+        Returns:
+            [U, n] items, and [U, n] how many each stands for: 1 in an intent of up to n items, all of which are there,
+            0 beyond them, and (size / n) in a larger one, from which n are drawn uniformly.
+        """
+        size = self.size[intent][:, None]
+        step = torch.arange(n, device=intent.device).expand(len(intent), n)
+        drawn = (torch.rand(len(intent), n, device=intent.device) * size).long().clamp(max=size - 1)
+        weight = torch.where(size <= n, (step < size).float(), size / n)
+        step = torch.where(size <= n, torch.minimum(step, size - 1), drawn)
+        return self.order[self.start[intent][:, None] + step], weight
+
+    def log_sums(self, logits: Callable[[Tensor], Tensor], n_rows: int) -> Tensor:
+        """ln of the sum of exp(logit) over the items of each intent.
+
+        Args:
+            logits: gives [B, n] of n items, [n]. n_rows: B.
+
+        Returns:
+            [B, C + 1], 0 where an intent has no items.
+        """
+        made = self.seen.new_full((n_rows, len(self.size)), -torch.inf)
+        for items in self.order.split(max(1, LOGITS // max(1, n_rows))):
+            logit, intent = logits(items), self.intent[items].expand(n_rows, -1)
+            largest = made.scatter_reduce(1, intent, logit, "amax")
+            there = torch.where(largest == -torch.inf, 0.0, largest)
+            total = (made - there).exp().scatter_add(1, intent, (logit - there.gather(1, intent)).exp())
+            made = torch.where(largest == -torch.inf, largest, total.log() + there)
+        return made.where(self.size > 0, 0.0)
+
+
+class CaFePlusNet(Towers):
+    """The probabilities of the module's docstring.
+
+    Args:
+        n_items: V, padding included.
+        item2intent: [V]; 0 for padding, C for an item without an intent: these are in one group, one more intent.
+        n_intents: C, padding included.
+        train_pairs: users and items of the training interactions, [P] each, in the order of users, then time.
+        The rest: see props/model/CaFePlus.yaml.
+
+    Raises:
+        ValueError: a setting outside of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        item2intent: Tensor,
+        n_intents: int,
+        max_seq_length: int,
+        train_pairs: tuple[Tensor, Tensor],
+        hidden_size: int,
+        inner_size: int,
+        n_layers: int,
+        n_heads: int,
+        n_local_heads: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        hidden_act: str,
+        theta_source: str,
+        attn_scale: str,
+        residual: str,
+        initializer_range: float,
+        sparse_tables: bool,
+        item_memory: bool,
+        intent_memory: bool,
+        item_net: bool,
+        learned_item_gate: bool,
+        learned_intent_gate: bool,
+        intent_loss_weight: float,
+        n_in_intent: int,
+        shrinkage: float,
+        window: int,
+        window_decay: float,
+        backward: float,
+        history_length: int,
+        history_decay: float,
+        discount: float,
+        prior: float,
+        max_successors: int,
+        intent_window: int,
+        intent_window_decay: float,
+        intent_history_decay: float,
+        intent_discount: float,
+        intent_prior: float,
+        popularity_exponent: float,
+        popularity_prior: float,
+        repeats: str,
+    ) -> None:
+        if repeats not in REPEATS:
+            raise ValueError(f"repeats={repeats!r} is not one of {', '.join(REPEATS)}")
+        if n_in_intent < 1:
+            raise ValueError(f"n_in_intent={n_in_intent} must be at least 1")
+        if shrinkage < 0:
+            raise ValueError(f"shrinkage={shrinkage} must be at least 0")
+        for key, value in {"prior": prior, "intent_prior": intent_prior, "popularity_prior": popularity_prior}.items():
+            if value <= 0:
+                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
+        super().__init__(
+            n_items=n_items, item2intent=item2intent, n_intents=n_intents, max_seq_length=max_seq_length,
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            n_local_heads=n_local_heads, hidden_dropout_prob=hidden_dropout_prob, attn_dropout_prob=attn_dropout_prob,
+            hidden_act=hidden_act, theta_source=theta_source, attn_scale=attn_scale, residual=residual,
+            initializer_range=initializer_range, sparse=sparse_tables,
+        )  # fmt: skip
+        self.n_items, self.item_net = n_items, item_net
+        self.intent_loss_weight, self.n_in_intent, self.shrinkage = intent_loss_weight, n_in_intent, shrinkage
+        self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
+        self.item_look = {"length": history_length, "decay": history_decay, "prior": prior}
+        self.intent_look = {"length": max_seq_length, "decay": intent_history_decay, "prior": intent_prior}
+        users, items = (ids.cpu() for ids in train_pairs)
+        self.items = Successors(
+            users, items, n=n_items, window=window, window_decay=window_decay, backward=backward, discount=discount,
+            most=max_successors,
+        ) if item_memory else None  # fmt: skip
+        self.intents = Successors(
+            users, item2intent[items], n=n_intents + 1, window=intent_window, window_decay=intent_window_decay,
+            backward=0.0, discount=intent_discount, most=0,
+        ) if intent_memory else None  # fmt: skip
+        self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None
+        self.intent_gate = Gate(hidden_size, learned=learned_intent_gate) if intent_memory else None
+        for gate in (self.item_gate, self.intent_gate):
+            if gate is not None:
+                gate.reset()
+        seen = torch.bincount(items, minlength=n_items).float()
+        self.inside = IntentItems(item2intent, n_intents + 1, seen)
+        share = torch.bincount(item2intent, weights=seen.double(), minlength=n_intents + 1) + 1
+        self.intent_bias = nn.Parameter((share / share.sum()).log().float())  # [C + 1]
+        self.register_buffer("occupied", self.inside.size > 0, persistent=False)
+        rho = repeat_rate(users.numpy(), items.numpy(), max_seq_length)
+        self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
+
+    # Training --------------------------------------------------------------------------------------------------------
+
+    def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
+        """-ln (1) of the next item plus `intent_loss_weight` times that of (2)'s softmax, means over the targets.
+
+        Args:
+            item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
+
+        Returns:
+            scalar.
+        """
+        fused, coarse, packing = self(item_seq)
+        item = packing.pack(target)
+        wanted = item > 0
+        if not wanted.any():
+            return fused.sum() * 0.0
+        fused, coarse, item = fused[wanted], coarse[wanted], item[wanted]
+        intent, length = self.item2intent[item], packing.position[wanted] + 1
+        sequence = F.pad(item_seq, (0, 1))
+        sequence[:, 1:] = torch.where(target > 0, target, sequence[:, 1:])
+        log_net = self._log_intents(coarse).gather(1, intent[:, None])[:, 0]
+        of_intent = log_net.exp()
+        if self.intents is not None:
+            found = self._without_own(self.intents, self.item2intent[sequence], self.intent_look, packing, wanted)
+            of_intent = self._mixed(self.intent_gate, coarse, length, *found, of_intent)
+        probability = of_intent * self._inside(fused, item)
+        if self.items is not None:
+            found = self._without_own(self.items, sequence, self.item_look, packing, wanted)
+            probability = self._mixed(self.item_gate, fused, length, *found, probability)
+        return -(probability.clamp(min=TINY).log() + self.intent_loss_weight * log_net).mean()
+
+    @staticmethod
+    def _without_own(table: Successors, ids: Tensor, look: dict[str, float], packing: Packing,
+                     wanted: Tensor) -> list[Tensor]:  # fmt: skip
+        """e, mu + E and mu + E - sum e of the targets, [N] each. ids: [B, L + 1]."""
+        return [packing.pack(x[:, 1:])[wanted] for x in table.without_own(ids, **look)]
+
+    @staticmethod
+    def _mixed(gate: Gate, state: Tensor, length: Tensor, evidence: Tensor, mass: Tensor, rest: Tensor,
+               other: Tensor) -> Tensor:  # fmt: skip
+        """m e / sum e + (1 - m) other, all [N]."""
+        m = gate(state, mass, rest, length)
+        return m * (evidence / (mass - rest).clamp(min=TINY)).clamp(max=1).float() + (1 - m) * other
+
+    def _inside(self, state: Tensor, item: Tensor) -> Tensor:
+        """(3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
+        intent, which = torch.unique(self.item2intent[item], return_inverse=True)  # [U], [N]
+        other, weight = self.inside.some(intent, self.n_in_intent)  # [U, K]: one sample for all targets of an intent
+        # Without its own interaction: else a target has always been seen, and nothing is learnt about what has not
+        seen, seen_other = (self.inside.seen[item] - 1).clamp(min=0), self.inside.seen[other]
+        logit = (seen + self.popularity_prior).log()
+        logits = ((seen_other + self.popularity_prior).log() + weight.clamp(min=TINY).log())[which]  # [N, K]
+        if self.item_net:
+            logit = logit + self._trust(seen) * (state * self.item_embedding(item)).sum(-1)
+            vectors = self._trust(seen_other)[..., None] * self.item_embedding(other)
+            logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
+        logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
+        return (logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)).exp()
+
+    def _log_intents(self, coarse: Tensor) -> Tensor:
+        """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
+        logit = coarse @ self.intent_embedding.weight.T + self.intent_bias
+        return logit.masked_fill(~self.occupied, -torch.inf).log_softmax(1)
+
+    # Ranking ---------------------------------------------------------------------------------------------------------
+
+    def last(self, item_seq: Tensor) -> tuple[State, Tensor]:
+        """What the histories say.
+
+        Args:
+            item_seq: [B, L], padded on the right.
+
+        Returns:
+            the state, and [B, C + 1] ln((1 - m) P(c | h)), what an intent gives each of its items.
+        """
+        fused, coarse, packing = self(item_seq)
+        fused, coarse = packing.last(fused), packing.last(coarse)
+        newest, length = newest_first(item_seq), packing.length
+        of_intent = self._log_intents(coarse).exp()
+        if self.intents is not None:
+            sources = self.item2intent[newest]
+            mass, rest = self.intents.masses(sources, **self.intent_look)
+            m = self.intent_gate(coarse, mass, rest, length)[:, None]
+            evidence = self.intents.evidence(sources, decay=self.intent_look["decay"])
+            of_intent = m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
+        terms = of_intent.log()
+        log_norm = self.inside.log_sums(lambda items: self._logits(fused, items), len(fused))
+        if self.items is not None:
+            look = {"length": self.item_look["length"], "decay": self.item_look["decay"]}
+            found = item_evidence(self.items, newest, **look)
+            mass, rest = self.items.masses(newest, **self.item_look)
+            m = self.item_gate(fused, mass, rest, length)
+            extra = found.value * (m / (mass - rest).clamp(min=TINY))[found.row]
+            terms = terms + torch.log1p(-m.clamp(max=1 - 1e-6))[:, None]
+        else:
+            found = item_evidence(_nothing(self.n_items, item_seq.device), newest, length=1, decay=1.0)
+            extra = found.value
+        intent = self.item2intent[found.item]
+        logit = self._bias(found.item)
+        if self.item_net:
+            logit = logit + self._relevance(fused[found.row], found.item)
+        plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).exp().double()
+        rho = self.rho if self.repeats == "observed" else None
+        exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
+        return State(fused, log_norm, exceptions), terms + others.log()[:, None].float()
+
+    def scores(self, state: State, terms: Tensor, items: Tensor | None = None,
+               intents: Tensor | None = None) -> Tensor:  # fmt: skip
+        """P(v | h) of every item, or of given candidates.
+
+        Args:
+            state, terms: from :meth:`last`.
+            items: [B, K] candidates; None for all V.
+            intents: [B, K] intents to score the candidates with, instead of their own (only `authors100` does): that
+                intent's P(c | h), with the item's P(v | c, h) inside its own.
+
+        Returns:
+            [B, V] (column 0 is padding) or [B, K].
+        """
+        norm, exceptions = state.log_norm, state.exceptions
+        if items is None:
+            own = self.item2intent
+            logit = self._logits(state.vector, torch.arange(self.n_items, device=own.device))
+            score = (terms[:, own] + logit - norm[:, own]).exp()
+            at = (exceptions.row, exceptions.item)
+            score[at] = ((score[at] + exceptions.extra) * exceptions.factor).to(score.dtype)
+            return score
+        own = self.item2intent[items]
+        logit = self._bias(items)
+        if self.item_net:
+            logit = logit + self._relevance(state.vector[:, None].expand(-1, items.shape[1], -1), items)
+        term = terms.gather(1, own if intents is None else intents)
+        row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
+        extra, factor = exceptions.of(row, items)
+        return (((term + logit - norm.gather(1, own)).exp() + extra) * factor).to(terms.dtype)
+
+    def _logits(self, vector: Tensor, items: Tensor) -> Tensor:
+        """Of (3): every row with every item. vector: [B, D], items: [n]. Returns [B, n]."""
+        logit = self._bias(items).expand(len(vector), -1)
+        if self.item_net:
+            logit = logit + (vector @ self.item_embedding.weight[items].T) * self._trust(self.inside.seen[items])
+        return logit
+
+    def _relevance(self, vector: Tensor, items: Tensor) -> Tensor:
+        """Of (3) without popularity: each vector with its item. vector: [..., D], items: [...]."""
+        return (vector * self.item_embedding.weight[items]).sum(-1) * self._trust(self.inside.seen[items])
+
+    def _trust(self, seen: Tensor) -> Tensor:
+        return seen / (seen + self.shrinkage)
+
+    def _bias(self, items: Tensor) -> Tensor:
+        """alpha ln(n(v) + kappa)."""
+        return self.popularity_exponent * (self.inside.seen[items] + self.popularity_prior).log()
+
+
+def _nothing(n: int, device: torch.device) -> Successors:
+    """A memory of no sequence."""
+    empty = torch.zeros(0, dtype=torch.long)
+    return Successors(empty, empty, n=n, window=1, window_decay=1.0, backward=0.0, discount=0.0, most=0).to(device)
+
+
+class CaFePlus(NetRecommender):
+    """CaFePlus as RecBole sees it."""
+
+    net = CaFePlusNet

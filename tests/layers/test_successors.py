@@ -1,0 +1,90 @@
+"""What a row says about itself is taken off exactly: as if its user had never been counted."""
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_cafe.layers.successors import Successors, newest_first
+
+N = 9
+SETTINGS = {"window": 3, "window_decay": 0.8, "backward": 0.3, "discount": 0.6, "most": 0}
+LOOK = {"length": 4, "decay": 0.5, "prior": 2.0}
+
+
+def pairs(sequences):
+    users = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
+    return torch.from_numpy(users), torch.tensor([i for s in sequences for i in s])
+
+
+def table(sequences, **settings):
+    return Successors(*pairs(sequences), n=N, **{**SETTINGS, **settings})
+
+
+def walks(seed, n_users=30):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, N, rng.integers(1, 8)).tolist() for _ in range(n_users)]  # with repeats
+
+
+def naive(made, history, target, *, length, decay, prior):
+    """e(target), mu + E and mu + E - sum e of one history, oldest first, pair by pair."""
+    evidence, mass, rest = 0.0, prior, prior
+    for i, source in enumerate(reversed(history[-length:])):
+        begin, end = made.start[source], made.start[source + 1]
+        row = dict(zip(made.successor[begin:end].tolist(), made.count[begin:end].tolist(), strict=True))
+        evidence += decay**i * row.get(target, 0.0)
+        mass += decay**i * made.total[source].item()
+        rest += decay**i * (made.total[source].item() - sum(row.values()))
+    return evidence, mass, rest
+
+
+@pytest.mark.parametrize("settings", [{}, {"backward": 0.0}, {"discount": 0.0}, {"window": 1}, {"window": 10}])
+def test_a_row_is_predicted_by_the_counts_of_the_others(settings):
+    sequences = walks(0)
+    everyone = table(sequences, **settings)
+    longest = max(map(len, sequences))
+    rows = torch.zeros(len(sequences), longest, dtype=torch.long)
+    for row, items in zip(rows, sequences, strict=True):
+        row[: len(items)] = torch.tensor(items)
+    got = everyone.without_own(rows, **LOOK)
+    compared = 0
+    for user, sequence in enumerate(sequences):
+        others = table([s for u, s in enumerate(sequences) if u != user], **settings)
+        for t in range(1, len(sequence)):
+            expected = naive(others, sequence[:t], sequence[t], **LOOK)
+            assert [x[user, t].item() for x in got] == pytest.approx(expected, abs=1e-5)
+            compared += 1
+    assert compared > 50
+
+
+def test_what_others_have_not_seen_is_no_evidence():
+    """1 2 by two users, 3 4 by one: without that one nothing is known of 3 4."""
+    made = table([[1, 2], [1, 2], [3, 4]], discount=0.5)
+    rows = torch.tensor([[1, 2, 0], [3, 4, 0]])
+    evidence, mass, rest = made.without_own(rows, **LOOK)
+    assert evidence[:, 1].tolist() == pytest.approx([0.5, 0.0])
+    assert (mass - rest)[:, 1].tolist() == pytest.approx([0.5, 0.0])
+    assert mass[1, 1] == pytest.approx(LOOK["prior"])
+
+
+def test_pairs_are_found():
+    made = table(walks(1))
+    source, successor = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
+    which, where, count = made.of(torch.arange(N))
+    dense = torch.zeros(N, N, dtype=torch.float64).index_put_((which, where), count)
+    assert torch.equal(made.find(source, successor), dense)
+    assert (dense > 0).sum() > 20
+    nothing = table([[1]])
+    assert not nothing.find(source, successor).any()
+
+
+def test_masses_and_evidence_are_those_of_a_history():
+    made = table(walks(2))
+    history = [3, 5, 5, 1, 2]
+    newest = newest_first(torch.tensor([[*history, 0], [4, 0, 0, 0, 0, 0]]))
+    assert newest[0].tolist() == [2, 1, 5, 5, 3, 0]
+    mass, rest = made.masses(newest, **LOOK)
+    evidence = made.evidence(newest[:, : LOOK["length"]], decay=LOOK["decay"])
+    for target in range(1, N):
+        expected = naive(made, history, target, **LOOK)
+        assert (evidence[0, target].item(), mass[0].item(), rest[0].item()) == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(evidence.sum(1), mass - rest, rtol=1e-9, atol=1e-9)

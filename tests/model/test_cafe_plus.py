@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from contract import ModelContract, build
+
+from recbole_cafe.layers.successors import newest_first
+from recbole_cafe.model.cafe_plus import Gate, IntentItems
+
+
+class TestCaFePlus(ModelContract):
+    model = "CaFePlus"
+
+    def test_a_future_item_does_not_change_an_earlier_state(self, toy_path):
+        """Of the towers. The counts of a row are taken off the tables as a whole, the later ones of its items too: that
+        nothing of the row is left is tested in tests/layers/test_successors.py."""
+        without = self.build(toy_path, item_memory=False, intent_memory=False).enlarged()
+        super().test_a_future_item_does_not_change_an_earlier_state(without)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{}, {"item_memory": False}, {"intent_memory": False}, {"item_net": False}, {"learned_item_gate": True},
+         {"repeats": "free"}, {"popularity_exponent": -1.0}, {"popularity_exponent": 1.0}],
+    )  # fmt: skip
+    def test_probabilities_sum_to_one(self, toy_path, settings):
+        scores = self.build(toy_path, **settings).enlarged().scores()[:, 1:]
+        assert (scores >= 0).all()
+        torch.testing.assert_close(scores.sum(1), torch.ones(len(scores)), rtol=1e-4, atol=1e-4)
+
+    def test_it_begins_as_intent_backoff(self, toy_path):
+        """Before training the networks say nothing: counts, backed off to the popularity of intents."""
+        settings = {"popularity_exponent": 0.3, "MAX_ITEM_LIST_LENGTH": 8}
+        plus = self.build(toy_path, **settings)
+        counts = build("IntentBackoff", toy_path, **settings)
+        with torch.no_grad():
+            plus.model.network.intent_embedding.weight.zero_()
+            plus.model.network.item_embedding.weight.zero_()
+        torch.testing.assert_close(plus.scores()[:, 1:], counts.scores()[:, 1:].float(), rtol=1e-4, atol=1e-6)
+
+    def test_the_gates_learn(self, learned):
+        network = learned["all"].model.network
+        assert network.item_gate.shift is None
+        assert network.intent_gate.shift.weight.abs().max() > 1e-3
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
+         ({"prior": 0.0}, "prior=0.0"), ({"shrinkage": -1.0}, "shrinkage=-1.0")],
+    )  # fmt: skip
+    def test_a_setting_out_of_its_range_is_refused(self, toy_path, settings, message):
+        with pytest.raises(ValueError, match=message):
+            self.build(toy_path, **settings)
+
+
+def test_a_gate_starts_with_the_share_of_the_counts():
+    gate = Gate(4, learned=True)
+    gate.reset()
+    mass, rest = torch.tensor([10.0, 3.0], dtype=torch.float64), torch.tensor([4.0, 3.0], dtype=torch.float64)
+    got = gate(torch.randn(2, 4), mass, rest, torch.tensor([1, 2]))
+    assert got.tolist() == pytest.approx([0.6, 0.0])
+
+
+ITEMS = IntentItems(torch.tensor([0, 1, 2, 1, 1, 3, 1]), 4, torch.arange(7.0))  # intent 1: 1 3 4 6
+
+
+def test_a_small_intent_is_taken_as_it_is():
+    items, weight = ITEMS.some(torch.tensor([1, 2]), 5)
+    assert sorted(items[0, :4].tolist()) == [1, 3, 4, 6]
+    assert items[1, 0] == 2
+    assert weight.tolist() == [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]]
+
+
+def test_a_sample_of_a_large_intent_stands_for_all_of_it():
+    """Two draws of four items weigh two each; on average a sum over them is the sum over all."""
+    torch.manual_seed(0)
+    items, weight = ITEMS.some(torch.ones(20000, dtype=torch.long), 2)
+    assert (weight == 2).all()
+    assert (items * weight).sum(1).mean().item() == pytest.approx(1 + 3 + 4 + 6, rel=0.02)
+
+
+def test_sums_over_intents_in_blocks(monkeypatch):
+    rng = np.random.default_rng(0)
+    logit = torch.from_numpy(rng.normal(size=(5, 7)) * 30).float()
+    expected = torch.zeros(5, 4)
+    for intent, items in {1: [1, 3, 4, 6], 2: [2], 3: [5]}.items():
+        expected[:, intent] = logit[:, items].logsumexp(1)
+    for budget in (5, 10, 1000):
+        monkeypatch.setattr("recbole_cafe.model.cafe_plus.LOGITS", budget)
+        torch.testing.assert_close(ITEMS.log_sums(lambda items: logit[:, items], 5), expected)
+
+
+def test_the_newest_comes_first():
+    assert newest_first(torch.tensor([[1, 2, 0], [4, 5, 6]])).tolist() == [[2, 1, 0], [6, 5, 4]]
