@@ -192,10 +192,16 @@ class Evidence:
     old: Tensor
 
 
-def item_evidence(table: Successors, newest: Tensor, *, length: int, decay: float) -> Evidence:
-    """e(v) of a batch of histories. newest: [B, L] items, newest first; the first `length` of them are looked up."""
-    B, V = len(newest), table.n
-    pairs = [table.of(source) for source in newest[:, :length].unbind(1)]  # in one, no row has an item twice
+def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, length: int = 0,
+                  decay: float = 1.0) -> Evidence:  # fmt: skip
+    """e(v) of a batch of histories.
+
+    Args:
+        table: None if nothing is remembered. newest: [B, L] items, newest first; the first `length` are looked up.
+    """
+    B, V = len(newest), n_items
+    sources = () if table is None else newest[:, :length].unbind(1)
+    pairs = [table.of(source) for source in sources]  # in one, no row has an item twice
     in_history = newest > 0
     of_row = torch.arange(B, device=newest.device)[:, None].expand_as(newest)
     own = of_row[in_history] * V + newest[in_history]

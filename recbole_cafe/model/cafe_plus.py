@@ -38,7 +38,6 @@ P(v | h) divided by popularity, alpha = 0 or below, and where all items compete 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -49,23 +48,11 @@ from recbole_cafe.layers.successors import Successors, item_evidence, newest_fir
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.intent_backoff import REPEATS
-from recbole_cafe.ranking.factored import Exceptions
+from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
 FEATURES = 3  # of a gate, beside the state
 TINY = 1e-30
-
-
-@dataclass(frozen=True)
-class State:
-    """What a batch of histories says.
-
-    vector: [B, D] R. log_norm: [B, C + 1] ln of (3)'s sums. exceptions: items with evidence of their own.
-    """
-
-    vector: Tensor
-    log_norm: Tensor
-    exceptions: Exceptions
 
 
 class Gate(nn.Module):
@@ -312,7 +299,7 @@ class CaFePlusNet(Towers):
 
     # Ranking ---------------------------------------------------------------------------------------------------------
 
-    def last(self, item_seq: Tensor) -> tuple[State, Tensor]:
+    def last(self, item_seq: Tensor) -> tuple[Remembered, Tensor]:
         """What the histories say.
 
         Args:
@@ -323,36 +310,37 @@ class CaFePlusNet(Towers):
         """
         fused, coarse, packing = self(item_seq)
         fused, coarse = packing.last(fused), packing.last(coarse)
-        newest, length = newest_first(item_seq), packing.length
+        newest = newest_first(item_seq)
         of_intent = self._log_intents(coarse).exp()
         if self.intents is not None:
             sources = self.item2intent[newest]
             mass, rest = self.intents.masses(sources, **self.intent_look)
-            m = self.intent_gate(coarse, mass, rest, length)[:, None]
+            m = self.intent_gate(coarse, mass, rest, packing.length)[:, None]
             evidence = self.intents.evidence(sources, decay=self.intent_look["decay"])
             of_intent = m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
         terms = of_intent.log()
-        log_norm = self.inside.log_sums(lambda items: self._logits(fused, items), len(fused))
+        vector = fused.new_ones(len(fused), 1)
+        if self.item_net:
+            vector = torch.cat((fused, vector), 1)
+        log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
         if self.items is not None:
-            look = {"length": self.item_look["length"], "decay": self.item_look["decay"]}
-            found = item_evidence(self.items, newest, **look)
+            length, decay = self.item_look["length"], self.item_look["decay"]
+            found = item_evidence(self.items, newest, n_items=self.n_items, length=length, decay=decay)
             mass, rest = self.items.masses(newest, **self.item_look)
-            m = self.item_gate(fused, mass, rest, length)
+            m = self.item_gate(fused, mass, rest, packing.length)
             extra = found.value * (m / (mass - rest).clamp(min=TINY))[found.row]
             terms = terms + torch.log1p(-m.clamp(max=1 - 1e-6))[:, None]
         else:
-            found = item_evidence(_nothing(self.n_items, item_seq.device), newest, length=1, decay=1.0)
+            found = item_evidence(None, newest, n_items=self.n_items)
             extra = found.value
         intent = self.item2intent[found.item]
-        logit = self._bias(found.item)
-        if self.item_net:
-            logit = logit + self._relevance(fused[found.row], found.item)
+        logit = (vector[found.row] * self._vectors(found.item)).sum(1)
         plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).exp().double()
         rho = self.rho if self.repeats == "observed" else None
         exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
-        return State(fused, log_norm, exceptions), terms + others.log()[:, None].float()
+        return Remembered(vector, log_norm, exceptions), terms + others.log()[:, None].float()
 
-    def scores(self, state: State, terms: Tensor, items: Tensor | None = None,
+    def scores(self, state: Remembered, terms: Tensor, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip
         """P(v | h) of every item, or of given candidates.
 
@@ -368,43 +356,34 @@ class CaFePlusNet(Towers):
         norm, exceptions = state.log_norm, state.exceptions
         if items is None:
             own = self.item2intent
-            logit = self._logits(state.vector, torch.arange(self.n_items, device=own.device))
+            logit = state.vector @ self._vectors(torch.arange(self.n_items, device=own.device)).T
             score = (terms[:, own] + logit - norm[:, own]).exp()
             at = (exceptions.row, exceptions.item)
             score[at] = ((score[at] + exceptions.extra) * exceptions.factor).to(score.dtype)
             return score
         own = self.item2intent[items]
-        logit = self._bias(items)
-        if self.item_net:
-            logit = logit + self._relevance(state.vector[:, None].expand(-1, items.shape[1], -1), items)
+        logit = torch.bmm(self._vectors(items), state.vector[..., None])[..., 0]
         term = terms.gather(1, own if intents is None else intents)
         row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
         extra, factor = exceptions.of(row, items)
         return (((term + logit - norm.gather(1, own)).exp() + extra) * factor).to(terms.dtype)
 
-    def _logits(self, vector: Tensor, items: Tensor) -> Tensor:
-        """Of (3): every row with every item. vector: [B, D], items: [n]. Returns [B, n]."""
-        logit = self._bias(items).expand(len(vector), -1)
-        if self.item_net:
-            logit = logit + (vector @ self.item_embedding.weight[items].T) * self._trust(self.inside.seen[items])
-        return logit
+    def catalogue(self) -> MemoryCatalogue:
+        """The items as :mod:`recbole_cafe.ranking.memory` ranks them, with the present weights."""
+        every = torch.arange(self.n_items, device=self.item2intent.device)
+        return MemoryCatalogue(self._vectors(every).detach(), self.item2intent, self.n_intents)
 
-    def _relevance(self, vector: Tensor, items: Tensor) -> Tensor:
-        """Of (3) without popularity: each vector with its item. vector: [..., D], items: [...]."""
-        return (vector * self.item_embedding.weight[items]).sum(-1) * self._trust(self.inside.seen[items])
+    def _vectors(self, items: Tensor) -> Tensor:
+        """What (3) multiplies a state's vector with: [...] to [..., D + 1], popularity last; without `item_net` that
+        alone."""
+        seen = self.inside.seen[items]
+        popularity = self.popularity_exponent * (seen + self.popularity_prior).log()[..., None]
+        if not self.item_net:
+            return popularity
+        return torch.cat((self._trust(seen)[..., None] * self.item_embedding.weight[items], popularity), -1)
 
     def _trust(self, seen: Tensor) -> Tensor:
-        return seen / (seen + self.shrinkage)
-
-    def _bias(self, items: Tensor) -> Tensor:
-        """alpha ln(n(v) + kappa)."""
-        return self.popularity_exponent * (self.inside.seen[items] + self.popularity_prior).log()
-
-
-def _nothing(n: int, device: torch.device) -> Successors:
-    """A memory of no sequence."""
-    empty = torch.zeros(0, dtype=torch.long)
-    return Successors(empty, empty, n=n, window=1, window_decay=1.0, backward=0.0, discount=0.0, most=0).to(device)
+        return seen / (seen + self.shrinkage) if self.shrinkage else torch.ones_like(seen)
 
 
 class CaFePlus(NetRecommender):

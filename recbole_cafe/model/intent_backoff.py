@@ -157,7 +157,7 @@ class IntentBackoffNet(nn.Module):
         """
         newest = newest_first(item_seq)
         look = {"length": self.history_length, "decay": self.history_decay}
-        found = item_evidence(self.items, newest, **look)
+        found = item_evidence(self.items, newest, n_items=self.n_items, **look)
         seen, rest = self.items.masses(newest, prior=self.prior, **look)
         terms = self._intent_probability(newest) * (rest / seen)[:, None]
         plain = terms[found.row, self.item2intent[found.item]] * self.within[found.item]

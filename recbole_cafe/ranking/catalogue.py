@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
-from recbole_cafe.ranking.ranks import Ranks, ScoreError
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 BLOCK = 2**22  # scores held at a time: 16 MB of float32
 EPSILON = 2.0**-24  # half the distance of 1 to the next float32
@@ -169,6 +169,17 @@ class Catalogue:
             n_candidates[i] -= len(items)
         return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu(), at_most)
 
+    def count(self, state: Tensor, terms: Tensor | None, own: Tensor, above: Tensor, tied: Tensor,
+              limit: Tensor | None) -> None:  # fmt: skip
+        """Add to above and tied, [B], how many of all items score above, and the same as, a given number.
+
+        Args:
+            state, terms: as :meth:`rank`. own: [B] float64. limit: [B] counts that are enough, or None.
+        """
+        nobody = torch.full_like(above, -1)
+        threshold, slack = self.thresholds(own, terms), self.slack(state)
+        self._count(state, terms, nobody, own, threshold, slack, above, tied, limit)
+
     def _count(self, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor, threshold: tuple[Tensor, Tensor],
                slack: Tensor, above: Tensor, tied: Tensor, limit: Tensor | None) -> None:  # fmt: skip
         """Add to above and tied, [B], the items of every intent, visiting those that can hold some."""
@@ -297,15 +308,7 @@ class Catalogue:
         row = torch.cat((held[:, 0], row))
         item = torch.cat((items[held[:, 0], held[:, 1]], item))
         score = torch.cat((scores[held[:, 0], held[:, 1]], score))
-        order = torch.argsort(item, stable=True)
-        order = order[torch.argsort(score[order], descending=True, stable=True)]
-        order = order[torch.argsort(row[order], stable=True)]
-        row, item, score = row[order], item[order], score[order]
-        size = torch.bincount(row, minlength=len(items))
-        place = torch.arange(len(row), device=row.device) - (torch.cumsum(size, 0) - size)[row]
-        keep = place < k
-        items[row[keep], place[keep]] = item[keep]
-        scores[row[keep], place[keep]] = score[keep]
+        items[:], scores[:] = best(row, item, score, len(items), k)
 
 
 def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:

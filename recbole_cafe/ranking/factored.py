@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_cafe.ranking.ranks import Ranks, ScoreError
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 PAIRS = 2**22  # pairs of a row and an intent, or of a row and an item, looked at in one go
 
@@ -130,7 +130,7 @@ class FactoredCatalogue:
         count(r, (plain + state.extra[other]) * state.factor[other], 1)
         n_candidates = torch.full_like(target, self.n_items - 1)
         if excluded is not None:
-            r, item = _pairs(excluded, target.device)
+            r, item = pairs(excluded, target.device)
             other = (item != target[r]) & (item > 0)
             r, item = r[other], item[other]
             count(r, self.score(state, terms, r, item), -1)
@@ -193,19 +193,12 @@ class FactoredCatalogue:
             score = self.score(state, terms, row, item)
             wanted = ~torch.isin(row * self.n_items + item, gone)
             row, item, score = row[wanted], item[wanted], score[wanted]
-            order = torch.argsort(item, stable=True)
-            order = order[torch.argsort(score[order], descending=True, stable=True)]
-            order = order[torch.argsort(row[order], stable=True)]
-            row, item, score = row[order], item[order], score[order]
-            size = torch.bincount(row, minlength=B)
-            at = torch.arange(len(row), device=device) - (torch.cumsum(size, 0) - size)[row]
-            keep = at < k
-            items[row[keep], at[keep]] = item[keep]
-            scores[row[keep], at[keep]] = score[keep]
+            found = best(row - rows[0], item, score, len(rows), k)
+            items[rows], scores[rows] = found
         return items, scores
 
 
-def _pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     """Lists of items, one per row, as rows and items."""
     size = torch.tensor([len(items) for items in lists], device=device)
     return torch.arange(len(lists), device=device).repeat_interleave(size), torch.cat(list(lists))

@@ -83,3 +83,26 @@ def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.n
     first = np.minimum(above, len(values))
     past = np.minimum(above + tied + 1, len(values))
     return (total[past] - total[first]) / (tied + 1)
+
+
+def best(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of some items of each row, best first; equal scores by item id.
+
+    Args:
+        row, item, score: [P] each, an item at most once in a row.
+
+    Returns:
+        items [n_rows, k] (0 where there are fewer) and their scores [n_rows, k] (-inf there).
+    """
+    items = torch.zeros(n_rows, k, dtype=torch.long, device=row.device)
+    scores = torch.full((n_rows, k), -torch.inf, dtype=score.dtype, device=row.device)
+    order = torch.argsort(item, stable=True)
+    order = order[torch.argsort(score[order], descending=True, stable=True)]
+    order = order[torch.argsort(row[order], stable=True)]
+    row, item, score = row[order], item[order], score[order]
+    size = torch.bincount(row, minlength=n_rows)
+    place = torch.arange(len(row), device=row.device) - (torch.cumsum(size, 0) - size)[row]
+    keep = place < k
+    items[row[keep], place[keep]] = item[keep]
+    scores[row[keep], place[keep]] = score[keep]
+    return items, scores

@@ -36,6 +36,16 @@ class TestCaFePlus(ModelContract):
             plus.model.network.item_embedding.weight.zero_()
         torch.testing.assert_close(plus.scores()[:, 1:], counts.scores()[:, 1:].float(), rtol=1e-4, atol=1e-6)
 
+    @pytest.mark.parametrize("settings", [{}, {"item_net": False}, {"item_memory": False}])
+    def test_the_catalogue_ranks_as_the_scores_do(self, toy_path, settings):
+        run = self.build(toy_path, popularity_exponent=0.3, **settings).enlarged()
+        scores = run.scores()
+        scores[:, 0] = 0
+        with torch.no_grad():
+            state, terms = run.model.encode(run.batch())
+        _, best = run.model.network.catalogue().top(state, terms, 5)
+        torch.testing.assert_close(best.exp().float(), scores.topk(5).values, rtol=1e-4, atol=1e-6)
+
     def test_the_gates_learn(self, learned):
         network = learned["all"].model.network
         assert network.item_gate.shift is None

@@ -1,0 +1,104 @@
+"""The search by vectors and exceptions against brute force over dense scores in float64."""
+
+import pytest
+import torch
+
+from recbole_cafe.ranking.factored import Exceptions
+from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
+from recbole_cafe.ranking.ranks import ScoreError
+
+TRIALS = range(40)
+
+
+def random_case(trial):
+    """A catalogue, states, terms and targets; every third trial of few values, so that many scores tie; every fourth
+    without exceptions; some intents without items."""
+    torch.manual_seed(trial)
+
+    def between(a, b):
+        return int(torch.randint(a, b, (1,)))
+
+    n, groups, rows, dim = between(3, 300), between(2, 12), between(1, 9), between(1, 6)
+    item2intent = torch.randint(1, groups + 1, (n,))
+    item2intent[0] = 0
+    coarse = trial % 3 == 0
+    table = torch.randint(-1, 2, (n, dim)).float() if coarse else torch.randn(n, dim)
+    vector = torch.randint(-1, 2, (rows, dim)).float() if coarse else torch.randn(rows, dim)
+    terms = torch.randint(-3, 0, (rows, groups + 1)).float() if coarse else -3 * torch.rand(rows, groups + 1)
+    size = torch.bincount(item2intent, minlength=groups + 1)
+    terms[:, size == 0] = -torch.inf
+    norm = torch.randint(0, 2, (rows, groups + 1)).float()
+    pairs = torch.unique(torch.randint(0, rows * n, (0 if trial % 4 == 0 else between(1, 60),)))
+    pairs = pairs[pairs % n > 0]
+    extra = torch.rand(len(pairs)).double() * torch.randint(0, 2, (len(pairs),))
+    factor = torch.tensor([0.5, 1.0, 2.0]).double()[torch.randint(0, 3, (len(pairs),))]
+    state = Remembered(vector, norm, Exceptions(pairs // n, pairs % n, extra, factor, n))
+    return MemoryCatalogue(table, item2intent, groups), state, terms, torch.randint(1, n, (rows,))
+
+
+def dense(catalogue, state, terms):
+    """ln of every score, [B, V]; column 0 is no item."""
+    every = torch.arange(catalogue.n_items)
+    rows = [
+        catalogue.score(state, terms - state.log_norm, torch.full_like(every, row), every) for row in range(len(terms))
+    ]
+    scores = torch.stack(rows)
+    scores[:, 0] = torch.nan
+    return scores
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_ranks_are_those_of_brute_force(trial):
+    catalogue, state, terms, target = random_case(trial)
+    everyone = torch.arange(len(target))
+    gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
+    for excluded in (None, gone):
+        scores = dense(catalogue, state, terms)
+        own = scores[everyone, target][:, None]
+        for row, items in enumerate(excluded or []):
+            scores[row, items] = torch.nan
+        scores[everyone, target] = torch.nan
+        ranks = catalogue.rank(state, terms, target, excluded=excluded)
+        assert torch.equal(ranks.above, (scores > own).sum(1))
+        assert torch.equal(ranks.tied, (scores == own).sum(1))
+        assert torch.equal(ranks.n_candidates, (~scores.isnan()).sum(1) + 1)
+        cut = catalogue.rank(state, terms, target, excluded=excluded, at_most=5)
+        near = ranks.above < 5
+        assert torch.equal(cut.above[near], ranks.above[near])
+        assert (cut.above[~near] >= 5).all()
+
+
+@pytest.mark.parametrize("trial", TRIALS)
+def test_the_best_are_those_of_brute_force(trial):
+    catalogue, state, terms, target = random_case(trial)
+    gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
+    for excluded in (None, gone):
+        scores = dense(catalogue, state, terms).nan_to_num(-torch.inf)
+        for row, items in enumerate(excluded or []):
+            scores[row, items] = -torch.inf
+        items, values = catalogue.top(state, terms, 7, excluded)
+        expected = scores.sort(dim=1, descending=True, stable=True)
+        k = min(7, scores.shape[1])
+        assert torch.equal(values[:, :k], expected.values[:, :k])
+        there = expected.values[:, :k] > -torch.inf
+        assert torch.equal(items[:, :k][there], expected.indices[:, :k][there])
+
+
+def test_without_exceptions_it_is_a_sum():
+    catalogue = MemoryCatalogue(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 1, 1, 2]), 2)
+    nothing = torch.zeros(0, dtype=torch.long)
+    found = Exceptions(nothing, nothing, torch.zeros(0).double(), torch.zeros(0).double(), 4)
+    state = Remembered(torch.ones(1, 1), torch.zeros(1, 3), found)
+    terms = torch.tensor([[0.0, 0.0, -1.5]])
+    assert catalogue.rank(state, terms, torch.tensor([1])).above.tolist() == [2]
+    assert catalogue.rank(state, terms, torch.tensor([3])).above.tolist() == [1]
+    raised = Exceptions(torch.tensor([0]), torch.tensor([1]), torch.tensor([10.0]).double(), torch.ones(1).double(), 4)
+    state = Remembered(torch.ones(1, 1), torch.zeros(1, 3), raised)
+    assert catalogue.top(state, terms, 3)[0].tolist() == [[1, 2, 3]]
+
+
+def test_nan_is_an_error():
+    catalogue, state, terms, target = random_case(1)
+    state.vector[0, 0] = torch.nan
+    with pytest.raises(ScoreError, match="NaN"):
+        catalogue.rank(state, terms, target)
