@@ -13,7 +13,8 @@ the training interactions with v, e(v) and e'(c) the evidence of IntentBackoff.
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
 *Rare items.* A vector learnt from one interaction says little: (3) trusts it n(v) / (n(v) + eta), and an item never
-seen is what its intent is.
+seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
+learnt from better than those to come, the more so the fewer they are.
 
 *Gates.* m = sigmoid(ln(sum e / (mu + E - sum e)) + g), and m' likewise: with g = 0 the share the counts have in
 IntentBackoff. A learned g is linear in the state, ln(mu + E), the share of the discounts and the length of the history,
@@ -53,6 +54,11 @@ from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
 FEATURES = 3  # of a gate, beside the state
 TINY = 1e-30
+
+
+def trust(seen: Tensor, shrinkage: float) -> Tensor:
+    """n / (n + eta), 1 for eta = 0."""
+    return seen / (seen + shrinkage) if shrinkage else torch.ones_like(seen)
 
 
 class Gate(nn.Module):
@@ -173,6 +179,7 @@ class CaFePlusNet(Towers):
         intent_loss_weight: float,
         n_in_intent: int,
         shrinkage: float,
+        rank_shrinkage: float,
         window: int,
         window_decay: float,
         backward: float,
@@ -194,8 +201,9 @@ class CaFePlusNet(Towers):
             raise ValueError(f"repeats={repeats!r} is not one of {', '.join(REPEATS)}")
         if n_in_intent < 1:
             raise ValueError(f"n_in_intent={n_in_intent} must be at least 1")
-        if shrinkage < 0:
-            raise ValueError(f"shrinkage={shrinkage} must be at least 0")
+        for key, value in {"shrinkage": shrinkage, "rank_shrinkage": rank_shrinkage}.items():
+            if value < 0:
+                raise ValueError(f"{key}={value} must be at least 0")
         for key, value in {"prior": prior, "intent_prior": intent_prior, "popularity_prior": popularity_prior}.items():
             if value <= 0:
                 raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
@@ -207,7 +215,8 @@ class CaFePlusNet(Towers):
             initializer_range=initializer_range, sparse=sparse_tables,
         )  # fmt: skip
         self.n_items, self.item_net = n_items, item_net
-        self.intent_loss_weight, self.n_in_intent, self.shrinkage = intent_loss_weight, n_in_intent, shrinkage
+        self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
+        self.shrinkage, self.rank_shrinkage = shrinkage, rank_shrinkage
         self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
         self.item_look = {"length": history_length, "decay": history_decay, "prior": prior}
         self.intent_look = {"length": max_seq_length, "decay": intent_history_decay, "prior": intent_prior}
@@ -286,8 +295,8 @@ class CaFePlusNet(Towers):
         logit = (seen + self.popularity_prior).log()
         logits = ((seen_other + self.popularity_prior).log() + weight.clamp(min=TINY).log())[which]  # [N, K]
         if self.item_net:
-            logit = logit + self._trust(seen) * (state * self.item_embedding(item)).sum(-1)
-            vectors = self._trust(seen_other)[..., None] * self.item_embedding(other)
+            logit = logit + trust(seen, self.shrinkage) * (state * self.item_embedding(item)).sum(-1)
+            vectors = trust(seen_other, self.shrinkage)[..., None] * self.item_embedding(other)
             logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
         logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
         return (logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)).exp()
@@ -380,10 +389,9 @@ class CaFePlusNet(Towers):
         popularity = self.popularity_exponent * (seen + self.popularity_prior).log()[..., None]
         if not self.item_net:
             return popularity
-        return torch.cat((self._trust(seen)[..., None] * self.item_embedding.weight[items], popularity), -1)
-
-    def _trust(self, seen: Tensor) -> Tensor:
-        return seen / (seen + self.shrinkage) if self.shrinkage else torch.ones_like(seen)
+        return torch.cat(
+            (trust(seen, self.rank_shrinkage)[..., None] * self.item_embedding.weight[items], popularity), -1
+        )
 
 
 class CaFePlus(NetRecommender):
