@@ -19,6 +19,7 @@ PROMISED = {
     "full_eval": {"ours_sasrec", "share_of_products", "large", "floor_dense", "users"},
     "topk": {"results", "rank", "rank_at_most", "all_equal_to_brute_force", "trained"},
     "optimizer": {"sparse_adam", "ratio_sparse_adam", "table", "difference_to_adam"},
+    "cafe_plus": {"growth", "data_small", "data_large"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
