@@ -121,14 +121,17 @@ class Successors(nn.Module):
         same = (ids[:, :, None] == ids[:, None]) * real[:, None]  # [B, S, S]
         own = same @ (step * real[:, :, None] * real[:, None]) @ same  # what the row adds to c(id_j, id_t)
         first = ~torch.tril(same.bool(), -1).any(2) & (ids > 0)  # each id of a row once
-        stored = self.find(ids[:, :, None].expand_as(own), ids[:, None].expand_as(own))
+        read = (lag > 0) & (lag <= length)
+        row, source, target = (((own > 0) | read) & (real[:, :, None] * real[:, None] > 0)).nonzero(as_tuple=True)
+        stored = torch.zeros_like(own)
+        stored[row, source, target] = self.find(ids[row, source], ids[row, target])  # most of a batch is padding
         # c* -> c: discounting is monotone, and what it has taken off altogether has nothing to be taken off
         count = torch.where(stored >= 1 - self.discount, stored + self.discount, stored / (1 - self.discount + 1e-12))
         count = (count * (stored > 0) - own).clamp(min=0)
         others = discounted(count, self.discount)
         total = self.total[ids] - torch.einsum("bjt,bt->bj", own, first.double())
         kept = self.kept[ids] - torch.einsum("bjt,bt->bj", stored - others, first.double())
-        weight = torch.where((lag > 0) & (lag <= length), decay ** (lag - 1), 0.0) * real[:, :, None]
+        weight = torch.where(read, decay ** (lag - 1), 0.0) * real[:, :, None]
         return (
             (weight * others).sum(1),
             torch.einsum("bjt,bj->bt", weight, total) + prior,
