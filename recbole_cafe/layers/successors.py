@@ -5,8 +5,9 @@ The formulas and their sources are in recbole_cafe.model.intent_backoff, which i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,76 @@ from torch import Tensor, nn
 
 from recbole_cafe.ranking.factored import Exceptions
 
+REPEATS = ("observed", "free")
+
 Numbers = TypeVar("Numbers", np.ndarray, Tensor)
+
+
+@dataclass(frozen=True)
+class CountSettings:
+    """How items and intents are counted and looked up: keys of a model's YAML.
+
+    Raises:
+        ValueError: a setting outside of its range.
+    """
+
+    window: int
+    window_decay: float
+    backward: float
+    history_length: int
+    history_decay: float
+    discount: float
+    prior: float
+    max_successors: int
+    intent_window: int
+    intent_window_decay: float
+    intent_history_decay: float
+    intent_discount: float
+    intent_prior: float
+    popularity_prior: float
+    repeats: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> CountSettings:
+        """Those among the settings of a net."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    def __post_init__(self) -> None:
+        for key, least in {"window": 1, "history_length": 1, "intent_window": 1, "max_successors": 0}.items():
+            if (value := getattr(self, key)) < least:
+                raise ValueError(f"{key}={value} must be at least {least}")
+        for key in ("window_decay", "backward", "history_decay", "discount", "intent_window_decay",
+                    "intent_history_decay", "intent_discount"):  # fmt: skip
+            if not 0 <= (value := getattr(self, key)) <= 1:
+                raise ValueError(f"{key}={value} must be between 0 and 1")
+        for key in ("prior", "intent_prior", "popularity_prior"):
+            if (value := getattr(self, key)) <= 0:
+                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
+        if self.repeats not in REPEATS:
+            raise ValueError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
+
+    def items(self, users: Tensor, items: Tensor, n: int) -> Successors:
+        """The counts of items."""
+        return Successors(
+            users, items, n=n, window=self.window, window_decay=self.window_decay, backward=self.backward,
+            discount=self.discount, most=self.max_successors,
+        )  # fmt: skip
+
+    def intents(self, users: Tensor, intents: Tensor, n: int) -> Successors:
+        """The counts of intents."""
+        return Successors(
+            users, intents, n=n, window=self.intent_window, window_decay=self.intent_window_decay, backward=0.0,
+            discount=self.intent_discount, most=0,
+        )  # fmt: skip
+
+    @property
+    def item_look(self) -> dict[str, Any]:
+        """Arguments of :meth:`Successors.masses` for items."""
+        return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}
+
+    def intent_look(self, length: int) -> dict[str, Any]:
+        """The same for intents, of which all `length` of a history count."""
+        return {"length": length, "decay": self.intent_history_decay, "prior": self.intent_prior}
 
 
 class Successors(nn.Module):
@@ -90,10 +160,10 @@ class Successors(nn.Module):
         left_out = self.total - self.kept
         return (weight * self.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
 
-    def evidence(self, sources: Tensor, *, decay: float) -> Tensor:
-        """e of every id. sources: [B, L] ids, newest first, 0 for none. Returns [B, n]: for the few ids of intents."""
+    def evidence(self, sources: Tensor, *, length: int, decay: float, prior: float) -> Tensor:  # noqa: ARG002
+        """e of every id. Arguments as :meth:`masses`. Returns [B, n]: for the few ids of intents."""
         made = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
-        for i, source in enumerate(sources.unbind(1)):
+        for i, source in enumerate(sources[:, :length].unbind(1)):
             row, successor, count = self.of(source)
             made[row, successor] += decay**i * count
         return made
@@ -196,11 +266,12 @@ class Evidence:
 
 
 def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, length: int = 0,
-                  decay: float = 1.0) -> Evidence:  # fmt: skip
+                  decay: float = 1.0, prior: float = 0.0) -> Evidence:  # fmt: skip  # noqa: ARG001
     """e(v) of a batch of histories.
 
     Args:
         table: None if nothing is remembered. newest: [B, L] items, newest first; the first `length` are looked up.
+        prior: not read; it is among the settings of a look-up.
     """
     B, V = len(newest), n_items
     sources = () if table is None else newest[:, :length].unbind(1)

@@ -45,10 +45,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.successors import Successors, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.layers.successors import (
+    CountSettings,
+    Successors,
+    item_evidence,
+    newest_first,
+    repeat_rate,
+    with_repeats,
+)
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.intent_backoff import REPEATS
 from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
@@ -197,16 +203,12 @@ class CaFePlusNet(Towers):
         popularity_prior: float,
         repeats: str,
     ) -> None:
-        if repeats not in REPEATS:
-            raise ValueError(f"repeats={repeats!r} is not one of {', '.join(REPEATS)}")
+        counts = CountSettings.of(locals())
         if n_in_intent < 1:
             raise ValueError(f"n_in_intent={n_in_intent} must be at least 1")
         for key, value in {"shrinkage": shrinkage, "rank_shrinkage": rank_shrinkage}.items():
             if value < 0:
                 raise ValueError(f"{key}={value} must be at least 0")
-        for key, value in {"prior": prior, "intent_prior": intent_prior, "popularity_prior": popularity_prior}.items():
-            if value <= 0:
-                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
         super().__init__(
             n_items=n_items, item2intent=item2intent, n_intents=n_intents, max_seq_length=max_seq_length,
             hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
@@ -218,17 +220,10 @@ class CaFePlusNet(Towers):
         self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
         self.shrinkage, self.rank_shrinkage = shrinkage, rank_shrinkage
         self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
-        self.item_look = {"length": history_length, "decay": history_decay, "prior": prior}
-        self.intent_look = {"length": max_seq_length, "decay": intent_history_decay, "prior": intent_prior}
+        self.item_look, self.intent_look = counts.item_look, counts.intent_look(max_seq_length)
         users, items = (ids.cpu() for ids in train_pairs)
-        self.items = Successors(
-            users, items, n=n_items, window=window, window_decay=window_decay, backward=backward, discount=discount,
-            most=max_successors,
-        ) if item_memory else None  # fmt: skip
-        self.intents = Successors(
-            users, item2intent[items], n=n_intents + 1, window=intent_window, window_decay=intent_window_decay,
-            backward=0.0, discount=intent_discount, most=0,
-        ) if intent_memory else None  # fmt: skip
+        self.items = counts.items(users, items, n_items) if item_memory else None
+        self.intents = counts.intents(users, item2intent[items], n_intents + 1) if intent_memory else None
         self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None
         self.intent_gate = Gate(hidden_size, learned=learned_intent_gate) if intent_memory else None
         for gate in (self.item_gate, self.intent_gate):
@@ -325,7 +320,7 @@ class CaFePlusNet(Towers):
             sources = self.item2intent[newest]
             mass, rest = self.intents.masses(sources, **self.intent_look)
             m = self.intent_gate(coarse, mass, rest, packing.length)[:, None]
-            evidence = self.intents.evidence(sources, decay=self.intent_look["decay"])
+            evidence = self.intents.evidence(sources, **self.intent_look)
             of_intent = m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
         terms = of_intent.log()
         vector = fused.new_ones(len(fused), 1)
@@ -333,8 +328,7 @@ class CaFePlusNet(Towers):
             vector = torch.cat((fused, vector), 1)
         log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
         if self.items is not None:
-            length, decay = self.item_look["length"], self.item_look["decay"]
-            found = item_evidence(self.items, newest, n_items=self.n_items, length=length, decay=decay)
+            found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
             mass, rest = self.items.masses(newest, **self.item_look)
             m = self.item_gate(fused, mass, rest, packing.length)
             extra = found.value * (m / (mass - rest).clamp(min=TINY))[found.row]

@@ -49,11 +49,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.successors import Successors, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.layers.successors import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
-
-REPEATS = ("observed", "free")
 
 
 class IntentBackoffNet(nn.Module):
@@ -97,36 +95,16 @@ class IntentBackoffNet(nn.Module):
         popularity_prior: float,
         repeats: str,
     ) -> None:
+        counts = CountSettings.of(locals())
         super().__init__()
-        _at_least(1, window=window, history_length=history_length, intent_window=intent_window)
-        _at_least(0, max_successors=max_successors)
-        _shares(
-            window_decay=window_decay, backward=backward, history_decay=history_decay, discount=discount,
-            intent_window_decay=intent_window_decay, intent_history_decay=intent_history_decay,
-            intent_discount=intent_discount,
-        )  # fmt: skip
-        for key, value in {"prior": prior, "intent_prior": intent_prior, "popularity_prior": popularity_prior}.items():
-            if value <= 0:
-                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
-        if repeats not in REPEATS:
-            raise ValueError(f"repeats={repeats!r} is not one of {', '.join(REPEATS)}")
         if not use_intents:  # one intent that all items have
             item2intent, n_intents = (torch.arange(n_items) > 0).long(), 2
         self.scores_intents = use_intents
         self.repeats, self.n_items, self.n_intents = repeats, n_items, n_intents
-        self.history_length, self.history_decay, self.prior = history_length, history_decay, prior
-        self.intent_history_decay, self.intent_prior = intent_history_decay, intent_prior
+        self.item_look, self.intent_look = counts.item_look, counts.intent_look(max_seq_length)
         users, items = (ids.cpu() for ids in train_pairs)
-        self.items = Successors(
-            users, items, n=n_items, window=window, window_decay=window_decay, backward=backward, discount=discount,
-            most=max_successors,
-        )  # fmt: skip
-        self.intents: Successors | None = None
-        if use_intents:
-            self.intents = Successors(
-                users, item2intent[items], n=n_intents + 1, window=intent_window, window_decay=intent_window_decay,
-                backward=0.0, discount=intent_discount, most=0,
-            )  # fmt: skip
+        self.items = counts.items(users, items, n_items)
+        self.intents = counts.intents(users, item2intent[items], n_intents + 1) if use_intents else None
         seen = torch.bincount(items, minlength=n_items).double()  # [V] n(v)
         weight = (seen + popularity_prior) ** popularity_exponent
         weight[0] = 0
@@ -156,9 +134,8 @@ class IntentBackoffNet(nn.Module):
             contributes to any other of its items: (1) is (terms P(v | c) + extra) factor.
         """
         newest = newest_first(item_seq)
-        look = {"length": self.history_length, "decay": self.history_decay}
-        found = item_evidence(self.items, newest, n_items=self.n_items, **look)
-        seen, rest = self.items.masses(newest, prior=self.prior, **look)
+        found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
+        seen, rest = self.items.masses(newest, **self.item_look)
         terms = self._intent_probability(newest) * (rest / seen)[:, None]
         plain = terms[found.row, self.item2intent[found.item]] * self.within[found.item]
         rho = self.rho if self.repeats == "observed" else None
@@ -171,9 +148,9 @@ class IntentBackoffNet(nn.Module):
         """(2). Returns [B, C + 1]; without intents 1 for the one that all items have."""
         if self.intents is None:
             return self.intent_share.expand(len(newest), -1)
-        sources, decay = self.item2intent[newest], self.intent_history_decay
-        evidence = self.intents.evidence(sources, decay=decay)
-        seen, rest = self.intents.masses(sources, length=sources.shape[1], decay=decay, prior=self.intent_prior)
+        sources = self.item2intent[newest]
+        evidence = self.intents.evidence(sources, **self.intent_look)
+        seen, rest = self.intents.masses(sources, **self.intent_look)
         return (evidence + rest[:, None] * self.intent_share) / seen[:, None]
 
     def scores(self, state: Exceptions, terms: Tensor, items: Tensor | None = None,
@@ -202,18 +179,6 @@ class IntentBackoffNet(nn.Module):
     def catalogue(self) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
         return FactoredCatalogue(self.within, self.item2intent, self.n_intents)
-
-
-def _at_least(least: int, **settings: float) -> None:
-    for key, value in settings.items():
-        if value < least:
-            raise ValueError(f"{key}={value} must be at least {least}")
-
-
-def _shares(**settings: float) -> None:
-    for key, value in settings.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{key}={value} must be between 0 and 1")
 
 
 class IntentBackoff(NetRecommender):

@@ -83,7 +83,7 @@ def test_masses_and_evidence_are_those_of_a_history():
     newest = newest_first(torch.tensor([[*history, 0], [4, 0, 0, 0, 0, 0]]))
     assert newest[0].tolist() == [2, 1, 5, 5, 3, 0]
     mass, rest = made.masses(newest, **LOOK)
-    evidence = made.evidence(newest[:, : LOOK["length"]], decay=LOOK["decay"])
+    evidence = made.evidence(newest, **LOOK)
     for target in range(1, N):
         expected = naive(made, history, target, **LOOK)
         assert (evidence[0, target].item(), mass[0].item(), rest[0].item()) == pytest.approx(expected, abs=1e-6)

@@ -54,7 +54,8 @@ class TestCaFePlus(ModelContract):
     @pytest.mark.parametrize(
         ("settings", "message"),
         [({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
-         ({"prior": 0.0}, "prior=0.0"), ({"shrinkage": -1.0}, "shrinkage=-1.0"),
+         ({"prior": 0.0}, "prior=0.0"), ({"intent_window": 0}, "intent_window=0"),
+         ({"shrinkage": -1.0}, "shrinkage=-1.0"),
          ({"rank_shrinkage": -1.0}, "rank_shrinkage=-1.0")],
     )  # fmt: skip
     def test_a_setting_out_of_its_range_is_refused(self, toy_path, settings, message):
