@@ -24,7 +24,7 @@ places (docs/cafe_plus.md).
 
 *Training* minimises -ln P(v | h) + lambda (-ln of (2)'s softmax), which keeps Eq. 9's second half. Counts that hold
 what is to be predicted would teach the gates to trust them blindly: each row's own contribution is taken off first
-(:meth:`recbole_cafe.layers.successors.Successors.without_own`), from e, e' and n(v) alike. The softmax (3) takes all
+(:meth:`recbole_cafe.model.successors.Successors.without_own`), from e, e' and n(v) alike. The softmax (3) takes all
 items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what the
 batch touches, not the catalogue.
 
@@ -45,7 +45,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.successors import (
+from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.cafe import Towers
+from recbole_cafe.model.successors import (
     CountSettings,
     Successors,
     item_evidence,
@@ -53,8 +55,6 @@ from recbole_cafe.layers.successors import (
     repeat_rate,
     with_repeats,
 )
-from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.cafe import Towers
 from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB

@@ -49,8 +49,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.successors import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.successors import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
 
 

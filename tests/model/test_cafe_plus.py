@@ -3,8 +3,8 @@ import pytest
 import torch
 from contract import ModelContract, build
 
-from recbole_cafe.layers.successors import newest_first
 from recbole_cafe.model.cafe_plus import Gate, IntentItems
+from recbole_cafe.model.successors import newest_first
 
 
 class TestCaFePlus(ModelContract):
@@ -12,7 +12,7 @@ class TestCaFePlus(ModelContract):
 
     def test_a_future_item_does_not_change_an_earlier_state(self, toy_path):
         """Of the towers. The counts of a row are taken off the tables as a whole, the later ones of its items too: that
-        nothing of the row is left is tested in tests/layers/test_successors.py."""
+        nothing of the row is left is tested in tests/model/test_successors.py."""
         without = self.build(toy_path, item_memory=False, intent_memory=False).enlarged()
         super().test_a_future_item_does_not_change_an_earlier_state(without)
 

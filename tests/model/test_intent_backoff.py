@@ -11,8 +11,8 @@ import toy
 from contract import CLOSE, ScoringContract, build
 
 from recbole_cafe.config import model_yaml, read_yaml
-from recbole_cafe.layers.successors import repeat_rate, transitions
 from recbole_cafe.model.intent_backoff import IntentBackoff, IntentBackoffNet
+from recbole_cafe.model.successors import repeat_rate, transitions
 from recbole_cafe.quick_start import run
 from recbole_cafe.ranking.ranks import expectation, rank_of_target
 

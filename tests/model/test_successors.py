@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_cafe.layers.successors import Successors, newest_first
+from recbole_cafe.model.successors import Successors, newest_first
 
 N = 9
 SETTINGS = {"window": 3, "window_decay": 0.8, "backward": 0.3, "discount": 0.6, "most": 0}
