@@ -68,14 +68,11 @@ def trust(seen: Tensor, shrinkage: float) -> Tensor:
 
 
 class Gate(nn.Module):
-    """The share of the memory in a mixture."""
+    """The share of the memory in a mixture, at first that which the counts alone would have."""
 
     def __init__(self, hidden_size: int, *, learned: bool) -> None:
         super().__init__()
         self.shift = nn.Linear(hidden_size + FEATURES, 1) if learned else None
-
-    def reset(self) -> None:
-        """The share that the counts alone would have."""
         if self.shift is not None:
             nn.init.zeros_(self.shift.weight)
             nn.init.zeros_(self.shift.bias)
@@ -226,9 +223,6 @@ class CaFePlusNet(Towers):
         self.intents = counts.intents(users, item2intent[items], n_intents + 1) if intent_memory else None
         self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None
         self.intent_gate = Gate(hidden_size, learned=learned_intent_gate) if intent_memory else None
-        for gate in (self.item_gate, self.intent_gate):
-            if gate is not None:
-                gate.reset()
         seen = torch.bincount(items, minlength=n_items).float()
         self.inside = IntentItems(item2intent, n_intents + 1, seen)
         share = torch.bincount(item2intent, weights=seen.double(), minlength=n_intents + 1) + 1

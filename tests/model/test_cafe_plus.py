@@ -65,7 +65,6 @@ class TestCaFePlus(ModelContract):
 
 def test_a_gate_starts_with_the_share_of_the_counts():
     gate = Gate(4, learned=True)
-    gate.reset()
     mass, rest = torch.tensor([10.0, 3.0], dtype=torch.float64), torch.tensor([4.0, 3.0], dtype=torch.float64)
     got = gate(torch.randn(2, 4), mass, rest, torch.tensor([1, 2]))
     assert got.tolist() == pytest.approx([0.6, 0.0])
