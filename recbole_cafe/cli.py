@@ -37,6 +37,8 @@ recbole-cafe COMMAND [ARGUMENTS]      (version {version})
   report DIR [--test=t|wilcoxon]
                      tables of a benchmark's folder, in DIR/report
   figures DIR        figures of a benchmark's folder, in DIR/figures
+  slices DIR [--systems=a,b] [--reference=a] [--data_path=DIR]
+                     metrics by the target's frequency, the history's length and its intents, in DIR/slices
   show-config [as run]                 print every key, its value and where it comes from
   list                                 models, data sets, benchmarks and presets
   simulate [--help]                    make a simulated data set of any size
@@ -179,6 +181,17 @@ def figures_command(arguments: Sequence[str]) -> int:
     return 0
 
 
+def slices_command(arguments: Sequence[str]) -> int:
+    """Cut the test users of a benchmark into slices."""
+    from recbole_cafe.benchmark.slices import write
+
+    out, given = _folder_and_options("slices", arguments, {"systems": "", "reference": "", "data_path": ""})
+    written = write(out, systems=given["systems"].split(",") if given["systems"] else None,
+                    reference=given["reference"] or None, data_path=given["data_path"] or None)  # fmt: skip
+    print("\n".join(map(str, written)))
+    return 0
+
+
 def _folder_and_options(command: str, arguments: Sequence[str], options: dict[str, str]) -> tuple[Path, dict[str, str]]:
     from recbole_cafe.config import ConfigError, parse_arguments
 
@@ -290,6 +303,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "benchmark": benchmark_command,
     "report": report_command,
     "figures": figures_command,
+    "slices": slices_command,
     "list": list_command,
     "show-config": show_config,
     "simulate": simulate,

@@ -32,6 +32,8 @@ from recbole_cafe.files import written_whole
 
 FOLDER = "figures"
 KEYS = frozenset(["system", "baseline", "x", "xlabel", "metric"])
+STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "recbole-cafe",
+         "figure.constrained_layout.use": True}  # fmt: skip
 BLUE, GREY, ORANGE = "#1f5fa8", "#7a7a7a", "#c8601a"  # told apart in grey and by the colour-blind
 
 
@@ -112,18 +114,16 @@ def write(out: Path) -> list[Path]:
 
     benchmark = read(out)
     folder, written = Path(out) / FOLDER, []
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "recbole-cafe",
-             "figure.constrained_layout.use": True}  # fmt: skip
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         for table in tables(benchmark):
             rows = [row for row in table.rows if row.values[table.metrics[0]] is not None]
             if rows:
                 lines = [{"system": row.system, "ours": row.ours, "metric": table.metrics[0],
                           **asdict(row.values[table.metrics[0]])} for row in rows]  # fmt: skip
-                written += _save(folder, table.name, _dots(table, lines), lines)
+                written += save_figure(folder, table.name, _dots(table, lines), lines)
         if benchmark.plan.get("figure") and (points := gains(benchmark)):
             lines = [asdict(point) for point in points]
-            written += _save(folder, "gain", _line(benchmark, points), lines)
+            written += save_figure(folder, "gain", _line(benchmark, points), lines)
     if not written:
         raise store.StoreError(f"{out} has no finished run to draw")
     return written
@@ -179,7 +179,8 @@ def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
     return figure
 
 
-def _save(folder: Path, name: str, figure: Any, lines: Sequence[Mapping[str, Any]]) -> list[Path]:
+def save_figure(folder: Path, name: str, figure: Any, lines: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """`folder`/`name`.png and .svg, the same bytes for the same numbers, and .csv with the numbers."""
     for end, more in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
         with written_whole(folder / f"{name}.{end}") as file:
             figure.savefig(file, format=end, **more)

@@ -262,7 +262,7 @@ def _table(benchmark: Benchmark, dataset: str, systems: list[SystemRuns], protoc
         values = {m: stat(v) if (v := system.values(protocol, m)) else None for m in metrics}
         numbers = {m: paper.get(system.system, {}).get(m) for m in metrics} if paper else {}
         rows.append(Row(system.system, system.system in benchmark.ours, values, numbers, system))
-    reference = _reference(benchmark, rows)
+    reference = reference_of(benchmark, systems)
     random_intents = parse_protocol(protocol).random_intents
     table = Table(
         dataset=dataset,
@@ -333,9 +333,10 @@ def _limited(system: SystemRuns) -> str | None:
     )
 
 
-def _reference(benchmark: Benchmark, rows: Sequence[Row]) -> str | None:
+def reference_of(benchmark: Benchmark, systems: Sequence[SystemRuns]) -> str | None:
+    """The system of these that the others are compared with: the file's, else the first of ours with a run."""
     wanted = [*_as_list(benchmark.plan.get("reference")), *benchmark.ours]
-    there = {row.system for row in rows if row.runs.runs}
+    there = {system.system for system in systems if system.runs}
     return next((name for name in wanted if name in there), None)
 
 
@@ -386,7 +387,7 @@ def markdown(table: Table) -> str:
     lines = [f"**{table.caption}**", ""]
     if table.warning:
         lines += [f"> **Warning.** {table.warning}", ""]
-    lines += _markdown_row(header), "|---" * len(header) + "|"
+    lines += markdown_row(header), "|---" * len(header) + "|"
     places = {metric: table.places(metric) for metric in table.metrics}
     for row in table.rows:
         cells = [f"{_md(row.system)}{' †' if _significant(row) else ''}"]
@@ -396,11 +397,11 @@ def markdown(table: Table) -> str:
             cells.append(f"**{text}**" if place == 1 else f"<u>{text}</u>" if place == 2 else text)
         if table.published:
             cells += [row.published[m] or "" for m in table.metrics]
-        lines.append(_markdown_row(cells))
+        lines.append(markdown_row(cells))
     for system, gains in table.gains():
         cells = [f"*gain of {_md(system)} over the best baseline*"]
         cells += ["" if g is None else f"{g[0]:+.1%} ({_md(g[1])})" for g in gains.values()]
-        lines.append(_markdown_row([*cells, *([""] * len(titles) if table.published else [])]))
+        lines.append(markdown_row([*cells, *([""] * len(titles) if table.published else [])]))
     lines.append("")
     lines += [f"* {note}" for note in _footnotes(table)]
     lines += ["", *_markdown_tests(table), *_markdown_costs(table)]
@@ -431,7 +432,7 @@ def _markdown_tests(table: Table) -> list[str]:
         d = row.difference
         interval = f"{d.low:+.4f} … {d.high:+.4f}"
         cells = [_md(row.system), f"{d.mean:+.4f}", interval, p_value(d.p), p_value(d.p_holm), f"{d.users:,}"]
-        lines.append(_markdown_row(cells))
+        lines.append(markdown_row(cells))
     return [*lines, ""]
 
 
@@ -442,14 +443,15 @@ def _markdown_costs(table: Table) -> list[str]:
         if cost is not None:
             tried = f" ({row.runs.tried} of {row.runs.trials} points)" if row.runs.trials > 1 else ""
             epochs = ", ".join(map(str, cost["epochs"]))
-            lines.append(_markdown_row([
+            lines.append(markdown_row([
                 _md(row.system), row.runs.model, f"{cost['seconds_per_epoch']:.2f}", epochs, f"{cost['parameters']:,}",
                 _md(_point(row.runs.point)) + tried, f"`{row.runs.digest}`",
             ]))  # fmt: skip
     return lines if len(lines) > 2 else []
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 
