@@ -286,6 +286,21 @@ def _pandas_seq_columns() -> None:
         warnings.filterwarnings("ignore", category=lost, module=r"recbole\.data\.dataset\.dataset$")
 
 
+@defect(
+    name="pandas-read-only-columns",
+    issues="none known",
+    when="pandas 3, or copy-on-write switched on in pandas 2",
+    needed=lambda: not pd.Series([1]).to_numpy().flags.writeable,
+    until="RecBole makes its tensors from copies",
+)
+def _pandas_read_only_columns() -> None:
+    """Every run warns that a tensor shares the memory of a column that must not be written to. Nobody writes to it, and
+    a copy would cost the memory of the column."""
+    warnings.filterwarnings(
+        "ignore", "The given NumPy array is not writ", UserWarning, r"recbole\.data\.dataset\.dataset$"
+    )
+
+
 def _agg_takes_the_column_at_once() -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 2 announces the change

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from recbole_cafe import Config
 from recbole_cafe.config import HOST_KNOWS, model_yaml, net_keys, props_dir, read_yaml
+from recbole_cafe.layers.losses import LOSSES
 from recbole_cafe.model import MODELS
 from recbole_cafe.quick_start import create_dataset, data_preparation
 from recbole_cafe.trainer import NetTrainer
@@ -220,6 +221,7 @@ class ModelContract(ScoringContract):
 
     causal: a position's state depends on itself and the past only.
     no_gradient: end of a parameter's name -> why the loss does not depend on it. An entry must be true.
+    loss_types: values of loss_type it learns with; None for all that its net knows.
     """
 
     causal: bool = True
@@ -227,7 +229,30 @@ class ModelContract(ScoringContract):
         "key.bias": "adds the same to a query's scores of all keys, which the softmax does not see"
     }
 
+    loss_types: Sequence[str] | None = None
+
     # Loss ------------------------------------------------------------------------------------------------------------
+
+    def test_every_loss_can_be_learned_from(self, toy_path: Path) -> None:
+        """Twenty steps of Adam on one batch, a tenth of whose loss at least has to go."""
+        net = self.model_class().net
+        if "loss_type" not in inspect.signature(net).parameters:
+            pytest.skip(f"{self.model} has one loss")
+        for loss_type in self.loss_types or getattr(net, "losses", LOSSES):
+            run = self.build(toy_path, loss_type=loss_type, n_negatives=3)
+            batch, losses = run.batch("train"), []
+            optimizer = torch.optim.Adam(run.model.parameters(), lr=0.02)
+            for _ in range(20):
+                torch.manual_seed(1)  # the same negatives, the same dropout
+                loss = run.model.calculate_loss(batch)
+                losses.append(loss.item())
+                optimizer.zero_grad()
+                loss.backward()
+                for parameter in run.model.parameters():
+                    if parameter.grad is not None and parameter.grad.is_sparse:
+                        parameter.grad = parameter.grad.to_dense()
+                optimizer.step()
+            assert losses[-1] < 0.9 * losses[0], (loss_type, losses)
 
     @pytest.mark.parametrize("layout", ["all", "last"])
     def test_the_loss_is_finite_and_every_parameter_has_a_gradient(self, toy_path: Path, layout: str) -> None:

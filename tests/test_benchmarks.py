@@ -20,6 +20,7 @@ PROMISED = {
     "topk": {"results", "rank", "rank_at_most", "all_equal_to_brute_force", "trained"},
     "optimizer": {"sparse_adam", "ratio_sparse_adam", "table", "difference_to_adam"},
     "cafe_plus": {"growth", "data_small", "data_large"},
+    "calibration": {"systems", "data"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
@@ -65,6 +66,14 @@ def check_optimizer(found: dict) -> None:
     assert found["difference_to_adam"]["mean"] < 0.05 * found["difference_of_sparse_adam"]["mean"]
 
 
+def check_calibration(found: dict) -> None:
+    for system in found["systems"].values():
+        assert sum(b["users"] for b in system["bins"]) == system["users"] > 0
+        assert 0 <= system["ece"] <= 1 and 0 <= system["first_intent_right"] <= 1 and system["nll"] > 0
+        came = sum(b["users"] * b["came"] for b in system["bins"]) / system["users"]
+        assert came == pytest.approx(system["first_intent_right"])
+
+
 def check_step_scaling(found: dict) -> None:
     assert found["memory"]["peak_mb"] > 0
     assert found["data_large"]["items"] > found["data_small"]["items"]
@@ -76,6 +85,7 @@ CHECKS = {
     "full_eval": check_full_eval,
     "optimizer": check_optimizer,
     "step_scaling": check_step_scaling,
+    "calibration": check_calibration,
 }  # fmt: skip
 
 

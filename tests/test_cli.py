@@ -209,7 +209,7 @@ def file_of(text: str) -> Callable[[Path], dict[str, object]]:
         ({"learning_rat": 0.1}, "ConfigError", "unknown key 'learning_rat' (value 0.1) for CaFe; did you mean learn"),
         ({"tie_order": "time"}, "ConfigError", "tie_order='time' is not one of file, random"),
         ({"joint": "maybe"}, "ValueError", "joint='maybe' is not one of product, sum, item"),
-        ({"loss_type": "BPR"}, "ValueError", "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR"}, "ValueError", "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
         ({"n_heads": 3}, "ValueError", "hidden_size=8 is not a multiple of n_heads=3"),
         ({"epochs": "x"}, "ConfigError", "epochs='x' should be a number (default "),
         ({"intent_loss": "maybe"}, "ConfigError", "intent_loss='maybe' should be True or False (default True)"),

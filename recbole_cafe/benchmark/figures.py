@@ -4,6 +4,8 @@ A dot for each system under each protocol; and, where the benchmark file has a `
 another from data set to data set::
 
     figure: {system: CaFe, baseline: BERT4Rec, x: {min1: 1, min5: 5}, xlabel: ..., metric: ndcg@5}
+
+`baseline` may be a list: a line for each.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ FOLDER = "figures"
 KEYS = frozenset(["system", "baseline", "x", "xlabel", "metric"])
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "recbole-cafe",
          "figure.constrained_layout.use": True}  # fmt: skip
-BLUE, GREY, ORANGE = "#1f5fa8", "#7a7a7a", "#c8601a"  # told apart in grey and by the colour-blind
+# Told apart in grey and by the colour-blind, the first ones best
+COLOURS = ("#1f5fa8", "#c8601a", "#3d8b55", "#8a4fa3", "#7a7a7a", "#b03a48", "#4fa3a3", "#9a8040")
+MARKS = "os^Dvx+*"
+BLUE, GREY = COLOURS[0], COLOURS[4]
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Point:
     """A point of the line of gains.
 
     Attributes:
+        over: the baseline. system, baseline: means over the seeds.
         gain: of the means over the seeds. low, high: smallest and largest gain of a single seed.
     """
 
@@ -49,6 +55,7 @@ class Point:
     x: float
     protocol: str
     metric: str
+    over: str
     system: float
     baseline: float
     gain: float
@@ -74,15 +81,22 @@ def gains(benchmark: Benchmark) -> list[Point]:
     points = []
     for dataset, x in figure["x"].items():
         systems = {s.system: s for s in benchmark.datasets.get(dataset, [])}
-        pair = [systems.get(figure[name]) for name in ("system", "baseline")]
-        if None in pair:
-            continue
-        check_comparable(dataset, pair)
-        for protocol in benchmark.protocols(dataset):
-            if not parse_protocol(protocol).random_intents:
-                metric = str(figure.get("metric") or metrics_of(benchmark, protocol)[0]).lower()
-                points += _point(dataset, float(x), protocol, metric, *pair)
-    return sorted(points, key=lambda point: (point.protocol, point.x))
+        for over in _baselines(figure):
+            pair = [systems.get(figure["system"]), systems.get(over)]
+            if None in pair:
+                continue
+            check_comparable(dataset, pair)
+            for protocol in benchmark.protocols(dataset):
+                if not parse_protocol(protocol).random_intents:
+                    metric = str(figure.get("metric") or metrics_of(benchmark, protocol)[0]).lower()
+                    points += _point(dataset, float(x), protocol, metric, *pair)
+    order = _baselines(figure)
+    return sorted(points, key=lambda point: (point.protocol, order.index(point.over), point.x))
+
+
+def _baselines(figure: Mapping[str, Any]) -> list[str]:
+    given = figure["baseline"]
+    return list(given) if isinstance(given, list) else [given]
 
 
 def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRuns, baseline: SystemRuns) -> list[Point]:
@@ -96,8 +110,8 @@ def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRun
         return []  # nothing is a multiple of nothing
     data = system.runs[seeds[0]]["data"]
     return [Point(
-        dataset, x, protocol, metric, *means, gain(*means), min(of_seeds), max(of_seeds), len(seeds), data["users"],
-        data["items"], data["interactions_per_item"],
+        dataset, x, protocol, metric, baseline.system, *means, gain(*means), min(of_seeds), max(of_seeds), len(seeds),
+        data["users"], data["items"], data["interactions_per_item"],
     )]  # fmt: skip
 
 
@@ -149,33 +163,35 @@ def _dots(table: Table, lines: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
-    """Gain against x, a line per protocol."""
+    """Gain against x: a panel per protocol, a line per baseline."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     spec = benchmark.plan["figure"]
-    figure = Figure(figsize=(5.2, 3.4))
-    axes = figure.subplots()
-    protocols = list(dict.fromkeys(point.protocol for point in points))
-    looks = zip((BLUE, ORANGE, GREY), ("o-", "s--", "^:"), strict=True)
-    for protocol, (colour, form) in zip(protocols, looks, strict=False):
-        own = [point for point in points if point.protocol == protocol]
-        metric = own[0].metric
-        reach = [[p.gain - p.low for p in own], [p.high - p.gain for p in own]]
-        axes.errorbar([p.x for p in own], [p.gain for p in own], yerr=reach, fmt=form, color=colour, markersize=5,
-                      capsize=2, linewidth=1.2, elinewidth=0.8, label=f"{protocol}, {title(metric)}")  # fmt: skip
-    places = sorted({point.x for point in points})
-    if len(places) > 2 and places[0] > 0:
-        axes.set_xscale("log")
-    axes.minorticks_off()
-    axes.set_xticks(places, [f"{x:g}" for x in places])
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    axes.set_xlabel(str(spec.get("xlabel", "")))
-    axes.set_ylabel(f"gain of {spec['system']} over {spec['baseline']}")
-    axes.legend(frameon=False, fontsize=8)
-    axes.set_title("point: gain of the means; whiskers: lowest and highest of a single seed", loc="left", fontsize=8)
+    protocols, baselines = (list(dict.fromkeys(getattr(p, name) for p in points)) for name in ("protocol", "over"))
+    figure = Figure(figsize=(0.6 + 4.2 * len(protocols), 3.4))
+    panels = figure.subplots(1, len(protocols), squeeze=False)[0]
+    for axes, protocol in zip(panels, protocols, strict=True):
+        there = [point for point in points if point.protocol == protocol]
+        for i, over in enumerate(baselines):
+            own = [point for point in there if point.over == over]
+            reach = [[p.gain - p.low for p in own], [p.high - p.gain for p in own]]
+            axes.errorbar([p.x for p in own], [p.gain for p in own], yerr=reach, fmt=f"{MARKS[i % len(MARKS)]}-",
+                          color=COLOURS[i % len(COLOURS)], markersize=5, capsize=2, linewidth=1.2, elinewidth=0.8,
+                          label=f"over {over}")  # fmt: skip
+        places = sorted({point.x for point in there})
+        if len(places) > 2 and places[0] > 0:
+            axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(places, [f"{x:g}" for x in places])
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+        axes.set_xlabel(str(spec.get("xlabel", "")))
+        axes.set_title(f"{protocol}, {title(there[0].metric)}", loc="left", fontsize=9)
+    panels[0].set_ylabel(f"gain of {spec['system']}")
+    panels[0].legend(frameon=False, fontsize=8)
+    figure.suptitle("point: gain of the means; whiskers: lowest and highest of a single seed", fontsize=8)
     return figure
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from recbole_cafe.benchmark import store
-from recbole_cafe.benchmark.figures import STYLE, save_figure
+from recbole_cafe.benchmark.figures import COLOURS, MARKS, STYLE, save_figure
 from recbole_cafe.benchmark.report import (
     Benchmark,
     SystemRuns,
@@ -34,14 +34,13 @@ from recbole_cafe.files import written_whole
 
 FOLDER = "slices"
 LEVEL = 0.01  # of significance
+SIGNIFICANT = r"\*"  # in Markdown
 BEST_OTHERS = 3  # systems that are not ours, shown when none are named
 FACTS = {  # fact -> title, upper ends of all slices but the last
     "item_interactions": ("interactions with the target in the train split", (0, 2, 5, 20)),
     "history_length": ("interactions before the target", (4, 6, 10, 20)),
     "intent_entropy": ("entropy of the history's intents, bits", (0.0, 1.0, 2.0, 3.0)),
 }
-COLOURS = ("#1f5fa8", "#c8601a", "#3d8b55", "#8a4fa3", "#7a7a7a", "#b03a48", "#4fa3a3", "#9a8040")
-MARKS = "os^Dvx+*"
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,6 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
     Raises:
         StoreError: no such system has a run, or the order of ties differs between seeds.
     """
-    from recbole.utils import ModelType
-
     from recbole_cafe.config import Config
 
     there = [system for system in benchmark.datasets[dataset] if system.runs]
@@ -155,7 +152,7 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
         if data_path is not None:
             given["data_path"] = data_path
         config = Config(cell["model"], cell["data"], config_dict=given)
-        if config["MODEL_TYPE"] != ModelType.SEQUENTIAL:
+        if config["MODEL_TYPE"].name != "SEQUENTIAL":
             continue
         if config["tie_order"] == "random" and max(len(s.runs) for s in there) > 1:
             raise store.StoreError(
@@ -297,8 +294,8 @@ def markdown(rows: Sequence[Slice], facts: UserFacts) -> str:
     few = {row.system: row.seeds for row in rows if row.seeds < max(row.seeds for row in rows)}
     lines = [f"# {rows[0].dataset}: where it wins", "",
              f"Mean over the seeds of each slice's users; in brackets the gain of {rows[0].reference} over that system "
-             f"on the seeds both have, \\* where the paired t-test has p < {LEVEL} after Holm's correction over the "
-             f"table."]  # fmt: skip
+             f"on the seeds both have, from ten times on as a multiple, {SIGNIFICANT} where the paired t-test has "
+             f"p < {LEVEL} after Holm's correction over the table."]  # fmt: skip
     lines += [f"\nOf fewer seeds: {', '.join(f'{system} ({n})' for system, n in few.items())}."] if few else []
     lines += [f"\n{FACTS[name][0]}: {why}." for name, why in facts.missing.items()]
     for (protocol, fact), group in _grouped(rows).items():
@@ -313,10 +310,10 @@ def markdown(rows: Sequence[Slice], facts: UserFacts) -> str:
 
 
 def _cell(row: Slice) -> str:
-    text = f"{row.mean:.4f}"
     if row.gain is None:
-        return text
-    return f"{text} ({row.gain:+.0%}{'*' if row.p_holm is not None and row.p_holm < LEVEL else ''})".replace("*", "\\*")
+        return f"{row.mean:.4f}"
+    gain = f"{row.gain:+.0%}" if row.gain < 9 else f"×{1 + row.gain:.0f}"
+    return f"{row.mean:.4f} ({gain}{SIGNIFICANT if row.p_holm is not None and row.p_holm < LEVEL else ''})"
 
 
 def _grouped(rows: Sequence[Slice]) -> dict[tuple[str, str], list[Slice]]:

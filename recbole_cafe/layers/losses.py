@@ -1,13 +1,21 @@
-"""Losses over positions. N counts the positions that have a target; every loss is a mean over them."""
+"""Losses over positions. N counts the positions that have a target; every loss is a mean over them.
 
-from collections.abc import Callable
+``loss_type``, of items and of intents: ``BCE``, binary cross-entropy with uniform negatives; ``gBCE``, the same made
+less sure of itself; ``SSM``, a softmax over the target and a sample of all ids; ``CE``, a softmax over all ids. The
+two-level softmax, over intents and over the items inside each, is CaFePlus's (recbole_cafe.model.cafe_plus).
+"""
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-LOSSES = ("BCE", "CE")
+LOSSES = ("BCE", "gBCE", "SSM", "CE")
+GBCE_T = 0.75  # what the paper of gBCE recommends
 BLOCK = 2**21  # logits held at a time: 8 MB of float32, which a processor's cache can hold
 
 
@@ -24,6 +32,43 @@ def bce_loss(positive: Tensor, negative: Tensor) -> Tensor:
         scalar.
     """
     return -F.logsigmoid(positive).mean() - F.logsigmoid(-negative).mean()
+
+
+def gbce_loss(positive: Tensor, negative: Tensor, *, sampling_rate: float, t: float) -> Tensor:
+    """Generalised binary cross-entropy (Petrov, Macdonald: "gSASRec", RecSys 2023, Eq. 6 and 10).
+
+        - mean_t (beta ln sigmoid(r_t+) + sum_k ln(1 - sigmoid(r_tk-))) / (K + 1),   beta = 1 - t (1 - alpha)
+
+    With few negatives of many, BCE learns probabilities far above the true ones; beta takes that back, all of it at
+    t = 1, nothing at t = 0.
+
+    Args:
+        positive: [N] logits of the targets. negative: [N, K] logits of the negatives.
+        sampling_rate: alpha, K over the number of ids that could be drawn. t: calibration in [0, 1].
+
+    Returns:
+        scalar.
+    """
+    beta = 1.0 - t * (1.0 - min(sampling_rate, 1.0))
+    return -(beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean() / (negative.shape[1] + 1)
+
+
+def sampled_softmax_loss(positive: Tensor, drawn: Tensor, log_expected: Tensor) -> Tensor:
+    """Softmax over the target and drawn ids that stand for all others, each with the weight 1 / (K q).
+
+        - mean_t (r_t - ln(exp r_t + sum_k exp(r_tk - ln(K q_k))))
+
+    The sum inside is an unbiased estimate of the full one: the logQ correction of Bengio and Senecal (IEEE TNN 2008),
+    without a correction of the target, which is not drawn.
+
+    Args:
+        positive: [N] logits of the targets. drawn: [N, K] logits of the drawn ids, -inf where the target was drawn.
+        log_expected: [K] ln(K q), how often an id is expected among the K draws.
+
+    Returns:
+        scalar.
+    """
+    return (torch.cat((positive[:, None], drawn - log_expected), 1).logsumexp(1) - positive).mean()
 
 
 def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
@@ -89,31 +134,62 @@ class _LinearCE(torch.autograd.Function):
         return grads[0], grads[1], None, grads[2]
 
 
-def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embedding, *, loss_type: str,
-                 n_ids: int | None = None, negatives: Callable[[Tensor, Tensor, int], Tensor] | None = None,
-                 n_negatives: int = 1, bias: Tensor | None = None, offset: Tensor | None = None) -> Tensor:  # fmt: skip
+def check_loss(loss_type: str, n_negatives: int, gbce_t: float, losses: Sequence[str] = LOSSES) -> None:
+    """Refuse settings that no loss of these has.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if loss_type not in losses:
+        raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(losses)}")
+    if loss_type != "CE" and n_negatives < 1:
+        raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type={loss_type!r}")
+    if not 0.0 <= gbce_t <= 1.0:
+        raise ValueError(f"gbce_t={gbce_t} must be in [0, 1]: 0 is BCE, 1 takes all of its overconfidence back")
+
+
+def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: Callable[[Tensor], Tensor], *, loss_type: str,
+                 n_ids: int | None = None, every: Callable[[], Tensor] | None = None,
+                 negatives: Callable[..., Any] | None = None, n_negatives: int = 1, gbce_t: float = GBCE_T,
+                 bias: Tensor | None = None, offset: Tensor | None = None) -> Tensor:  # fmt: skip
     """The loss of a tower whose relevance is the inner product of a state with an id's vector (CaFe, Eq. 8 and 9).
 
     Args:
         state: [N, D]. target: [N] ids from 1. owner: [N] users, whose own ids are no negatives.
-        table: vectors of the ids; 0 is padding. n_ids: ids are 0..n_ids-1, further rows (masks, "none") are no classes.
-        loss_type: ``BCE`` with `n_negatives` drawn by `negatives`, or ``CE``, a softmax over all ids but 0.
+        table: vectors of the ids, an nn.Embedding or, with `every`, a function; 0 is padding.
+        n_ids: ids are 0..n_ids-1, further rows (masks, "none") are no classes; by default all of the embedding's rows.
+        every: all ids' vectors, where they are not the embedding's weight.
+        loss_type: see the module; ``BCE`` and ``gBCE`` with `n_negatives` per target drawn by `negatives`, an
+            :class:`recbole_cafe.layers.sampling.ExclusiveSampler`, ``SSM`` with `n_negatives` for all targets drawn by
+            `negatives`, a :class:`recbole_cafe.layers.sampling.PopularitySampler`.
+        gbce_t: of gBCE.
         bias: [n_ids] added to the ids' logits.
-        offset: [N] added to all logits of a row. A softmax does not see it, so CE does not read it.
+        offset: [N] added to all logits of a row. A softmax does not see it, so SSM and CE do not read it.
 
     Returns:
         scalar; zero, and still part of the graph, without targets.
     """
     if not len(state):
         return state.sum()
+    n = table.num_embeddings if n_ids is None else n_ids
     if loss_type == "CE":
-        n = table.num_embeddings if n_ids is None else n_ids
-        return linear_ce_loss(state, table.weight[1:n], target - 1, None if bias is None else bias[1:n])
-    negative = negatives(owner, target, n_negatives)  # [N, K]
+        weight = table.weight if every is None else every()
+        return linear_ce_loss(state, weight[1:n], target - 1, None if bias is None else bias[1:n])
     positive_logit = (state * table(target)).sum(-1)
+    if bias is not None:
+        positive_logit = positive_logit + bias[target]
+    if loss_type == "SSM":
+        drawn, log_expected = negatives(n_negatives)  # [K] each
+        logit = state @ table(drawn).T
+        if bias is not None:
+            logit = logit + bias[drawn]
+        return sampled_softmax_loss(positive_logit, logit.masked_fill(drawn == target[:, None], -inf), log_expected)
+    negative = negatives(owner, target, n_negatives)  # [N, K]
     negative_logit = torch.einsum("nd,nkd->nk", state, table(negative))
     if bias is not None:
-        positive_logit, negative_logit = positive_logit + bias[target], negative_logit + bias[negative]
+        negative_logit = negative_logit + bias[negative]
     if offset is not None:
         positive_logit, negative_logit = positive_logit + offset, negative_logit + offset[:, None]
+    if loss_type == "gBCE":
+        return gbce_loss(positive_logit, negative_logit, sampling_rate=n_negatives / (n - 2), t=gbce_t)
     return bce_loss(positive_logit, negative_logit)

@@ -1,5 +1,7 @@
 """Uniform draws of ids: negatives that avoid a user's own, exactly, without rejection or a loop over users; swaps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -69,3 +71,33 @@ class ExclusiveSampler(nn.Module):
         free = 1 + r + found - self.start[key][:, None]
         not_target = 1 + r + (r >= (target - 1)[:, None]).long()
         return torch.where(full[:, None], not_target, free)
+
+
+class PopularitySampler(nn.Module):
+    """Draws ids from 1..n-1 in proportion to their occurrences plus one, for a whole batch at a time.
+
+    Args:
+        ids: [P] occurrences, 0 and ids from n on are ignored. n: number of ids, padding 0 included.
+
+    Raises:
+        ValueError: fewer than two ids, so that there is nothing to tell apart.
+    """
+
+    def __init__(self, ids: Tensor, *, n: int) -> None:
+        super().__init__()
+        if n < 3:
+            raise ValueError(f"a sampled softmax needs at least two ids beside padding, there are {max(n - 1, 0)}")
+        weight = torch.bincount(ids[(ids > 0) & (ids < n)], minlength=n)[1:] + 1
+        self.register_buffer("below", weight.cumsum(0), persistent=False)  # the data's, as in ExclusiveSampler
+        self.register_buffer("log_share", (weight / weight.sum()).log(), persistent=False)
+
+    def forward(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw k ids independently, with replacement.
+
+        Returns:
+            [k] ids, and [k] ln(k q), how often each is expected among the k.
+        """
+        total = int(self.below[-1])
+        place = torch.randint(total, (k,), device=self.below.device, generator=generator)
+        at = torch.searchsorted(self.below, place, right=True)
+        return at + 1, self.log_share[at] + math.log(k)

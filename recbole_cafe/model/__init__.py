@@ -14,6 +14,7 @@ MODELS = {
     "LOCKERF": "recbole_cafe.model.locker_f",
     "NOVA": "recbole_cafe.model.nova",
     "RKSA": "recbole_cafe.model.rksa",
+    "RecToolsSASRec": "recbole_cafe.model.rectools_sasrec",
     "SAIR": "recbole_cafe.model.sair",
     "SSEPT": "recbole_cafe.model.sse_pt",
 }

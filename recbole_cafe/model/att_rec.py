@@ -30,11 +30,10 @@ from torch.nn import functional as F
 
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
-from recbole_cafe.layers.losses import LOSSES, bce_loss, hinge_loss, linear_ce_loss
+from recbole_cafe.layers.losses import LOSSES, hinge_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 
 def time_signal(steps: int, size: int) -> Tensor:
@@ -95,7 +94,7 @@ class AttRecNet(ItemNet):
 
     Args:
         n_items: V, padding included. n_users: likewise.
-        item_negatives: draws items that are not the user's; not needed for ``loss_type="CE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/AttRec.yaml.
 
     Raises:
@@ -109,7 +108,7 @@ class AttRecNet(ItemNet):
         *,
         n_items: int,
         n_users: int,
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         hidden_size: int,
         att_window: int,
         shared_projection: bool,
@@ -119,11 +118,12 @@ class AttRecNet(ItemNet):
         loss_type: str,
         margin: float,
         n_negatives: int,
+        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         if att_window < 1:
             raise ValueError(f"att_window={att_window} should be at least 1")
@@ -176,17 +176,16 @@ class AttRecNet(ItemNet):
 
     def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """See :class:`ItemNet`."""
-        if not len(state):
-            return state.sum()
         query = self.query(state)
-        if self.loss_type == "CE":
-            return linear_ce_loss(query, self.item_vectors()[1:], item - 1)
+        if self.loss_type != "hinge" or not len(state):
+            return next_id_loss(
+                query, item, owner, self.item_vectors, every=self.item_vectors, n_ids=self.n_items,
+                loss_type=self.loss_type, negatives=self.item_negatives, n_negatives=self.n_negatives,
+                gbce_t=self.gbce_t,
+            )  # fmt: skip
         negative = self.item_negatives(owner, item, self.n_negatives)  # [N, K]
         positive_score = (query * self.item_vectors(item)).sum(-1)
-        negative_score = torch.einsum("nd,nkd->nk", query, self.item_vectors(negative))
-        if self.loss_type == "BCE":
-            return bce_loss(positive_score, negative_score)
-        return hinge_loss(positive_score, negative_score, self.margin)
+        return hinge_loss(positive_score, torch.einsum("nd,nkd->nk", query, self.item_vectors(negative)), self.margin)
 
 
 class AttRec(NetRecommender):

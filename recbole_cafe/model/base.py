@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.config import ConfigError, arguments_of, model_yaml
 from recbole_cafe.data.dataset import ItemIntents, SequenceDataset, item_intents
-from recbole_cafe.layers.sampling import ExclusiveSampler
+from recbole_cafe.layers.sampling import ExclusiveSampler, PopularitySampler
 
 
 class NetRecommender(SequentialRecommender):
@@ -123,20 +123,24 @@ class NetRecommender(SequentialRecommender):
             self._intents = item_intents(config, dataset)
         return self._intents
 
-    def _item_negatives(self, config: Any, dataset: SequenceDataset) -> ExclusiveSampler | None:
-        if config["loss_type"] == "CE":
-            return None  # nothing is drawn
-        users, items = dataset.user_items()
-        return ExclusiveSampler(users, items, n_keys=dataset.user_num, n=self.n_items)
+    def _item_negatives(self, config: Any, dataset: SequenceDataset) -> nn.Module | None:
+        return _negatives(config["loss_type"], *dataset.user_items(), n_users=dataset.user_num, n=self.n_items)
 
-    def _intent_negatives(self, config: Any, dataset: SequenceDataset) -> ExclusiveSampler | None:
-        intents = self._item_intents(config, dataset)
-        if config["loss_type"] != "BCE" or not config["intent_loss"]:
+    def _intent_negatives(self, config: Any, dataset: SequenceDataset) -> nn.Module | None:
+        if not config["intent_loss"]:
             return None
+        intents = self._item_intents(config, dataset)
         users, items = dataset.user_items()
         theirs = intents.item2intent[items]
-        theirs = theirs.where(theirs < intents.n_intents, 0)  # "no intent" is no id to avoid
-        return ExclusiveSampler(users, theirs, n_keys=dataset.user_num, n=intents.n_intents)
+        theirs = theirs.where(theirs < intents.n_intents, 0)  # "no intent" is no id to draw or to avoid
+        return _negatives(config["loss_type"], users, theirs, n_users=dataset.user_num, n=intents.n_intents)
+
+
+def _negatives(loss_type: str, users: Tensor, ids: Tensor, *, n_users: int, n: int) -> nn.Module | None:
+    """What draws the negatives of a loss; nothing does for a softmax over all ids."""
+    if loss_type == "CE":
+        return None
+    return PopularitySampler(ids, n=n) if loss_type == "SSM" else ExclusiveSampler(users, ids, n_keys=n_users, n=n)
 
 
 def next_items(item_seq: Tensor, length: Tensor, item: Tensor, train_layout: str) -> Tensor:

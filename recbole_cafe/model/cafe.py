@@ -23,11 +23,11 @@ from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.local import THETA_SOURCES
-from recbole_cafe.layers.losses import LOSSES, next_id_loss
+from recbole_cafe.layers.losses import check_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.nets import Negatives
 from recbole_cafe.ranking.catalogue import Catalogue
 
 
@@ -85,7 +85,7 @@ class CaFeNet(Towers):
         n_items: V, padding included.
         item2intent: [V] intent of each item; 0 for padding, C for an item without one.
         n_intents: C, padding included. The intent table has C + 1 rows, the last for items without an intent.
-        item_negatives, intent_negatives: draw negatives that are not the user's; needed for ``loss_type="BCE"``.
+        item_negatives, intent_negatives: draw the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/CaFe.yaml, one line per key.
     """
 
@@ -95,8 +95,8 @@ class CaFeNet(Towers):
         n_items: int,
         item2intent: Tensor,
         n_intents: int,
-        item_negatives: ExclusiveSampler | None,
-        intent_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
+        intent_negatives: Negatives | None,
         max_seq_length: int,
         hidden_size: int,
         inner_size: int,
@@ -115,14 +115,12 @@ class CaFeNet(Towers):
         joint: str,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         if joint not in JOINTS:
             raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
-        if loss_type not in LOSSES:
-            raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(LOSSES)}")
-        if loss_type == "BCE" and n_negatives < 1:
-            raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type='BCE'")
+        check_loss(loss_type, n_negatives, gbce_t)
         if not intent_tower and (intent_loss or joint != "item"):
             raise ValueError(
                 f"intent_tower=False needs intent_loss=False and joint='item' (there is no intent relevance to train "
@@ -134,9 +132,9 @@ class CaFeNet(Towers):
             n_local_heads=n_local_heads, hidden_dropout_prob=hidden_dropout_prob, attn_dropout_prob=attn_dropout_prob,
             hidden_act=hidden_act, theta_source=theta_source, attn_scale=attn_scale, residual=residual,
             initializer_range=initializer_range, intent_tower=intent_tower,
-            sparse=sparse_tables and loss_type == "BCE",  # CE touches every row anyway
+            sparse=sparse_tables and loss_type != "CE",  # CE touches every row anyway
         )  # fmt: skip
-        self.joint, self.loss_type, self.n_negatives = joint, loss_type, n_negatives
+        self.joint, self.loss_type, self.n_negatives, self.gbce_t = joint, loss_type, n_negatives, gbce_t
         self.intent_loss = intent_loss
         self.item_negatives, self.intent_negatives = item_negatives, intent_negatives
 
@@ -161,14 +159,14 @@ class CaFeNet(Towers):
         return loss
 
     def _tower_loss(self, state: Tensor, target: Tensor, owner: Tensor, wanted: Tensor, table: PaddedEmbedding,
-                    negatives: ExclusiveSampler | None) -> Tensor:  # fmt: skip
+                    negatives: Negatives | None) -> Tensor:  # fmt: skip
         """state: [N, D]; target, owner, wanted: [N]. Relevance is the inner product with the table's row (Eq. 8)."""
         if not wanted.all():
             state, target, owner = state[wanted], target[wanted], owner[wanted]
         n_ids = self.n_intents if table is self.intent_embedding else None  # "no intent" is no class
         return next_id_loss(
             state, target, owner, table, loss_type=self.loss_type, n_ids=n_ids, negatives=negatives,
-            n_negatives=self.n_negatives,
+            n_negatives=self.n_negatives, gbce_t=self.gbce_t,
         )  # fmt: skip
 
     def last(self, item_seq: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -178,6 +176,26 @@ class CaFeNet(Towers):
         if self.joint == "item":
             return state, None
         return state, intent_terms(packing.last(coarse) @ self.intent_embedding.weight.T, self.joint)
+
+    def intent_probabilities(self, item_seq: Tensor) -> Tensor:
+        """What comes next, coarsely: a softmax of the intents' relevance. With ``loss_type="CE"`` the tower learns just
+        that; other losses order the intents and promise no probabilities.
+
+        Args:
+            item_seq: [B, L].
+
+        Returns:
+            [B, C + 1], 0 for padding and for "no intent".
+
+        Raises:
+            ValueError: the model has no intent tower.
+        """
+        _, coarse, packing = self(item_seq)
+        if coarse is None:
+            raise ValueError("intent_tower=False: there is no tower that tells what is wanted next")
+        logits = packing.last(coarse) @ self.intent_embedding.weight.T
+        logits[:, [0, self.n_intents]] = -torch.inf
+        return logits.softmax(1)
 
     def scores(self, state: Tensor, terms: Tensor | None, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip

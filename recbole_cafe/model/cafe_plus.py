@@ -309,14 +309,7 @@ class CaFePlusNet(Towers):
         fused, coarse, packing = self(item_seq)
         fused, coarse = packing.last(fused), packing.last(coarse)
         newest = newest_first(item_seq)
-        of_intent = self._log_intents(coarse).exp()
-        if self.intents is not None:
-            sources = self.item2intent[newest]
-            mass, rest = self.intents.masses(sources, **self.intent_look)
-            m = self.intent_gate(coarse, mass, rest, packing.length)[:, None]
-            evidence = self.intents.evidence(sources, **self.intent_look)
-            of_intent = m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
-        terms = of_intent.log()
+        terms = self._of_intent(coarse, newest, packing.length).log()
         vector = fused.new_ones(len(fused), 1)
         if self.item_net:
             vector = torch.cat((fused, vector), 1)
@@ -336,6 +329,22 @@ class CaFePlusNet(Towers):
         rho = self.rho if self.repeats == "observed" else None
         exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
         return Remembered(vector, log_norm, exceptions), terms + others.log()[:, None].float()
+
+    def intent_probabilities(self, item_seq: Tensor) -> Tensor:
+        """(2) after the histories. item_seq: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
+        _, coarse, packing = self(item_seq)
+        return self._of_intent(packing.last(coarse), newest_first(item_seq), packing.length)
+
+    def _of_intent(self, coarse: Tensor, newest: Tensor, length: Tensor) -> Tensor:
+        """(2). coarse: [B, D]. newest: [B, L] items, the last one first. length: [B]. Returns [B, C + 1]."""
+        of_intent = self._log_intents(coarse).exp()
+        if self.intents is None:
+            return of_intent
+        sources = self.item2intent[newest]
+        mass, rest = self.intents.masses(sources, **self.intent_look)
+        m = self.intent_gate(coarse, mass, rest, length)[:, None]
+        evidence = self.intents.evidence(sources, **self.intent_look)
+        return m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
 
     def scores(self, state: Remembered, terms: Tensor, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip

@@ -34,9 +34,8 @@ from torch.nn import functional as F
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 VERSIONS = ("v1", "v2", "v3")
 GLOBAL_CONTEXTS = ("running", "session")
@@ -179,7 +178,7 @@ class HCRNNNet(ItemNet):
 
     Args:
         n_items: V, padding included.
-        item_negatives: draws items that are not the user's, for ``loss_type="BCE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/HCRNN.yaml.
 
     Raises:
@@ -190,7 +189,7 @@ class HCRNNNet(ItemNet):
         self,
         *,
         n_items: int,
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         hidden_size: int,
         n_topics: int,
         hcrnn_version: str,
@@ -201,13 +200,14 @@ class HCRNNNet(ItemNet):
         initializer_range: float,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         kl_weight: float,
         train_layout: str,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         if hcrnn_version not in VERSIONS:
             raise ValueError(f"hcrnn_version={hcrnn_version!r} is not one of {', '.join(VERSIONS)}")

@@ -144,6 +144,10 @@ class IntentBackoffNet(nn.Module):
         )
         return exceptions, terms * others[:, None]
 
+    def intent_probabilities(self, item_seq: Tensor) -> Tensor:
+        """(2) after the histories. item_seq: [B, L]. Returns [B, C + 1] float64, 0 for padding."""
+        return self._intent_probability(newest_first(item_seq))
+
     def _intent_probability(self, newest: Tensor) -> Tensor:
         """(2). Returns [B, C + 1]; without intents 1 for the one that all items have."""
         if self.intents is None:

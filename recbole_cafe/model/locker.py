@@ -73,7 +73,7 @@ class LOCKERNet(ClozeNet):
     """Items to states through blocks with global and local heads.
 
     Args:
-        n_items: V. item_negatives: for ``objective="causal"`` with ``loss_type="BCE"``.
+        n_items: V. item_negatives: for ``objective="causal"`` with any `loss_type` but ``CE``.
         The rest: see props/model/LOCKER.yaml.
 
     Raises:
@@ -103,6 +103,7 @@ class LOCKERNet(ClozeNet):
         mask_ratio: float,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
     ) -> None:
         if objective not in OBJECTIVES:
             raise ValueError(f"objective={objective!r} is not one of {', '.join(OBJECTIVES)}")
@@ -111,7 +112,7 @@ class LOCKERNet(ClozeNet):
             raise ValueError(f"loss_type={loss_type!r}: objective='cloze' is learned with loss_type='CE'")
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, item_bias=cloze,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, item_bias=cloze,
             mask_ratio=mask_ratio if cloze else None, max_seq_length=max_seq_length,
         )  # fmt: skip
         self.encoder = locker_encoder(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,11 @@ from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.cloze import Cloze
 from recbole_cafe.layers.embedding import PaddedEmbedding
 from recbole_cafe.layers.encoder import SequenceEncoder
-from recbole_cafe.layers.losses import LOSSES, next_id_loss
+from recbole_cafe.layers.losses import GBCE_T, LOSSES, check_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.ranking.catalogue import Catalogue
 
-Negatives = Callable[[Tensor, Tensor, int], Tensor]
+Negatives = Callable[..., Any]
 
 
 class ItemNet(nn.Module):
@@ -32,13 +33,13 @@ class ItemNet(nn.Module):
         n_items: V, padding included.
         hidden_size: D.
         initializer_range: standard deviation of the item table at the start.
-        loss_type: ``CE``, or one of `losses` with negatives. n_negatives, item_negatives: for these.
+        loss_type: one of `losses` (recbole_cafe.layers.losses). n_negatives, gbce_t, item_negatives: for all but CE.
         n_special: further rows of the item table behind V, such as a mask. They are never scored.
         item_bias: each item has a bias.
         sparse_tables: gradients of the item table hold the rows a batch touched (not with CE, which touches all).
 
     Raises:
-        ValueError: an unknown loss_type, or one with negatives and fewer than one of them.
+        ValueError: see :func:`recbole_cafe.layers.losses.check_loss`.
     """
 
     losses = LOSSES
@@ -46,14 +47,11 @@ class ItemNet(nn.Module):
     item_bias: Tensor | None
 
     def __init__(self, *, n_items: int, hidden_size: int, initializer_range: float, loss_type: str,
-                 n_negatives: int = 1, item_negatives: Negatives | None = None, n_special: int = 0,
-                 item_bias: bool = False, sparse_tables: bool = False) -> None:  # fmt: skip
+                 n_negatives: int = 1, gbce_t: float = GBCE_T, item_negatives: Negatives | None = None,
+                 n_special: int = 0, item_bias: bool = False, sparse_tables: bool = False) -> None:  # fmt: skip
         super().__init__()
-        if loss_type not in self.losses:
-            raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(self.losses)}")
-        if loss_type != "CE" and n_negatives < 1:
-            raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type={loss_type!r}")
-        self.n_items, self.loss_type, self.n_negatives = n_items, loss_type, n_negatives
+        check_loss(loss_type, n_negatives, gbce_t, self.losses)
+        self.n_items, self.loss_type, self.n_negatives, self.gbce_t = n_items, loss_type, n_negatives, gbce_t
         self.item_negatives = item_negatives
         sparse = sparse_tables and loss_type != "CE"
         self.item_embedding = PaddedEmbedding(n_items + n_special, hidden_size, std=initializer_range, sparse=sparse)
@@ -97,7 +95,7 @@ class ItemNet(nn.Module):
         """:meth:`item_loss` where every state has a target. Returns zero, still part of the graph, without states."""
         return next_id_loss(
             state, item, owner, self.item_embedding, loss_type=self.loss_type, n_ids=self.n_items,
-            negatives=self.item_negatives, n_negatives=self.n_negatives, bias=self.item_bias,
+            negatives=self.item_negatives, n_negatives=self.n_negatives, gbce_t=self.gbce_t, bias=self.item_bias,
             offset=offset,
         )  # fmt: skip
 

@@ -34,10 +34,9 @@ from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.skew_normal import SkewNormal
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 ACTIVATIONS = {"identity": lambda score: score, "tanh": torch.tanh}
 
@@ -189,7 +188,7 @@ class RKSANet(ItemNet):
         n_items: V. n_users: users, padding included.
         train_pairs: user and item of each train interaction, [P] each, of a user in order of time. Held-out ones must
             not be among them.
-        item_negatives: draws negatives that are not the user's; needed for ``loss_type="BCE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/RKSA.yaml.
 
     Raises:
@@ -202,7 +201,7 @@ class RKSANet(ItemNet):
         n_items: int,
         n_users: int,
         train_pairs: tuple[Tensor, Tensor],
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         max_seq_length: int,
         hidden_size: int,
         inner_size: int,
@@ -218,11 +217,12 @@ class RKSANet(ItemNet):
         eval_samples: int,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         if cooccurrence_items < 1:
             raise ValueError(f"cooccurrence_items={cooccurrence_items} should be at least 1")

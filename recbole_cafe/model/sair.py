@@ -24,9 +24,8 @@ from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 INTEREST_WEIGHTS = ("interacted", "raw")
 
@@ -98,7 +97,7 @@ class SAIRNet(ItemNet):
         n_items: V.
         item2intent: [V] intent of each item; 0 for padding, C for an item without one.
         n_intents: C, padding included. The intent table has C + 1 rows, the last for items without an intent.
-        item_negatives: draws negatives that are not the user's; needed for ``loss_type="BCE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/SAIR.yaml.
     """
 
@@ -108,7 +107,7 @@ class SAIRNet(ItemNet):
         n_items: int,
         item2intent: Tensor,
         n_intents: int,
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         max_seq_length: int,
         hidden_size: int,
         inner_size: int,
@@ -124,11 +123,12 @@ class SAIRNet(ItemNet):
         interest_reg: float,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         self.interest_reg = interest_reg
         self.register_buffer("item2intent", item2intent, persistent=False)

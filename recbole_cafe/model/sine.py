@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers.attention import masked_softmax
-from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 
 class SINENet(ItemNet):
@@ -35,7 +34,7 @@ class SINENet(ItemNet):
 
     Args:
         n_items: V, padding included.
-        item_negatives: draws items that are not the user's, for ``loss_type="BCE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/CorrectedSINE.yaml.
 
     Raises:
@@ -46,7 +45,7 @@ class SINENet(ItemNet):
         self,
         *,
         n_items: int,
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         max_seq_length: int,
         hidden_size: int,
         prototype_size: int,
@@ -57,12 +56,13 @@ class SINENet(ItemNet):
         initializer_range: float,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         reg_loss_ratio: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         if not 1 <= interest_size <= prototype_size:
             raise ValueError(f"interest_size={interest_size} is not in 1..prototype_size={prototype_size}")

@@ -32,9 +32,9 @@ from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import ExclusiveSampler, swap_ids
+from recbole_cafe.layers.sampling import swap_ids
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import ItemNet
+from recbole_cafe.model.nets import ItemNet, Negatives
 
 SSE_MODES = ("independent", "authors")
 
@@ -44,7 +44,7 @@ class SSEPTNet(ItemNet):
 
     Args:
         n_items: V. n_users: users, padding included.
-        item_negatives: draws negatives that are not the user's; needed for ``loss_type="BCE"``.
+        item_negatives: draws the negatives of every `loss_type` but ``CE``.
         The rest: see props/model/SSEPT.yaml.
 
     Raises:
@@ -57,7 +57,7 @@ class SSEPTNet(ItemNet):
         *,
         n_items: int,
         n_users: int,
-        item_negatives: ExclusiveSampler | None,
+        item_negatives: Negatives | None,
         max_seq_length: int,
         hidden_size: int,
         user_size: int,
@@ -76,11 +76,12 @@ class SSEPTNet(ItemNet):
         p_output: float,
         loss_type: str,
         n_negatives: int,
+        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
             n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
         )  # fmt: skip
         if user_size < 0:
             raise ValueError(f"user_size={user_size} should be at least 0")

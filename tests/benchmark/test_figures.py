@@ -39,6 +39,16 @@ def test_points_by_hand(made: Callable[..., Any]) -> None:
     assert (second.x, second.gain, second.low, second.high, second.seeds) == (5, 0, 0, 0, 1)
 
 
+def test_a_line_for_each_baseline(made: Callable[..., Any]) -> None:
+    folder = made(ours=["CaFe"], figure={**FIGURE, "baseline": ["B", "A"]})
+    for system, places in {"CaFe": [0, 0, 0, 1], "A": [0, 1, 1, 1], "B": [0, 0, 1, 1]}.items():
+        folder.cell(system, "min1")
+        folder.run(system, 1, places, "min1")
+    found = [(point.over, point.gain) for point in figures.gains(read(folder.out))]
+    assert found == [("B", pytest.approx(0.5)), ("A", pytest.approx(2.0))]
+    assert Path(folder.out / "figures" / "gain.png") in figures.write(folder.out)
+
+
 def test_files(made: Callable[..., Any], capsys: pytest.CaptureFixture[str]) -> None:
     pair(made)
     assert main(["figures", "out"]) == 0

@@ -8,7 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers import losses
-from recbole_cafe.layers.losses import bce_loss, hinge_loss, next_id_loss
+from recbole_cafe.layers.losses import (
+    bce_loss,
+    check_loss,
+    gbce_loss,
+    hinge_loss,
+    next_id_loss,
+    sampled_softmax_loss,
+)
+from recbole_cafe.layers.sampling import PopularitySampler
 
 
 def sigmoid(x):
@@ -41,6 +49,94 @@ def test_bce_is_the_loop(k):
 def test_bce_of_large_logits_is_finite_and_linear():
     loss = bce_loss(torch.tensor([-1000.0]), torch.tensor([[1000.0]]))
     assert loss.item() == pytest.approx(2000.0)
+
+
+def test_gbce_by_hand():
+    """One negative of four ids that could be drawn, t = 3/4: beta = 1 - 3/4 * 3/4 = 7/16. Probabilities 3/4 and 1/4."""
+    loss = gbce_loss(torch.tensor([math.log(3)]), torch.tensor([[-math.log(3)]]), sampling_rate=0.25, t=0.75)
+    assert loss.item() == pytest.approx(-(7 / 16 * math.log(3 / 4) + math.log(3 / 4)) / 2)
+
+
+def test_gbce_without_calibration_or_with_all_ids_drawn_is_bce_of_the_summed_negatives():
+    positive, negative = torch.randn(5), torch.randn(5, 3)
+    plain = -(F.logsigmoid(positive) + F.logsigmoid(-negative).sum(1)).mean() / 4
+    torch.testing.assert_close(gbce_loss(positive, negative, sampling_rate=0.1, t=0.0), plain)
+    torch.testing.assert_close(gbce_loss(positive, negative, sampling_rate=1.0, t=1.0), plain)
+    torch.testing.assert_close(gbce_loss(positive, negative, sampling_rate=7.0, t=1.0), plain)  # with replacement
+
+
+def test_calibrated_fully_gbce_makes_the_logit_that_of_the_true_probability():
+    """Four ids with the probabilities .6, .3, .1, 0 of being next; beside each target another id is drawn. Where the
+    gradient of the expected loss is zero, the sigmoid of an id's logit is its probability (the paper's Theorem 5.2);
+    BCE's is p / (p + (1 - p) / 3)."""
+    p = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    for t, wanted in ((1.0, p), (0.0, p / (p + (1 - p) / 3))):
+        logit = torch.logit(wanted).requires_grad_()
+        total = 0.0
+        for target in range(3):
+            for drawn in range(4):
+                if drawn == target:
+                    continue
+                negative = logit[drawn] if drawn < 3 else torch.tensor(-100.0).double()
+                total = total + p[target] / 3 * gbce_loss(logit[target][None], negative.reshape(1, 1),
+                                                          sampling_rate=1 / 3, t=t)  # fmt: skip
+        total.backward()
+        assert logit.grad.abs().max() < 1e-10
+
+
+def test_sampled_softmax_by_hand():
+    """Logits ln 2 of the target; ln 3 expected half a time, hence 6, and ln 1 expected twice, hence 1/2."""
+    loss = sampled_softmax_loss(torch.tensor([math.log(2)]), torch.tensor([[math.log(3), 0.0]]),
+                                torch.tensor([0.5, 2.0]).log())  # fmt: skip
+    assert loss.item() == pytest.approx(-math.log(2 / (2 + 6 + 0.5)))
+
+
+def test_a_drawn_target_does_not_count_twice():
+    state, table = torch.randn(2, 3), nn.Embedding(5, 3)
+    target, drawn = torch.tensor([2, 4]), torch.tensor([2, 3, 2])
+    log_expected = torch.tensor([0.1, -0.2, 0.1])
+    with torch.no_grad():
+        loss = next_id_loss(state, target, target, table, loss_type="SSM", negatives=lambda _k: (drawn, log_expected))
+        logits = state @ table.weight.T
+        first = logits[0, 2] - torch.logaddexp(logits[0, 2], logits[0, 3] + 0.2)
+        second = logits[1, 4] - torch.stack((logits[1, 4], *(logits[1, drawn] - log_expected))).logsumexp(0)
+    torch.testing.assert_close(loss, -(first + second) / 2)
+
+
+def test_the_sum_of_a_sampled_softmax_is_right_on_average():
+    """Unbiased: over many draws the sum of all other ids' exponentials is the true one."""
+    torch.manual_seed(3)
+    logits, sampler = torch.randn(9), PopularitySampler(torch.tensor([1] * 20 + [2] * 5 + [7] * 9), n=9)
+    target = 2
+    drawn, log_expected = sampler(400_000)
+    weight = (logits[drawn] - log_expected).exp().where(drawn != target, torch.tensor(0.0))
+    true = logits.exp()[1:].sum() - logits[target].exp()
+    assert weight.sum().item() == pytest.approx(true.item(), rel=0.02)
+
+
+def test_with_many_draws_a_sampled_softmax_is_the_softmax():
+    torch.manual_seed(4)
+    state, table, target = torch.randn(6, 4), nn.Embedding(30, 4), torch.randint(1, 30, (6,))
+    bias, sampler = torch.randn(30), PopularitySampler(torch.randint(1, 30, (200,)), n=30)
+    with torch.no_grad():
+        whole = next_id_loss(state, target, target, table, loss_type="CE", bias=bias)
+        sampled = next_id_loss(state, target, target, table, loss_type="SSM", negatives=sampler, n_negatives=200_000,
+                               bias=bias)  # fmt: skip
+    assert sampled.item() == pytest.approx(whole.item(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("BPR", 1, 0.5), "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
+        (("SSM", 0, 0.5), "n_negatives=0 must be at least 1 for loss_type='SSM'"),
+        (("gBCE", 1, 1.5), r"gbce_t=1.5 must be in \[0, 1\]"),
+    ],
+)
+def test_settings_of_no_loss_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_loss(*settings)
+    check_loss("CE", 0, 0.0)
 
 
 @pytest.mark.parametrize("k", [1, 3])

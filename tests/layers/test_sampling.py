@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from recbole_cafe.layers.sampling import ExclusiveSampler, swap_ids
+from recbole_cafe.layers.sampling import ExclusiveSampler, PopularitySampler, swap_ids
 
 N = 12  # ids 1..11
 OWNED = {0: [], 1: [1, 2, 3], 2: [11], 3: [2, 4, 6, 8, 10], 4: list(range(1, 12)), 5: [1, 11], 6: list(range(2, 12))}
@@ -117,3 +117,22 @@ def test_an_id_is_drawn_anew_with_probability_p_and_padding_never(p):
         assert sum(found) == 50_000  # no 0, nothing beyond N - 1
         assert found == wanted if p == 0.0 else chisquare(found, wanted).pvalue > 1e-3
     assert ids[0].tolist() == [4, 0, 11]  # not written to
+
+
+# By popularity --------------------------------------------------------------------------------------------------------
+
+
+def test_ids_are_drawn_by_their_occurrences_plus_one():
+    made = PopularitySampler(torch.tensor([3, 3, 3, 3, 1, 5, 5, 0, 0, 6, 9]), n=6)  # 0, 6 and 9 are no ids of 1..5
+    weight = torch.tensor([2.0, 1, 5, 1, 3])
+    drawn, log_expected = made(50_000)
+    counts = torch.bincount(drawn, minlength=6)
+    assert len(counts) == 6
+    assert counts[0] == 0
+    assert chisquare(counts[1:].numpy(), (50_000 * weight / 12).double().numpy()).pvalue > 1e-3
+    torch.testing.assert_close(log_expected, (50_000 * weight / 12).log()[drawn - 1])
+
+
+def test_without_two_ids_nothing_is_drawn_by_popularity():
+    with pytest.raises(ValueError, match="a sampled softmax needs at least two ids beside padding, there are 1"):
+        PopularitySampler(torch.tensor([1, 1]), n=2)

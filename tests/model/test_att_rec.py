@@ -258,7 +258,7 @@ def test_only_touched_rows_have_a_gradient():
     ("max_norm", 0.0, "max_norm=0.0 should be above 0"),
     ("margin", 0.0, "margin=0.0 should be above 0"),
     ("n_negatives", 0, "n_negatives=0 must be at least 1 for loss_type='hinge'"),
-    ("loss_type", "BPR", "loss_type='BPR' is not one of BCE, CE, hinge"),
+    ("loss_type", "BPR", "loss_type='BPR' is not one of BCE, gBCE, SSM, CE, hinge"),
 ])  # fmt: skip
 def test_values_out_of_range_are_refused(key, value, message):
     with pytest.raises(ValueError, match=message):

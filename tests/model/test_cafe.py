@@ -204,10 +204,13 @@ def naive_loss(made, layout, k=1):
                     total = sum(math.exp(state @ table[i]) for i in range(1, n))
                     sums[tower].append(-math.log(math.exp(state @ table[target]) / total))
                     continue
-                loss = -math.log(sigmoid(state @ table[target]))
+                n = V if tower == "item" else C
+                loss, weight = -math.log(sigmoid(state @ table[target])), 1 / k
+                if made.loss_type == "gBCE":  # beta = 1 - t (1 - k / (n - 2)), and a mean over the k + 1 terms
+                    loss, weight = loss * (1 - made.gbce_t * (1 - min(1, k / (n - 2)))) / (k + 1), 1 / (k + 1)
                 for j in range(k):
-                    negative = 1 + (7 * user + 3 * target + j) % ((V if tower == "item" else C) - 1)  # Fixed
-                    loss -= math.log(1 - sigmoid(state @ table[negative])) / k
+                    negative = 1 + (7 * user + 3 * target + j) % (n - 1)  # Fixed
+                    loss -= math.log(1 - sigmoid(state @ table[negative])) * weight
                 sums[tower].append(loss)
     mean = {tower: sum(values) / len(values) for tower, values in sums.items()}
     return mean["item"] + (mean["intent"] if made.intent_loss else 0.0)
@@ -215,7 +218,7 @@ def naive_loss(made, layout, k=1):
 
 @pytest.mark.parametrize("layout", ["all", "last"])
 @pytest.mark.parametrize("intent_loss", [True, False])
-@pytest.mark.parametrize(("loss_type", "k"), [("BCE", 1), ("BCE", 3), ("CE", 1)])
+@pytest.mark.parametrize(("loss_type", "k"), [("BCE", 1), ("BCE", 3), ("gBCE", 2), ("gBCE", 5), ("CE", 1)])
 def test_the_loss_is_the_loop_over_positions(layout, intent_loss, loss_type, k):
     made = net(loss_type=loss_type, n_negatives=k, intent_loss=intent_loss)
     seq = histories()
@@ -300,6 +303,25 @@ def test_sparse_tables_change_the_cost_and_not_the_training(toy_path):
     assert not build("CaFe", toy_path, loss_type="CE").model.network.item_embedding.sparse
 
 
+# What is wanted next, coarsely ---------------------------------------------------------------------------------------
+
+
+def test_intent_probabilities_are_a_softmax_over_the_intents():
+    made, seq = net(), histories()
+    with torch.no_grad():
+        found = made.intent_probabilities(seq)
+        _, coarse, packing = made(seq)
+        logits = packing.last(coarse) @ made.intent_embedding.weight[1:C].T
+    torch.testing.assert_close(found[:, 1:C], logits.exp() / logits.exp().sum(1, keepdim=True))
+    assert torch.count_nonzero(found[:, [0, C]]) == 0  # padding, and "no intent"
+
+
+def test_without_a_tower_there_are_no_intent_probabilities():
+    made = net(intent_tower=False, intent_loss=False, joint="item")
+    with pytest.raises(ValueError, match="intent_tower=False: there is no tower"):
+        made.intent_probabilities(histories())
+
+
 # Options --------------------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +329,7 @@ def test_sparse_tables_change_the_cost_and_not_the_training(toy_path):
     ("settings", "message"),
     [
         ({"joint": "mean"}, "joint='mean' is not one of product, sum, item"),
-        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
         ({"n_negatives": 0}, "n_negatives=0 must be at least 1"),
         ({"intent_tower": False}, "intent_tower=False needs intent_loss=False and joint='item'"),
         (

@@ -26,6 +26,17 @@ class TestCaFePlus(ModelContract):
         assert (scores >= 0).all()
         torch.testing.assert_close(scores.sum(1), torch.ones(len(scores)), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("settings", [{}, {"intent_memory": False}, {"popularity_exponent": -1.0}])
+    def test_an_intents_items_share_its_probability(self, toy_path, settings):
+        """Where nothing but (2) and (3) speaks, P(c | h) is the sum over the items of c."""
+        run = self.build(toy_path, item_memory=False, repeats="free", **settings).enlarged()
+        network, batch = run.model.network, run.batch()
+        scores = run.scores()[:, 1:]
+        with torch.no_grad():
+            found = network.intent_probabilities(batch["item_id_list"])
+        summed = torch.zeros_like(found).index_add(1, network.item2intent[1:], scores)
+        torch.testing.assert_close(found, summed, rtol=1e-4, atol=1e-6)
+
     def test_it_begins_as_intent_backoff(self, toy_path):
         """Before training the networks say nothing: counts, backed off to the popularity of intents."""
         settings = {"popularity_exponent": 0.3, "MAX_ITEM_LIST_LENGTH": 8}

@@ -232,6 +232,18 @@ def test_probabilities_sum_to_one(trial, settings):
     assert torch.count_nonzero(got[:, 0]) == 0
 
 
+def test_an_intents_items_share_its_probability():
+    """From an item that nothing has followed there is no evidence of items: P(c | h) is the sum over the items of c."""
+    made = net([[1, 2, 3, 4, 1], [2, 3, 5], [4, 2]], repeats="free")
+    row = torch.tensor([[5]])
+    made.items = net([[1], [2]], repeats="free").items  # no transition of items, those of intents stay
+    scores = made.scores(*made.last(row))
+    summed = torch.zeros(1, made.n_intents + 1, dtype=torch.float64).index_add(1, made.item2intent, scores)
+    found = made.intent_probabilities(row)
+    torch.testing.assert_close(found, summed, **EXACT)
+    assert found.sum().item() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("settings", [{}, ITEM_ONLY, {"repeats": "free"}])
 @pytest.mark.parametrize("trial", range(6))
 def test_streamed_ranks_are_those_of_all_scores(trial, settings):

@@ -14,6 +14,7 @@ CAUSAL = {"objective": "causal"}
 class TestLOCKER(ModelContract):
     model = "LOCKER"
     causal = False
+    loss_types = ("CE",)
     layouts = {"all": 40, "last": 10}  # noqa: RUF012
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}  # noqa: RUF012
 
@@ -80,7 +81,7 @@ def test_order_matters_through_local_heads_alone():
         ({"local_type": "wide"}, "local_type='wide' is not one of plain, win, initial, adapt, conv, rnn"),
         ({"objective": "next"}, "objective='next' is not one of cloze, causal"),
         ({"loss_type": "BCE"}, "loss_type='BCE': objective='cloze' is learned with loss_type='CE'"),
-        ({"loss_type": "BPR", **CAUSAL}, "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR", **CAUSAL}, "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
     ],
 )
 def test_wrong_options_are_named(settings, message):

@@ -381,7 +381,7 @@ def test_the_kernels_loss_teaches_the_kernels_and_not_the_scores():
         ({"cooccurrence_items": 0}, "cooccurrence_items=0 should be at least 1"),
         ({"jitter": 0.0}, r"jitter=0\.0 should be above 0"),
         ({"eval_samples": -1}, "eval_samples=-1 should be at least 0"),
-        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
     ],
 )
 def test_options_that_do_not_fit_are_named(settings, message):

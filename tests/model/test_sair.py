@@ -236,7 +236,7 @@ def test_the_loss_is_that_of_the_items_plus_the_weighted_redundancy(loss_type):
         ({"n_interests": 0}, r"n_interests=0 is not in 1\.\.pool_size=7"),
         ({"n_interests": 8}, r"n_interests=8 is not in 1\.\.pool_size=7"),
         ({"interest_weights": "both"}, "interest_weights='both' is not one of interacted, raw"),
-        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
     ],
 )
 def test_options_that_do_not_fit_are_named(settings, message):

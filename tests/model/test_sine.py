@@ -154,7 +154,7 @@ def test_the_covariance_by_hand():
     """Rows (1, -1, 0), (2, -2, 0): centred as they are; their covariance is 4 / 3, counted twice and halved."""
     made = SINENet(
         n_items=4, item_negatives=None, max_seq_length=2, hidden_size=3, prototype_size=2, interest_size=1,
-        tau_ratio=0.1, positions=False, layer_norm_eps=1e-12, initializer_range=0.02, loss_type="CE", n_negatives=1,
+        tau_ratio=0.1, positions=False, layer_norm_eps=1e-12, initializer_range=0.02, loss_type="CE", n_negatives=1, gbce_t=0.75,
         reg_loss_ratio=0.1, sparse_tables=False,
     )  # fmt: skip
     with torch.no_grad():
@@ -189,7 +189,7 @@ def test_a_loss_at_every_position_is_refused(toy_path):
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("interest_size", 51, r"interest_size=51 is not in 1\.\.prototype_size=50"),
     ("tau_ratio", 0.0, "tau_ratio=0.0 should be above 0"),
-    ("loss_type", "NLL", "loss_type='NLL' is not one of BCE, CE"),
+    ("loss_type", "NLL", "loss_type='NLL' is not one of BCE, gBCE, SSM, CE"),
 ])  # fmt: skip
 def test_values_out_of_range_are_refused(theirs, key, value, message):
     with pytest.raises(ValueError, match=message):

@@ -273,7 +273,7 @@ def test_negatives_avoid_the_items_of_the_true_user():
         ({"p_user": 1.5}, r"p_user=1\.5 is not a probability"),
         ({"p_output": -0.1}, r"p_output=-0\.1 is not a probability"),
         ({"sse_mode": "authors", "p_input": 0.1, "p_output": 0.2}, r"got p_input=0\.1 and p_output=0\.2"),
-        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, CE"),
+        ({"loss_type": "BPR"}, "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
         ({"n_heads": 5}, "hidden_size=12 is not a multiple of n_heads=5"),
     ],
 )

@@ -1,0 +1,161 @@
+"""RecTools' SASRec (`rectools[torch]`, MTS), a peer to compare with: their network, their losses, our data and loop.
+
+RecTools implements SASRec (Kang, McAuley, ICDM 2018) with softmax, BCE, gBCE and sampled softmax, and adds vectors of
+categories to those of items (https://rectools.readthedocs.io). Everything that learns is RecTools' own code, made by
+its public `SASRecModel`; the histories, the optimizer, early stopping, candidates and ranking are those of all other
+models here, so that what differs is the model. `pip install "recbole-cafe[peers]"`.
+
+RecTools knows the items of the train split only. The others are ranked last, all alike.
+
+B rows, L positions, D hidden size, V items. RecTools pads rows on the left, and so their newest item stands last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cafe.layers.losses import check_loss
+from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.ranking.catalogue import Catalogue
+
+LOSSES = {"BCE": "BCE", "gBCE": "gBCE", "SSM": "sampled_softmax", "CE": "softmax"}  # our names: theirs
+UNKNOWN = -1e6  # logit of an item that RecTools does not know
+
+
+class RecToolsSASRecNet(nn.Module):
+    """A `rectools.models.SASRecModel` behind the contract of :class:`NetRecommender`.
+
+    Args:
+        n_items: V, padding included.
+        item2intent: [V], the category of each item; 0 for padding, C for an item without one. n_intents: C.
+        train_pairs: users and items of the training interactions, [P] each.
+        max_seq_length: L.
+        The rest: see props/model/RecToolsSASRec.yaml.
+
+    Raises:
+        ImportError: RecTools is not installed. ValueError: see :func:`recbole_cafe.layers.losses.check_loss`.
+    """
+
+    losses = tuple(LOSSES)
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        item2intent: Tensor,
+        n_intents: int,
+        train_pairs: tuple[Tensor, Tensor],
+        max_seq_length: int,
+        hidden_size: int,
+        n_layers: int,
+        n_heads: int,
+        dropout_prob: float,
+        use_intents: bool,
+        loss_type: str,
+        n_negatives: int,
+        gbce_t: float,
+    ) -> None:
+        check_loss(loss_type, n_negatives, gbce_t, self.losses)
+        super().__init__()
+        self.max_seq_length = max_seq_length
+        try:
+            from rectools.models import SASRecModel
+            from rectools.models.nn.item_net import CatFeaturesItemNet, IdEmbeddingsItemNet
+        except ImportError as error:
+            raise ImportError(f"RecToolsSASRec needs RecTools: pip install 'recbole-cafe[peers]' ({error})") from error
+        blocks = (IdEmbeddingsItemNet, CatFeaturesItemNet) if use_intents else (IdEmbeddingsItemNet,)
+        model = SASRecModel(
+            n_factors=hidden_size, n_blocks=n_layers, n_heads=n_heads, dropout_rate=dropout_prob,
+            session_max_len=max_seq_length, loss=LOSSES[loss_type], n_negatives=n_negatives, gbce_t=gbce_t, epochs=0,
+            item_net_block_types=blocks,
+        )  # fmt: skip
+        items = torch.unique(train_pairs[1].cpu())
+        model.fit(_items_as_dataset(items, item2intent.cpu() if use_intents else None, n_intents, max_seq_length))
+        self.theirs = model.lightning_model
+        self.theirs.on_train_start()  # draws the weights
+        preparator = self.theirs.data_preparator
+        self.first_id, self.end_id = preparator.n_item_extra_tokens, preparator.item_id_map.size
+        of = torch.zeros(n_items, dtype=torch.long)
+        of[items] = torch.as_tensor(preparator.item_id_map.convert_to_internal(items.numpy()), dtype=torch.long)
+        self.register_buffer("their_id", of, persistent=False)
+
+    def forward(self, item_seq: Tensor) -> Tensor:
+        """States of the positions. item_seq: [B, L]. Returns [B, L, D], rows padded on the left."""
+        backbone = self.theirs.torch_model
+        return backbone.encode_sessions({"x": self._on_the_right(item_seq, item_seq)}, self._vectors())
+
+    def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
+        """RecTools' loss of the next item. item_seq, target: [B, L], target 0 where there is none."""
+        x, y = self._on_the_right(item_seq, item_seq), self._on_the_right(item_seq, target)
+        if not (y > 0).any():
+            return self._vectors().sum() * 0.0
+        batch = {"x": x, "y": y, "yw": (y > 0).float()}
+        sampler = self.theirs.data_preparator.negative_sampler
+        if sampler is not None:
+            drawn = sampler.get_negatives(batch, lowest_id=self.first_id, highest_id=self.end_id)
+            batch["negatives"] = drawn.to(x.device)
+        return self.theirs.loss_calculator(self.theirs.get_batch_logits(batch), y, batch["yw"])
+
+    def last(self, item_seq: Tensor) -> tuple[Tensor, None]:
+        """The query that the history of each row makes, [B, D + 1], and no terms of intents."""
+        state = self(item_seq)[:, -1]
+        return torch.cat((state, torch.ones_like(state[:, :1])), 1), None
+
+    def scores(self, query: Tensor, _terms: None = None, items: Tensor | None = None,
+               _intents: Tensor | None = None) -> Tensor:  # fmt: skip
+        """Scores of every item, [B, V] (column 0 is padding), or of candidates [B, K]."""
+        vectors = self.item_vectors()
+        if items is None:
+            return query @ vectors.T
+        return torch.einsum("bd,bkd->bk", query, vectors[items])
+
+    def item_vectors(self) -> Tensor:
+        """[V, D + 1]: the last column tells the items RecTools does not know."""
+        unknown = torch.where(self.their_id > 0, 0.0, UNKNOWN)
+        vectors = self._vectors()
+        return torch.cat((vectors[self.their_id], unknown.to(vectors.dtype)[:, None]), 1)
+
+    def catalogue(self) -> Catalogue:
+        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
+        group = torch.ones_like(self.their_id)
+        group[0] = 0
+        return Catalogue(self.item_vectors().detach(), group, "item", 2)
+
+    def _vectors(self) -> Tensor:
+        return self.theirs.torch_model.item_model.get_all_embeddings()
+
+    def _on_the_right(self, item_seq: Tensor, of: Tensor) -> Tensor:
+        """`of` [B, up to L], our ids beside item_seq, as theirs and padded on the left to L, which RecTools' attention
+        depends on: it reads padding too. An unknown item becomes padding. Returns [B, L]."""
+        length = (item_seq > 0).sum(1, keepdim=True)
+        at = torch.arange(self.max_seq_length, device=of.device) - (self.max_seq_length - length)
+        return self.their_id[of.gather(1, at.clamp(min=0))].where(at >= 0, 0)
+
+
+def _items_as_dataset(items: Tensor, item2intent: Tensor | None, n_intents: int, max_seq_length: int) -> Any:
+    """A RecTools dataset in which each item occurs, so that its model knows them all and their categories; RecTools
+    takes its vocabulary from what is left of the sessions after truncation. items: [n] distinct ids."""
+    import pandas as pd
+    from rectools.dataset import Dataset
+
+    size = max(2, max_seq_length)
+    items = torch.cat((items, items[: -len(items) % size]))  # the last session is filled up: one of one item is dropped
+    interactions = pd.DataFrame({
+        "user_id": torch.arange(len(items)).numpy() // size, "item_id": items.numpy(), "weight": 1.0,
+        "datetime": pd.Timestamp("2000-01-01"),
+    })  # fmt: skip
+    if item2intent is None:
+        return Dataset.construct(interactions)
+    known = torch.unique(items)
+    known = known[item2intent[known] < n_intents]
+    features = pd.DataFrame({"id": known.numpy(), "value": item2intent[known].numpy(), "feature": "intent"})
+    return Dataset.construct(interactions, item_features_df=features, cat_item_features=["intent"])
+
+
+class RecToolsSASRec(NetRecommender):
+    """RecTools' SASRec as RecBole sees it."""
+
+    net = RecToolsSASRecNet
