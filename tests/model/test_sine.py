@@ -154,8 +154,8 @@ def test_the_covariance_by_hand():
     """Rows (1, -1, 0), (2, -2, 0): centred as they are; their covariance is 4 / 3, counted twice and halved."""
     made = SINENet(
         n_items=4, item_negatives=None, max_seq_length=2, hidden_size=3, prototype_size=2, interest_size=1,
-        tau_ratio=0.1, positions=False, layer_norm_eps=1e-12, initializer_range=0.02, loss_type="CE", n_negatives=1, gbce_t=0.75,
-        reg_loss_ratio=0.1, sparse_tables=False,
+        tau_ratio=0.1, positions=False, layer_norm_eps=1e-12, initializer_range=0.02, loss_type="CE", n_negatives=1,
+        gbce_t=0.75, reg_loss_ratio=0.1, sparse_tables=False,
     )  # fmt: skip
     with torch.no_grad():
         made.prototype.copy_(torch.tensor([[2.0, 0.0, 1.0], [3.0, -1.0, 1.0]]))
