@@ -7,6 +7,7 @@ import logging
 import os
 import runpy
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,10 +240,11 @@ def list_command(arguments: Sequence[str]) -> int:
     for name, content in benchmarks.items():
         if "systems" in content:
             print(f"  {name:<16} {content.get('title', '')}  props/benchmark/{name}.yaml")
-    print("presets:")
+    print("presets (--preset=BENCHMARK/SYSTEM):")
     for name, content in benchmarks.items():
-        for system in content.get("systems", {}):
-            print(f"  {name}/{system}")
+        if "systems" in content:
+            line = f"{name + '/':<17}{', '.join(content['systems'])}"
+            print(textwrap.fill(line, 120, initial_indent="  ", subsequent_indent=" " * 19, break_on_hyphens=False))
     return 0
 
 

@@ -328,7 +328,7 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     assert ["ml-100k", "inside", "RecBole"] in lines
     assert ["small", "dataset/small"] in lines
     assert "amazon" in [line[0] for line in lines]
-    assert ["table3/base"] in lines
+    assert ["table3/", "base,", "+1,", "+1+2,", "+1+2+3,", "+1+2+4,", "+1+2+3+4"] in lines
     assert ["quick", "A", "quick", "look", "at", "every", "part", "props/benchmark/quick.yaml"] in lines
     assert main(["list", "models"]) == 1
     assert capsys.readouterr().err == "recbole-cafe: ConfigError: list takes no arguments, got models\n"
