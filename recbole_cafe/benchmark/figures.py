@@ -18,16 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark import store
-from recbole_cafe.benchmark.report import (
-    Benchmark,
-    SystemRuns,
-    Table,
-    check_comparable,
-    metrics_of,
-    read,
-    tables,
-    title,
-)
+from recbole_cafe.benchmark.report import title
+from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
 from recbole_cafe.data.candidates import parse_protocol
 from recbole_cafe.files import written_whole
@@ -122,7 +114,7 @@ def write(out: Path) -> list[Path]:
         the files, in `out`/figures.
 
     Raises:
-        StoreError: as :func:`recbole_cafe.benchmark.report.read` and :func:`gains`. ImportError: no matplotlib.
+        StoreError: as :func:`recbole_cafe.benchmark.results.read` and :func:`gains`. ImportError: no matplotlib.
     """
     import matplotlib
 

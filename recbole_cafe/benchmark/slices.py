@@ -17,15 +17,14 @@ import numpy as np
 
 from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.figures import COLOURS, MARKS, STYLE, save_figure
-from recbole_cafe.benchmark.report import (
+from recbole_cafe.benchmark.report import markdown_row, title
+from recbole_cafe.benchmark.results import (
     Benchmark,
     SystemRuns,
     check_comparable,
-    markdown_row,
     metrics_of,
     read,
     reference_of,
-    title,
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat

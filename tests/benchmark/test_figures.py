@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_cafe.benchmark import figures, store
-from recbole_cafe.benchmark.report import read
+from recbole_cafe.benchmark.results import read
 from recbole_cafe.cli import main
 
 FIGURE = {"system": "CaFe", "baseline": "B", "x": {"min5": 5, "min1": 1, "min20": 20}, "xlabel": "items"}

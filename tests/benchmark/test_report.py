@@ -13,7 +13,8 @@ import pytest
 from recbole.evaluator.metrics import MRR, NDCG, Hit
 
 from recbole_cafe.benchmark import report, stats, store
-from recbole_cafe.benchmark.report import escape, read, tables, write
+from recbole_cafe.benchmark.report import escape, write
+from recbole_cafe.benchmark.results import read, tables
 from recbole_cafe.cli import main
 from recbole_cafe.config import props_dir, read_yaml
 from recbole_cafe.trainer import per_target

@@ -14,7 +14,7 @@ import pytest
 import toy
 
 from recbole_cafe.benchmark import slices
-from recbole_cafe.benchmark.report import read
+from recbole_cafe.benchmark.results import read
 from recbole_cafe.benchmark.store import StoreError
 from recbole_cafe.cli import main
 from recbole_cafe.config import Config
