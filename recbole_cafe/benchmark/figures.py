@@ -177,7 +177,7 @@ def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
         axes.minorticks_off()
         axes.set_xticks(places, [f"{x:g}" for x in places])
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         axes.set_xlabel(str(spec.get("xlabel", "")))
         axes.set_title(f"{protocol}, {title(there[0].metric)}", loc="left", fontsize=9)
