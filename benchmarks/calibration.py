@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import QUICK_SETTINGS, Data, data, parser, report, workplace
+from common import QUICK_SETTINGS, Data, data, machine, parser, report, workplace
 
 import recbole_cafe
 from recbole_cafe.checkpoint import load_data_and_model
@@ -45,6 +45,7 @@ def main() -> None:
         report(
             options, "calibration", ours=systems["CaFePlus"]["ece"], theirs=systems["CaFe (softmax)"]["ece"],
             unit="expected calibration error of the most likely intent", systems=systems, data=source.facts,
+            machine=machine(options),
         )  # fmt: skip
 
 
