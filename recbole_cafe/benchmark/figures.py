@@ -21,7 +21,6 @@ from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.report import title
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
-from recbole_cafe.data.candidates import parse_protocol
 from recbole_cafe.files import written_whole
 
 FOLDER = "figures"
@@ -70,25 +69,19 @@ def gains(benchmark: Benchmark) -> list[Point]:
         raise store.StoreError(
             f"figure={figure!r} should be a mapping of system, baseline and x, perhaps xlabel, metric"
         )
+    order = figure["baseline"] if isinstance(figure["baseline"], list) else [figure["baseline"]]
     points = []
     for dataset, x in figure["x"].items():
         systems = {s.system: s for s in benchmark.datasets.get(dataset, [])}
-        for over in _baselines(figure):
+        for over in order:
             pair = [systems.get(figure["system"]), systems.get(over)]
             if None in pair:
                 continue
             check_comparable(dataset, pair)
-            for protocol in benchmark.protocols(dataset):
-                if not parse_protocol(protocol).random_intents:
-                    metric = str(figure.get("metric") or metrics_of(benchmark, protocol)[0]).lower()
-                    points += _point(dataset, float(x), protocol, metric, *pair)
-    order = _baselines(figure)
+            for protocol in benchmark.fair_protocols(dataset):
+                metric = str(figure.get("metric") or metrics_of(benchmark, protocol)[0]).lower()
+                points += _point(dataset, float(x), protocol, metric, *pair)
     return sorted(points, key=lambda point: (point.protocol, order.index(point.over), point.x))
-
-
-def _baselines(figure: Mapping[str, Any]) -> list[str]:
-    given = figure["baseline"]
-    return list(given) if isinstance(given, list) else [given]
 
 
 def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRuns, baseline: SystemRuns) -> list[Point]:

@@ -68,6 +68,10 @@ class Benchmark:
         cells = self.plan["cells"][dataset].values()
         return list(dict.fromkeys(name for cell in cells for name in cell["protocols"]))
 
+    def fair_protocols(self, dataset: str) -> list[str]:
+        """Those of them that measure recommendation: none of random intents."""
+        return [name for name in self.protocols(dataset) if not parse_protocol(name).random_intents]
+
 
 @dataclass
 class Row:

@@ -28,7 +28,6 @@ from recbole_cafe.benchmark.results import (
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat
-from recbole_cafe.data.candidates import parse_protocol
 from recbole_cafe.files import written_whole
 
 FOLDER = "slices"
@@ -178,7 +177,7 @@ def chosen_systems(benchmark: Benchmark, dataset: str, names: Sequence[str] | No
                                        f"{', '.join(there) or 'none'}")  # fmt: skip
         return [there[name] for name in names]
     wanted = set(benchmark.ours)
-    for protocol in _protocols(benchmark, dataset):
+    for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]
         means = {n: stat(v).mean for n, s in there.items() if n not in wanted and (v := s.values(protocol, metric))}
         wanted |= set(sorted(means, key=means.__getitem__, reverse=True)[:BEST_OTHERS])
@@ -200,7 +199,7 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
     if reference not in [system.system for system in systems]:
         raise store.StoreError(f"reference={reference!r} is none of {', '.join(s.system for s in systems)}")
     made = []
-    for protocol in _protocols(benchmark, dataset):
+    for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]
         values = {system.system: _of_seeds(system, protocol, metric, facts.users) for system in systems}
         for fact in facts.values:
@@ -215,11 +214,6 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
                 rows[n] = replace(rows[n], p_holm=p)
             made += rows
     return made
-
-
-def _protocols(benchmark: Benchmark, dataset: str) -> list[str]:
-    """Those that measure recommendation."""
-    return [name for name in benchmark.protocols(dataset) if not parse_protocol(name).random_intents]
 
 
 def _of_seeds(system: SystemRuns, protocol: str, metric: str, users: np.ndarray) -> dict[int, np.ndarray]:
