@@ -8,14 +8,14 @@ import shutil
 import torch
 
 from recbole_cafe import compat
-from recbole_cafe.quick_start import versions
+from recbole_cafe.quick_start import device_name, versions
 
 
 def lines() -> list[str]:
     """For people."""
     found = versions()
     said = ["environment", *(f"  {name:<16} {version}" for name, version in found.items())]
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    devices = [device_name(torch.device("cuda", number)) for number in range(torch.cuda.device_count())]
     said.append(f"  {'device':<16} {', '.join(devices) if torch.cuda.is_available() else 'CPU only'}")
     for name, module, extra in (("DuckDB engine", "duckdb", "prepare"), ("Spark engine", "pyspark", "spark")):
         there = importlib.util.find_spec(module) is not None and importlib.util.find_spec("ibis") is not None

@@ -148,7 +148,7 @@ def run(
         parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
         data=facts,
         candidates=trainer.candidate_digests,
-        versions=versions(),
+        versions={**versions(), "device": device_name(config["device"])},
         config=checkpoint.plain_config(config),
         checkpoint=str(trainer.saved_model_file) if saved else "",
     )
@@ -311,6 +311,11 @@ def versions() -> dict[str, str]:
     found["recbole-cafe"] = recbole_cafe.__version__
     found["threads"] = str(torch.get_num_threads())
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is: the name of the GPU, or its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _can_be_written(key: str, path: Path) -> None:

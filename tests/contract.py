@@ -215,6 +215,31 @@ class ScoringContract:
         for layout, run in learned.items():
             assert first_share(run) >= self.first, layout
 
+    # Devices ---------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+    def test_it_learns_on_a_gpu_and_scores_there_as_on_a_cpu(self, toy_path: Path) -> None:
+        for layout, epochs in self.layouts.items():
+            keys = {"train_layout": layout, "epochs": epochs, "eval_mode": ["full", "pop5"], **self.learns_with}
+            there, here = self.build(toy_path, gpu_id="0", **keys), self.build(toy_path, **keys)
+            there.model.to(there.config["device"])
+            assert {t.device.type for t in (*there.model.parameters(), *there.model.buffers())} == {"cuda"}
+            there.fit()
+            here.model.load_state_dict(there.model.state_dict())
+            batch = there.batch()
+            on_gpu = there.scores(copy.copy(batch).to("cuda")).cpu()
+            torch.testing.assert_close(on_gpu[:, 1:], here.scores(batch)[:, 1:], rtol=1e-3, atol=1e-4)
+            ranks = []
+            for run in (there, here):
+                trainer = NetTrainer(run.config, run.model)
+                trainer.evaluate(run.test, load_best_model=False)
+                ranks.append(trainer.ranks)
+            for name in ("full", "pop5"):  # near ties may fall the other way
+                assert (ranks[0][name].above == ranks[1][name].above).float().mean() > 0.95, (layout, name)
+            there.model.cpu()
+            # other random numbers than those the epochs are enough for
+            assert first_share(there) >= self.first - 0.15, layout
+
 
 class ModelContract(ScoringContract):
     """What a model that learns by gradients promises besides. Attributes a test class may set:

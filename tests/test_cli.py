@@ -70,6 +70,7 @@ def test_run_writes_everything_about_it(simulated: Path, capsys: pytest.CaptureF
     assert result["data"]["interactions_per_item"] == 2.0
     assert set(result["versions"]) >= {"python", "recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy"}
     assert result["versions"]["recbole-cafe"] == recbole_cafe.__version__
+    assert torch.cuda.is_available() or result["versions"]["device"] == "cpu"
     assert (result["config"]["seed"], result["config"]["hidden_size"]) == (7, 8)
     assert result["config"]["eval_mode"] == ["full", "pop20"]
 

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from recbole_cafe.files import written_whole
 FOLDER = "report"
 TITLES = {"ndcg": "NDCG", "hit": "HR", "mrr": "MRR"}
 LEVEL = 0.05
+ENVIRONMENT = ("recbole-cafe", "recbole", "torch", "numpy", "device", "threads")  # entries of a result's versions
 
 # Formats --------------------------------------------------------------------------------------------------------------
 
@@ -81,7 +82,12 @@ def _markdown_tests(table: Table) -> list[str]:
 
 
 def _markdown_costs(table: Table) -> list[str]:
-    lines = ["| system | model | s / epoch | epochs | parameters | chosen by the search | settings |", "|---" * 7 + "|"]
+    """With a column for what differs in the environments of the runs, if anything does."""
+    runs = [result for row in table.rows for result in row.runs.runs.values()]
+    differing = [key for key in ENVIRONMENT if len({r["versions"].get(key) for r in runs}) > 1]
+    header = ["system", "model", "s / epoch", "epochs", "parameters", "chosen by the search", "settings",
+              *(["made with"] if differing else [])]  # fmt: skip
+    lines = [markdown_row(header), "|---" * len(header) + "|"]
     for row in table.rows:
         cost = costs(row.runs)
         if cost is not None:
@@ -90,6 +96,7 @@ def _markdown_costs(table: Table) -> list[str]:
             lines.append(markdown_row([
                 _md(row.system), row.runs.model, f"{cost['seconds_per_epoch']:.2f}", epochs, f"{cost['parameters']:,}",
                 _md(_point(row.runs.point)) + tried, f"`{row.runs.digest}`",
+                *([_md(environments(row.runs.runs.values(), differing))] if differing else []),
             ]))  # fmt: skip
     return lines if len(lines) > 2 else []
 
@@ -145,8 +152,8 @@ def escape(text: str) -> str:
 
 FIELDS = ("dataset", "protocol", "system", "model", "ours", "metric", "mean", "sd", "n_seeds", "place",
           "gain_over_best_baseline", "best_baseline", "published", "reference", "difference", "difference_low",
-          "difference_high", "p", "p_holm", "users", "seconds_per_epoch", "epochs", "parameters", "search",
-          "settings_hash")  # fmt: skip
+          "difference_high", "p", "p_holm", "users", "seconds_per_epoch", "epochs", "parameters", "environments",
+          "search", "settings_hash")  # fmt: skip
 
 
 def as_csv(table: Table) -> str:
@@ -179,7 +186,7 @@ def as_csv(table: Table) -> str:
 
 
 def costs(runs: SystemRuns) -> dict[str, Any] | None:
-    """Seconds of training per epoch (mean over the seeds), epochs of each seed, trainable parameters."""
+    """Seconds of training per epoch (mean over the seeds), epochs of each seed, trainable parameters, environments."""
     if not runs.runs:
         return None
     results = list(runs.runs.values())
@@ -188,7 +195,14 @@ def costs(runs: SystemRuns) -> dict[str, Any] | None:
         "seconds_per_epoch": math.fsum(per_epoch) / len(per_epoch) if per_epoch else 0.0,
         "epochs": [r["epochs"] for r in results],
         "parameters": results[0]["parameters"],
+        "environments": environments(results),
     }
+
+
+def environments(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ENVIRONMENT) -> str:
+    """The different ones of some runs: versions, threads and, where the result tells, the device."""
+    told = [[f"{k} {r['versions'][k]}" for k in keys if k in r["versions"]] for r in results]
+    return "; ".join(sorted({", ".join(parts) for parts in told}))
 
 
 def title(metric: str) -> str:
@@ -254,7 +268,8 @@ def _how_to_read(benchmark: Benchmark) -> list[str]:
         "* `full` ranks all items. `popN` and `uniN` rank the target among N stored negatives, the same for every "
         "system. `authorsN` gives negatives random other intents and is no measure of recommendation; a system that "
         "scores no intents has its `popN` number there.",
-        "* Seconds per epoch depend on what else the machine did; compare them only when the runs were made alone.",
+        "* Seconds per epoch depend on what else the machine did; compare them only when the runs were made alone and "
+        "with the same software on the same device (a column of the costs says where they were not).",
     ]
 
 
@@ -264,9 +279,7 @@ def _provenance(benchmark: Benchmark) -> list[str]:
         return ["No run is finished."]
     made_by = [r["benchmark"] for r in runs]
     commits = sorted({(b.get("commit") or "no checkout") + " with changes" * bool(b.get("dirty")) for b in made_by})
-    keys = ("recbole-cafe", "recbole", "torch", "numpy", "threads")
-    versions = sorted({", ".join(f"{k} {r['versions'].get(k)}" for k in keys) for r in runs})
-    return [f"{len(runs)} runs in the tables; commit {'; '.join(commits)}; {'; '.join(versions)}."]
+    return [f"{len(runs)} runs in the tables; commit {'; '.join(commits)}; {environments(runs)}."]
 
 
 def _shell(command: Sequence[str]) -> str:

@@ -6,7 +6,8 @@ therefore means comparing x with the threshold f^-1(y; t_c), one number per stat
 
 "Exact" means: as if every score were computed in float64. Products are taken in float32; where one comes closer to a
 threshold than its rounding error can be, that item alone is compared again in float64. So the result does not depend on
-block sizes, on the order of visits or on what was pruned, and equal items tie exactly.
+block sizes, on the order of visits or on what was pruned, and equal items tie exactly. (So products must be no coarser
+than float32: :func:`recbole_cafe.ranking.precision.full_float32`.)
 
 Pruning: the items of an intent lie within a radius of their centre, so x lies within |state| radius of state . centre.
 Intents whose best case does not reach the threshold are skipped, those whose worst case passes it are counted whole.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
+from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 BLOCK = 2**22  # scores held at a time: 16 MB of float32
@@ -137,6 +139,7 @@ class Catalogue:
 
     # Rank of the target -----------------------------------------------------------------------------------------------
 
+    @full_float32()
     def rank(self, state: Tensor, terms: Tensor | None, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
              at_most: int | None = None) -> Ranks:  # fmt: skip
         """Where each state's target stands among all items.
@@ -169,6 +172,7 @@ class Catalogue:
             n_candidates[i] -= len(items)
         return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu(), at_most)
 
+    @full_float32()
     def count(self, state: Tensor, terms: Tensor | None, own: Tensor, above: Tensor, tied: Tensor,
               limit: Tensor | None) -> None:  # fmt: skip
         """Add to above and tied, [B], how many of all items score above, and the same as, a given number.
@@ -235,6 +239,7 @@ class Catalogue:
 
     # Best items -------------------------------------------------------------------------------------------------------
 
+    @full_float32()
     def top(self, state: Tensor, terms: Tensor | None, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The k best items of each state, best first; equal scores by item id.
@@ -317,6 +322,7 @@ def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
     return torch.nextafter(low, low.new_tensor(-torch.inf)), torch.nextafter(high, high.new_tensor(torch.inf))
 
 
+@full_float32()
 def rank_streamed(catalogue: Catalogue, state: Tensor, terms: Tensor | None, target: Tensor) -> Ranks:
     """Exact ranks by blocks of the table in its own order, nothing pruned: for catalogues without useful intents, and
     to hold the pruned search to.

@@ -301,6 +301,29 @@ def test_the_page_has_every_table_and_the_commands(
     assert write(folder.out)[0].name == "report.md"
 
 
+def test_costs_say_with_what_runs_were_made_if_they_differ(made: Callable[..., Any]) -> None:
+    folder = made()
+    for system in ("A", "B"):
+        folder.cell(system)
+    here = {"recbole": "1.2.1", "torch": "2.13.0+cpu", "threads": "1"}
+    there = {**here, "torch": "2.11.0", "device": "A GPU"}
+    folder.run("A", 1, [0, 1], versions=here)
+    folder.run("B", 1, [0, 1], versions=here)
+    write(folder.out)
+    text = Path("out/report/amazon-x-pop100.md").read_text()
+    assert "made with" not in text
+    folder.run("B", 2, [0, 1], versions=there)
+    folder.run("B", 3, [0, 1], versions=there)
+    write(folder.out)
+    cells = [line.split(" | ")[-1] for line in Path("out/report/amazon-x-pop100.md").read_text().splitlines()
+             if "`A0`" in line or "`B0`" in line or "made with" in line]  # fmt: skip
+    assert cells == ["made with |", "torch 2.13.0+cpu |", "torch 2.11.0, device A GPU; torch 2.13.0+cpu |"]
+    both = "recbole 1.2.1, torch 2.11.0, device A GPU, threads 1; recbole 1.2.1, torch 2.13.0+cpu, threads 1"
+    assert f"4 runs in the tables; commit abc; {both}." in Path("out/report/report.md").read_text()
+    with Path("out/report/amazon-x-pop100.csv").open() as file:
+        assert [line["environments"] for line in csv.DictReader(file)][1] == both
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [

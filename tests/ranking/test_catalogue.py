@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_cafe.layers.scoring import JOINTS, intent_terms
 from recbole_cafe.ranking.catalogue import Catalogue, rank_streamed
+from recbole_cafe.ranking.precision import BACKENDS, full_float32
 from recbole_cafe.ranking.ranks import ScoreError
 
 TRIALS = range(60)
@@ -84,6 +86,52 @@ def test_the_best_items_are_those_of_brute_force(trial, joint):
     ranks = catalogue.rank(state, terms, target, excluded=excluded)
     assert torch.equal(ranks.above, above)
     assert torch.equal(ranks.tied, tied)
+
+
+def coarse_products_are_allowed() -> bool:
+    if hasattr(BACKENDS[1], "fp32_precision"):
+        return BACKENDS[1].fp32_precision == "bf16"
+    return torch.get_float32_matmul_precision() == "medium"
+
+
+class CoarseHardware(TorchDispatchMode):
+    """Takes products of bfloat16 numbers where that is allowed, as some processors do."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default and args[0].dtype == torch.float32 and coarse_products_are_allowed():
+            args = tuple(matrix.bfloat16().float() for matrix in args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+def test_ranks_are_exact_where_products_may_be_coarse(joint):
+    catalogue, state, terms, target = random_case(4, joint)
+    every = brute_force(catalogue, state, terms)
+    above, _ = counts(every, target)
+    best = torch.sort(every, dim=1, descending=True, stable=True).indices[:, :5] + 1
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with CoarseHardware():
+            product = state @ catalogue.table.T
+            assert not torch.allclose(product.double(), state.double() @ catalogue.table.double().T, rtol=1e-4)
+            assert torch.equal(catalogue.rank(state, terms, target).above, above)
+            assert torch.equal(rank_streamed(catalogue, state, terms, target).above, above)
+            assert torch.equal(catalogue.top(state, terms, 5)[0], best)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_the_precision_of_products_is_given_back():
+    before = torch.get_float32_matmul_precision()
+    for name in ("medium", "high", "highest"):
+        torch.set_float32_matmul_precision(name)
+        with pytest.raises(KeyError), full_float32():
+            assert not coarse_products_are_allowed()
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == name
+    torch.set_float32_matmul_precision(before)
 
 
 def test_an_intent_that_cannot_matter_is_not_touched():
