@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import recbole_cafe
 from recbole_cafe import Config, checkpoint, cli, config

@@ -127,9 +127,8 @@ def test_the_precision_of_products_is_given_back():
     before = torch.get_float32_matmul_precision()
     for name in ("medium", "high", "highest"):
         torch.set_float32_matmul_precision(name)
-        with pytest.raises(KeyError), full_float32():
+        with full_float32():
             assert not coarse_products_are_allowed()
-            raise KeyError
         assert torch.get_float32_matmul_precision() == name
     torch.set_float32_matmul_precision(before)
 
