@@ -16,6 +16,8 @@ import torch
 from common import PAPER, data, machine, ours, parser, report, workplace
 from topk import measure
 
+from recbole_cafe.quick_start import device_name
+
 BATCHES = (64, 1024)
 
 
@@ -47,7 +49,7 @@ def main() -> None:
         last = {row["method"]: row for row in rows if row["batch"] == rows[-1]["batch"]}
         report(
             options, "gpu", ours=last["top, pruned"]["seconds"], theirs=last["top, dense"]["seconds"],
-            unit="seconds for the 20 best of a batch", device=torch.cuda.get_device_name() if cuda else "cpu",
+            unit="seconds for the 20 best of a batch", device=device_name(torch.device(options.device)),
             cuda=torch.version.cuda, train=trained, ranking=rows, ranking_memory=_memory(cuda),
             parameters=sum(p.numel() for p in side.model.parameters()), data=source.facts, machine=speed,
         )  # fmt: skip

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-BACKENDS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+# Those whose precision can be set each for itself, from PyTorch 2.9 on; before, mkldnn has no such entry at all
+BACKENDS = tuple(
+    matmul
+    for matmul in (torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None))
+    if hasattr(matmul, "fp32_precision")
+)
 
 
 @contextmanager
@@ -17,16 +22,15 @@ def full_float32() -> Iterator[None]:
 
     Also a decorator. The settings belong to the process: another thread's products are full ones meanwhile.
     """
-    if hasattr(BACKENDS[0], "fp32_precision"):  # PyTorch 2.9
-        kept = [(backend, backend.fp32_precision) for backend in BACKENDS]
-        changed = [(backend, value) for backend, value in kept if value != "ieee"]
+    if BACKENDS:
+        before = [backend.fp32_precision for backend in BACKENDS]
         try:
-            for backend, _ in changed:
+            for backend in BACKENDS:
                 backend.fp32_precision = "ieee"
             yield
         finally:
-            for backend, value in changed:
-                backend.fp32_precision = value
+            for backend, precision in zip(BACKENDS, before, strict=True):
+                backend.fp32_precision = precision
         return
     before = torch.get_float32_matmul_precision()
     try:

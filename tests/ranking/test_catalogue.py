@@ -89,8 +89,8 @@ def test_the_best_items_are_those_of_brute_force(trial, joint):
 
 
 def coarse_products_are_allowed() -> bool:
-    if hasattr(BACKENDS[1], "fp32_precision"):
-        return BACKENDS[1].fp32_precision == "bf16"
+    if BACKENDS:
+        return BACKENDS[-1].fp32_precision == "bf16"
     return torch.get_float32_matmul_precision() == "medium"
 
 
@@ -123,7 +123,9 @@ def test_ranks_are_exact_where_products_may_be_coarse(joint):
         torch.set_float32_matmul_precision(before)
 
 
-def test_the_precision_of_products_is_given_back():
+@pytest.mark.parametrize("backends", [BACKENDS, ()], ids=["each backend", "PyTorch before 2.9"])
+def test_the_precision_of_products_is_given_back(backends, monkeypatch):
+    monkeypatch.setattr("recbole_cafe.ranking.precision.BACKENDS", backends)
     before = torch.get_float32_matmul_precision()
     for name in ("medium", "high", "highest"):
         torch.set_float32_matmul_precision(name)
