@@ -22,7 +22,6 @@ from recbole_cafe.config import preset, preset_model, props_dir, read_yaml
 
 SYSTEMS = {  # label -> preset
     "CaFePlus": "cafe-plus/CaFePlus",
-    "CaFePlus without counts of intents": "cafe-plus/no intent memory",
     "CaFe (softmax)": "table2-small/CaFe-CE",
     "CaFe (one negative)": "table2-small/CaFe",
     "IntentBackoff": "table2-small/IntentBackoff",

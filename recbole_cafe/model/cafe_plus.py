@@ -1,30 +1,29 @@
-"""CaFePlus: coarse to fine at both ends, by networks and by a memory of counts.
+"""CaFePlus: coarse to fine, normalised at both levels, with a memory of counts beside the networks.
 
 Our own model, from CaFe (Li et al., SIGIR 2022, arXiv:2204.01839) and IntentBackoff
 (recbole_cafe.model.intent_backoff). What each lacks the other has: one uniform negative teaches CaFe little about rare
 items, and its score is no probability; counts know rare transitions and generalise by one fixed rule. Here the
-factorisation that CaFe's Eq. 10 names is normalised, and each of its levels may remember.
+factorisation that CaFe's Eq. 10 names is normalised, and what has followed an item is remembered.
 
 h is a history, v an item, c_v its intent, R and R^c the states of CaFe's towers (Eq. 7), E and E^c their tables, n(v)
-the training interactions with v, e(v) and e'(c) the evidence of IntentBackoff.
+the training interactions with v, e(v) the evidence of IntentBackoff's counts of items.
 
     P(v | h) = m e(v) / sum e + (1 - m) P(c_v | h) P(v | c_v, h)                                                    (1)
-    P(c | h) = m' e'(c) / sum e' + (1 - m') softmax_c(R^c . E^c_c + b_c)                                            (2)
+    P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
 *Rare items.* A vector learnt from one interaction says little: (3) trusts it n(v) / (n(v) + eta), and an item never
 seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
 learnt from better than those to come, the more so the fewer they are.
 
-*Gates.* m = sigmoid(ln(sum e / (mu + E - sum e)) + g), and m' likewise: with g = 0 the share the counts have in
+*Gate.* m = sigmoid(ln(sum e / (mu + E - sum e)) + g): with g = 0, the default, the share the counts have in
 IntentBackoff. A learned g is linear in the state, ln(mu + E), the share of the discounts and the length of the history,
-and starts at 0: the model begins as IntentBackoff, with networks in place of its priors, and learns where to trust
-which. By default m' is learned and m is not: a learned m is right about likelihood and costs full ranking its first
-places (docs/cafe_plus.md).
+and starts at 0. It is right about likelihood and costs full ranking its first places (docs/cafe_plus.md). A memory of
+intents was tried too: the intent tower knows what it would say.
 
-*Training* minimises -ln P(v | h) + lambda (-ln of (2)'s softmax), which keeps Eq. 9's second half. Counts that hold
-what is to be predicted would teach the gates to trust them blindly: each row's own contribution is taken off first
-(:meth:`recbole_cafe.model.successors.Successors.without_own`), from e, e' and n(v) alike. The softmax (3) takes all
+*Training* minimises -ln P(v | h) - lambda ln P(c_v | h), which keeps Eq. 9's second half. Counts that hold what is to
+be predicted would leave nothing to learn: each row's own contribution is taken off first
+(:meth:`recbole_cafe.model.successors.Successors.without_own`), from e and n(v) alike. The softmax (3) takes all
 items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what the
 batch touches, not the catalogue.
 
@@ -44,12 +43,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.successors import (
     CountSettings,
-    Successors,
     item_evidence,
     newest_first,
     repeat_rate,
@@ -175,10 +172,8 @@ class CaFePlusNet(Towers):
         initializer_range: float,
         sparse_tables: bool,
         item_memory: bool,
-        intent_memory: bool,
         item_net: bool,
         learned_item_gate: bool,
-        learned_intent_gate: bool,
         intent_loss_weight: float,
         n_in_intent: int,
         shrinkage: float,
@@ -191,11 +186,6 @@ class CaFePlusNet(Towers):
         discount: float,
         prior: float,
         max_successors: int,
-        intent_window: int,
-        intent_window_decay: float,
-        intent_history_decay: float,
-        intent_discount: float,
-        intent_prior: float,
         popularity_exponent: float,
         popularity_prior: float,
         repeats: str,
@@ -217,12 +207,10 @@ class CaFePlusNet(Towers):
         self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
         self.shrinkage, self.rank_shrinkage = shrinkage, rank_shrinkage
         self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
-        self.item_look, self.intent_look = counts.item_look, counts.intent_look(max_seq_length)
+        self.item_look = counts.look
         users, items = (ids.cpu() for ids in train_pairs)
-        self.items = counts.items(users, items, n_items) if item_memory else None
-        self.intents = counts.intents(users, item2intent[items], n_intents + 1) if intent_memory else None
+        self.items = counts.table(users, items, n_items) if item_memory else None
         self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None
-        self.intent_gate = Gate(hidden_size, learned=learned_intent_gate) if intent_memory else None
         seen = torch.bincount(items, minlength=n_items).float()
         self.inside = IntentItems(item2intent, n_intents + 1, seen)
         share = torch.bincount(item2intent, weights=seen.double(), minlength=n_intents + 1) + 1
@@ -234,7 +222,7 @@ class CaFePlusNet(Towers):
     # Training --------------------------------------------------------------------------------------------------------
 
     def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
-        """-ln (1) of the next item plus `intent_loss_weight` times that of (2)'s softmax, means over the targets.
+        """-ln (1) of the next item plus `intent_loss_weight` times -ln (2) of its intent, means over the targets.
 
         Args:
             item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
@@ -248,32 +236,18 @@ class CaFePlusNet(Towers):
         if not wanted.any():
             return fused.sum() * 0.0
         fused, coarse, item = fused[wanted], coarse[wanted], item[wanted]
-        intent, length = self.item2intent[item], packing.position[wanted] + 1
-        sequence = F.pad(item_seq, (0, 1))
-        sequence[:, 1:] = torch.where(target > 0, target, sequence[:, 1:])
-        log_net = self._log_intents(coarse).gather(1, intent[:, None])[:, 0]
-        of_intent = log_net.exp()
-        if self.intents is not None:
-            found = self._without_own(self.intents, self.item2intent[sequence], self.intent_look, packing, wanted)
-            of_intent = self._mixed(self.intent_gate, coarse, length, *found, of_intent)
-        probability = of_intent * self._inside(fused, item)
+        log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
+        probability = log_intent.exp() * self._inside(fused, item)
         if self.items is not None:
-            found = self._without_own(self.items, sequence, self.item_look, packing, wanted)
-            probability = self._mixed(self.item_gate, fused, length, *found, probability)
-        return -(probability.clamp(min=TINY).log() + self.intent_loss_weight * log_net).mean()
-
-    @staticmethod
-    def _without_own(table: Successors, ids: Tensor, look: dict[str, float], packing: Packing,
-                     wanted: Tensor) -> list[Tensor]:  # fmt: skip
-        """e, mu + E and mu + E - sum e of the targets, [N] each. ids: [B, L + 1]."""
-        return [packing.pack(x[:, 1:])[wanted] for x in table.without_own(ids, **look)]
-
-    @staticmethod
-    def _mixed(gate: Gate, state: Tensor, length: Tensor, evidence: Tensor, mass: Tensor, rest: Tensor,
-               other: Tensor) -> Tensor:  # fmt: skip
-        """m e / sum e + (1 - m) other, all [N]."""
-        m = gate(state, mass, rest, length)
-        return m * (evidence / (mass - rest).clamp(min=TINY)).clamp(max=1).float() + (1 - m) * other
+            sequence = F.pad(item_seq, (0, 1))
+            sequence[:, 1:] = torch.where(target > 0, target, sequence[:, 1:])
+            evidence, mass, rest = (
+                packing.pack(x[:, 1:])[wanted] for x in self.items.without_own(sequence, **self.item_look)
+            )
+            m = self.item_gate(fused, mass, rest, packing.position[wanted] + 1)
+            share = (evidence / (mass - rest).clamp(min=TINY)).clamp(max=1).float()
+            probability = m * share + (1 - m) * probability
+        return -(probability.clamp(min=TINY).log() + self.intent_loss_weight * log_intent).mean()
 
     def _inside(self, state: Tensor, item: Tensor) -> Tensor:
         """(3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
@@ -309,7 +283,7 @@ class CaFePlusNet(Towers):
         fused, coarse, packing = self(item_seq)
         fused, coarse = packing.last(fused), packing.last(coarse)
         newest = newest_first(item_seq)
-        terms = self._of_intent(coarse, newest, packing.length).log()
+        terms = self._log_intents(coarse)
         vector = fused.new_ones(len(fused), 1)
         if self.item_net:
             vector = torch.cat((fused, vector), 1)
@@ -333,18 +307,7 @@ class CaFePlusNet(Towers):
     def intent_probabilities(self, item_seq: Tensor) -> Tensor:
         """(2) after the histories. item_seq: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
         _, coarse, packing = self(item_seq)
-        return self._of_intent(packing.last(coarse), newest_first(item_seq), packing.length)
-
-    def _of_intent(self, coarse: Tensor, newest: Tensor, length: Tensor) -> Tensor:
-        """(2). coarse: [B, D]. newest: [B, L] items, the last one first. length: [B]. Returns [B, C + 1]."""
-        of_intent = self._log_intents(coarse).exp()
-        if self.intents is None:
-            return of_intent
-        sources = self.item2intent[newest]
-        mass, rest = self.intents.masses(sources, **self.intent_look)
-        m = self.intent_gate(coarse, mass, rest, length)[:, None]
-        evidence = self.intents.evidence(sources, **self.intent_look)
-        return m * (evidence / (mass - rest).clamp(min=TINY)[:, None]).float() + (1 - m) * of_intent
+        return self._log_intents(packing.last(coarse)).exp()
 
     def scores(self, state: Remembered, terms: Tensor, items: Tensor | None = None,
                intents: Tensor | None = None) -> Tensor:  # fmt: skip

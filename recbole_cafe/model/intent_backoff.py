@@ -50,7 +50,14 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.successors import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.successors import (
+    CountSettings,
+    IntentCountSettings,
+    item_evidence,
+    newest_first,
+    repeat_rate,
+    with_repeats,
+)
 from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
 
 
@@ -95,16 +102,16 @@ class IntentBackoffNet(nn.Module):
         popularity_prior: float,
         repeats: str,
     ) -> None:
-        counts = CountSettings.of(locals())
+        counts, intent_counts = CountSettings.of(locals()), IntentCountSettings.of(locals())
         super().__init__()
         if not use_intents:  # one intent that all items have
             item2intent, n_intents = (torch.arange(n_items) > 0).long(), 2
         self.scores_intents = use_intents
         self.repeats, self.n_items, self.n_intents = repeats, n_items, n_intents
-        self.item_look, self.intent_look = counts.item_look, counts.intent_look(max_seq_length)
+        self.item_look, self.intent_look = counts.look, intent_counts.look(max_seq_length)
         users, items = (ids.cpu() for ids in train_pairs)
-        self.items = counts.items(users, items, n_items)
-        self.intents = counts.intents(users, item2intent[items], n_intents + 1) if use_intents else None
+        self.items = counts.table(users, items, n_items)
+        self.intents = intent_counts.table(users, item2intent[items], n_intents + 1) if use_intents else None
         seen = torch.bincount(items, minlength=n_items).double()  # [V] n(v)
         weight = (seen + popularity_prior) ** popularity_exponent
         weight[0] = 0

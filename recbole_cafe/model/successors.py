@@ -19,11 +19,30 @@ from recbole_cafe.ranking.factored import Exceptions
 REPEATS = ("observed", "free")
 
 Numbers = TypeVar("Numbers", np.ndarray, Tensor)
+S = TypeVar("S", bound="_Settings")
+
+
+class _Settings:
+    @classmethod
+    def of(cls: type[S], settings: Mapping[str, Any]) -> S:
+        """Those among the settings of a net."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    def _check(self, *, at_least: Mapping[str, int], shares: tuple[str, ...], positive: tuple[str, ...]) -> None:
+        for key, least in at_least.items():
+            if (value := getattr(self, key)) < least:
+                raise ValueError(f"{key}={value} must be at least {least}")
+        for key in shares:
+            if not 0 <= (value := getattr(self, key)) <= 1:
+                raise ValueError(f"{key}={value} must be between 0 and 1")
+        for key in positive:
+            if (value := getattr(self, key)) <= 0:
+                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
 
 
 @dataclass(frozen=True)
-class CountSettings:
-    """How items and intents are counted and looked up: keys of a model's YAML.
+class CountSettings(_Settings):
+    """How items are counted and looked up: keys of a model's YAML.
 
     Raises:
         ValueError: a setting outside of its range.
@@ -37,54 +56,59 @@ class CountSettings:
     discount: float
     prior: float
     max_successors: int
-    intent_window: int
-    intent_window_decay: float
-    intent_history_decay: float
-    intent_discount: float
-    intent_prior: float
     popularity_prior: float
     repeats: str
 
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> CountSettings:
-        """Those among the settings of a net."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
-
     def __post_init__(self) -> None:
-        for key, least in {"window": 1, "history_length": 1, "intent_window": 1, "max_successors": 0}.items():
-            if (value := getattr(self, key)) < least:
-                raise ValueError(f"{key}={value} must be at least {least}")
-        for key in ("window_decay", "backward", "history_decay", "discount", "intent_window_decay",
-                    "intent_history_decay", "intent_discount"):  # fmt: skip
-            if not 0 <= (value := getattr(self, key)) <= 1:
-                raise ValueError(f"{key}={value} must be between 0 and 1")
-        for key in ("prior", "intent_prior", "popularity_prior"):
-            if (value := getattr(self, key)) <= 0:
-                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
+        self._check(
+            at_least={"window": 1, "history_length": 1, "max_successors": 0},
+            shares=("window_decay", "backward", "history_decay", "discount"), positive=("prior", "popularity_prior"),
+        )  # fmt: skip
         if self.repeats not in REPEATS:
             raise ValueError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
 
-    def items(self, users: Tensor, items: Tensor, n: int) -> Successors:
+    def table(self, users: Tensor, items: Tensor, n: int) -> Successors:
         """The counts of items."""
         return Successors(
             users, items, n=n, window=self.window, window_decay=self.window_decay, backward=self.backward,
             discount=self.discount, most=self.max_successors,
         )  # fmt: skip
 
-    def intents(self, users: Tensor, intents: Tensor, n: int) -> Successors:
+    @property
+    def look(self) -> dict[str, Any]:
+        """Arguments of :meth:`Successors.masses`."""
+        return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}
+
+
+@dataclass(frozen=True)
+class IntentCountSettings(_Settings):
+    """The same for intents.
+
+    Raises:
+        ValueError: a setting outside of its range.
+    """
+
+    intent_window: int
+    intent_window_decay: float
+    intent_history_decay: float
+    intent_discount: float
+    intent_prior: float
+
+    def __post_init__(self) -> None:
+        self._check(
+            at_least={"intent_window": 1}, positive=("intent_prior",),
+            shares=("intent_window_decay", "intent_history_decay", "intent_discount"),
+        )  # fmt: skip
+
+    def table(self, users: Tensor, intents: Tensor, n: int) -> Successors:
         """The counts of intents."""
         return Successors(
             users, intents, n=n, window=self.intent_window, window_decay=self.intent_window_decay, backward=0.0,
             discount=self.intent_discount, most=0,
         )  # fmt: skip
 
-    @property
-    def item_look(self) -> dict[str, Any]:
-        """Arguments of :meth:`Successors.masses` for items."""
-        return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}
-
-    def intent_look(self, length: int) -> dict[str, Any]:
-        """The same for intents, of which all `length` of a history count."""
+    def look(self, length: int) -> dict[str, Any]:
+        """Arguments of :meth:`Successors.masses`; all `length` of a history count."""
         return {"length": length, "decay": self.intent_history_decay, "prior": self.intent_prior}
 
 
