@@ -207,7 +207,7 @@ class CaFePlusNet(Towers):
         self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
         self.shrinkage, self.rank_shrinkage = shrinkage, rank_shrinkage
         self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
-        self.item_look = counts.look
+        self.item_look = counts.look()
         users, items = (ids.cpu() for ids in train_pairs)
         self.items = counts.table(users, items, n_items) if item_memory else None
         self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None

@@ -108,7 +108,7 @@ class IntentBackoffNet(nn.Module):
             item2intent, n_intents = (torch.arange(n_items) > 0).long(), 2
         self.scores_intents = use_intents
         self.repeats, self.n_items, self.n_intents = repeats, n_items, n_intents
-        self.item_look, self.intent_look = counts.look, intent_counts.look(max_seq_length)
+        self.item_look, self.intent_look = counts.look(), intent_counts.look(max_seq_length)
         users, items = (ids.cpu() for ids in train_pairs)
         self.items = counts.table(users, items, n_items)
         self.intents = intent_counts.table(users, item2intent[items], n_intents + 1) if use_intents else None

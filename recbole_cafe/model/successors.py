@@ -74,7 +74,6 @@ class CountSettings(_Settings):
             discount=self.discount, most=self.max_successors,
         )  # fmt: skip
 
-    @property
     def look(self) -> dict[str, Any]:
         """Arguments of :meth:`Successors.masses`."""
         return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}

@@ -58,6 +58,12 @@ class TestCaFePlus(ModelContract):
         _, best = run.model.network.catalogue().top(state, terms, 5)
         torch.testing.assert_close(best.exp().float(), scores.topk(5).values, rtol=1e-4, atol=1e-6)
 
+    def test_the_gate_learns_where_it_is_asked_to(self, toy_path):
+        assert self.build(toy_path).model.network.item_gate.shift is None
+        run = self.build(toy_path, learned_item_gate=True).enlarged()
+        run.model.calculate_loss(run.batch()).backward()
+        assert run.model.network.item_gate.shift.weight.grad.abs().max() > 1e-6
+
     @pytest.mark.parametrize(
         ("settings", "message"),
         [({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
