@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import runpy
+import select
 import sys
 import textwrap
 import traceback
@@ -55,7 +56,24 @@ LAUNCH = {"model": "CaFe", "dataset": "amazon", "config_files": "", "preset": ""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong usage."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _command(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("recbole-cafe: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # the last line of defence: one line for people, the traceback on request
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 141  # as a shell reports a command ended by SIGPIPE: `| head` has seen enough, nothing has failed
+        if os.environ.get("RECBOLE_CAFE_TRACEBACK"):
+            traceback.print_exc()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"recbole-cafe: {type(error).__name__}: {reason}", file=sys.stderr)
+        return 1
+
+
+def _command(arguments: list[str]) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     if name in ("-h", "--help", "help"):
         print(USAGE.format(version=__version__))
@@ -66,17 +84,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"recbole-cafe: no command {name!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    try:
-        return COMMANDS[name](rest)
-    except KeyboardInterrupt:
-        print("recbole-cafe: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:  # the last line of defence: one line for people, the traceback on request
-        if os.environ.get("RECBOLE_CAFE_TRACEBACK"):
-            traceback.print_exc()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"recbole-cafe: {type(error).__name__}: {reason}", file=sys.stderr)
-        return 1
+    return COMMANDS[name](rest)
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is standard output that nobody reads any more; what is left of it then goes nowhere."""
+    stdout = sys.stdout.fileno()
+    if not hasattr(select, "poll"):  # Windows, where a closed pipe is another error
+        return False
+    gone = select.poll()
+    gone.register(stdout, 0)  # errors are told unasked
+    if not gone.poll(0):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stdout)  # else the interpreter complains when it flushes at its end
+    os.close(nowhere)
+    return True
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:

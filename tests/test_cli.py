@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import select
 import socket
 import subprocess
 import sys
@@ -267,6 +268,30 @@ def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setitem(cli.COMMANDS, "run", interrupted)
     assert main(["run"]) == 130
     assert capsys.readouterr().err == "recbole-cafe: interrupted\n"
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="a closed pipe cannot be told from other errors")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_seen_enough_is_no_error(buffered: bool) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    flags = [] if buffered else ["-u"]
+    done = subprocess.run(
+        [sys.executable, *flags, "-m", "recbole_cafe", "help"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_elsewhere_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_arguments: object) -> int:
+        raise BrokenPipeError("a worker has gone")
+
+    monkeypatch.setitem(cli.COMMANDS, "run", broken)
+    assert main(["run"]) == 1
+    assert capfd.readouterr().err == "recbole-cafe: BrokenPipeError: a worker has gone\n"
 
 
 def test_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
