@@ -1,4 +1,4 @@
-"""CaFePlus: coarse to fine, normalised at both levels, with a memory of counts beside the networks.
+"""CaFePlus: coarse to fine, normalised at both levels, and a memory of counts beside the networks.
 
 Our own model, from CaFe (Li et al., SIGIR 2022, arXiv:2204.01839) and IntentBackoff
 (recbole_cafe.model.intent_backoff). What each lacks the other has: one uniform negative teaches CaFe little about rare
@@ -6,26 +6,23 @@ items, and its score is no probability; counts know rare transitions and general
 factorisation that CaFe's Eq. 10 names is normalised, and what has followed an item is remembered.
 
 h is a history, v an item, c_v its intent, R and R^c the states of CaFe's towers (Eq. 7), E and E^c their tables, n(v)
-the training interactions with v, e(v) the evidence of IntentBackoff's counts of items.
+the training interactions with v; e(v), mu and E (the number) as in IntentBackoff's counts of items.
 
-    P(v | h) = m e(v) / sum e + (1 - m) P(c_v | h) P(v | c_v, h)                                                    (1)
+    P(v | h) = (e(v) + (mu + E - sum e) Q(v | h)) / (mu + E),    Q(v | h) = P(c_v | h) P(v | c_v, h)                (1)
     P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
+
+(1) is IntentBackoff's, with networks for what it backs off to.
 
 *Rare items.* A vector learnt from one interaction says little: (3) trusts it n(v) / (n(v) + eta), and an item never
 seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
 learnt from better than those to come, the more so the fewer they are.
 
-*Gate.* m = sigmoid(ln(sum e / (mu + E - sum e)) + g): with g = 0, the default, the share the counts have in
-IntentBackoff. A learned g is linear in the state, ln(mu + E), the share of the discounts and the length of the history,
-and starts at 0. It is right about likelihood and costs full ranking its first places (docs/cafe_plus.md). A memory of
-intents was tried too: the intent tower knows what it would say.
-
-*Training* minimises -ln P(v | h) - lambda ln P(c_v | h), which keeps Eq. 9's second half. Counts that hold what is to
-be predicted would leave nothing to learn: each row's own contribution is taken off first
-(:meth:`recbole_cafe.model.successors.Successors.without_own`), from e and n(v) alike. The softmax (3) takes all
-items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what the
-batch touches, not the catalogue.
+*Training* minimises -ln Q(v | h) - lambda ln P(c_v | h), which keeps Eq. 9's second half. The memory has no part in it:
+trained on the likelihood of the mixture (1), networks learn what the counts leave over, and with frequent items that is
+too little to rank by (docs/cafe_plus.md). n(v) is without the interaction that is to be predicted. The softmax (3)
+takes all items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what
+the batch touches, not the catalogue.
 
 *alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
 (`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). Only the order
@@ -41,7 +38,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
@@ -55,33 +51,12 @@ from recbole_cafe.model.successors import (
 from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
-FEATURES = 3  # of a gate, beside the state
 TINY = 1e-30
 
 
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
     """n / (n + eta), 1 for eta = 0."""
     return seen / (seen + shrinkage) if shrinkage else torch.ones_like(seen)
-
-
-class Gate(nn.Module):
-    """The share of the memory in a mixture, at first that which the counts alone would have."""
-
-    def __init__(self, hidden_size: int, *, learned: bool) -> None:
-        super().__init__()
-        self.shift = nn.Linear(hidden_size + FEATURES, 1) if learned else None
-        if self.shift is not None:
-            nn.init.zeros_(self.shift.weight)
-            nn.init.zeros_(self.shift.bias)
-
-    def forward(self, state: Tensor, mass: Tensor, rest: Tensor, length: Tensor) -> Tensor:
-        """state: [N, D]. mass, rest: [N] mu + E and mu + E - sum e. length: [N] of the history. Returns [N] m."""
-        sure = (mass - rest).clamp(min=0)
-        logit = (sure.clamp(min=TINY).log() - rest.log()).float()
-        if self.shift is not None:
-            features = torch.stack((mass.log().float(), (sure / mass).float(), length.float().log1p()), 1)
-            logit = logit + self.shift(torch.cat((state, features), 1))[:, 0]
-        return torch.sigmoid(logit).where(sure > 0, 0.0)
 
 
 class IntentItems(nn.Module):
@@ -173,7 +148,6 @@ class CaFePlusNet(Towers):
         sparse_tables: bool,
         item_memory: bool,
         item_net: bool,
-        learned_item_gate: bool,
         intent_loss_weight: float,
         n_in_intent: int,
         shrinkage: float,
@@ -210,7 +184,6 @@ class CaFePlusNet(Towers):
         self.item_look = counts.look()
         users, items = (ids.cpu() for ids in train_pairs)
         self.items = counts.table(users, items, n_items) if item_memory else None
-        self.item_gate = Gate(hidden_size, learned=learned_item_gate) if item_memory else None
         seen = torch.bincount(items, minlength=n_items).float()
         self.inside = IntentItems(item2intent, n_intents + 1, seen)
         share = torch.bincount(item2intent, weights=seen.double(), minlength=n_intents + 1) + 1
@@ -222,7 +195,7 @@ class CaFePlusNet(Towers):
     # Training --------------------------------------------------------------------------------------------------------
 
     def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
-        """-ln (1) of the next item plus `intent_loss_weight` times -ln (2) of its intent, means over the targets.
+        """-ln Q of the next item plus `intent_loss_weight` times -ln (2) of its intent, means over the targets.
 
         Args:
             item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
@@ -237,20 +210,10 @@ class CaFePlusNet(Towers):
             return fused.sum() * 0.0
         fused, coarse, item = fused[wanted], coarse[wanted], item[wanted]
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
-        probability = log_intent.exp() * self._inside(fused, item)
-        if self.items is not None:
-            sequence = F.pad(item_seq, (0, 1))
-            sequence[:, 1:] = torch.where(target > 0, target, sequence[:, 1:])
-            evidence, mass, rest = (
-                packing.pack(x[:, 1:])[wanted] for x in self.items.without_own(sequence, **self.item_look)
-            )
-            m = self.item_gate(fused, mass, rest, packing.position[wanted] + 1)
-            share = (evidence / (mass - rest).clamp(min=TINY)).clamp(max=1).float()
-            probability = m * share + (1 - m) * probability
-        return -(probability.clamp(min=TINY).log() + self.intent_loss_weight * log_intent).mean()
+        return -((1 + self.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
 
-    def _inside(self, state: Tensor, item: Tensor) -> Tensor:
-        """(3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
+    def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
+        """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
         intent, which = torch.unique(self.item2intent[item], return_inverse=True)  # [U], [N]
         other, weight = self.inside.some(intent, self.n_in_intent)  # [U, K]: one sample for all targets of an intent
         # Without its own interaction: else a target has always been seen, and nothing is learnt about what has not
@@ -262,7 +225,7 @@ class CaFePlusNet(Towers):
             vectors = trust(seen_other, self.shrinkage)[..., None] * self.item_embedding(other)
             logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
         logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
-        return (logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)).exp()
+        return logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)
 
     def _log_intents(self, coarse: Tensor) -> Tensor:
         """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
@@ -278,7 +241,7 @@ class CaFePlusNet(Towers):
             item_seq: [B, L], padded on the right.
 
         Returns:
-            the state, and [B, C + 1] ln((1 - m) P(c | h)), what an intent gives each of its items.
+            the state, and [B, C + 1] ln of P(c | h) times the share that (1) leaves to the networks.
         """
         fused, coarse, packing = self(item_seq)
         fused, coarse = packing.last(fused), packing.last(coarse)
@@ -288,15 +251,12 @@ class CaFePlusNet(Towers):
         if self.item_net:
             vector = torch.cat((fused, vector), 1)
         log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
+        found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
+        extra = found.value
         if self.items is not None:
-            found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
             mass, rest = self.items.masses(newest, **self.item_look)
-            m = self.item_gate(fused, mass, rest, packing.length)
-            extra = found.value * (m / (mass - rest).clamp(min=TINY))[found.row]
-            terms = terms + torch.log1p(-m.clamp(max=1 - 1e-6))[:, None]
-        else:
-            found = item_evidence(None, newest, n_items=self.n_items)
-            extra = found.value
+            extra = extra / mass[found.row]
+            terms = terms + (rest / mass).log()[:, None].float()
         intent = self.item2intent[found.item]
         logit = (vector[found.row] * self._vectors(found.item)).sum(1)
         plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).exp().double()

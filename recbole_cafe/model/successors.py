@@ -1,4 +1,4 @@
-"""Counts of what follows what, as a memory that is looked up: tables, evidence of a history, a user's own share.
+"""Counts of what follows what, as a memory that is looked up: tables, and the evidence of a history.
 
 The formulas and their sources are in recbole_cafe.model.intent_backoff, which is made of nothing else.
 """
@@ -18,7 +18,6 @@ from recbole_cafe.ranking.factored import Exceptions
 
 REPEATS = ("observed", "free")
 
-Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 S = TypeVar("S", bound="_Settings")
 
 
@@ -125,15 +124,14 @@ class Successors(nn.Module):
     def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
                  discount: float, most: int) -> None:  # fmt: skip
         super().__init__()
-        self.n, self.discount = n, discount
-        self.window, self.window_decay, self.backward = window, window_decay, backward
+        self.n = n
         counts = transitions(
             users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay, backward=backward
         )
         total = torch.from_numpy(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
         if most:
             counts = _largest(counts, most)
-        left = discounted(counts.data, discount)
+        left = counts.data - discount * counts.data.clip(max=1.0)
         source = np.repeat(np.arange(n), np.diff(counts.indptr))
         keep = left > 0
         value = torch.from_numpy(left[keep].astype(np.float32))
@@ -160,20 +158,6 @@ class Successors(nn.Module):
         at = first[which] + within
         return which, self.successor[at].long(), self.count[at].double()
 
-    def find(self, source: Tensor, successor: Tensor) -> Tensor:
-        """c* of given pairs, 0 where there is none. Both of one shape. Returns that shape, float64."""
-        low, high = self.start[source], self.start[source + 1]
-        end = high
-        for _ in range(int((high - low).max()).bit_length() if low.numel() and len(self.successor) else 0):
-            middle = (low + high) // 2
-            smaller = self.successor[middle.clamp(max=len(self.successor) - 1)] < successor
-            open_ = low < high
-            low, high = torch.where(open_ & smaller, middle + 1, low), torch.where(open_ & ~smaller, middle, high)
-        if not len(self.successor):
-            return torch.zeros(low.shape, dtype=torch.float64, device=low.device)
-        at = low.clamp(max=len(self.successor) - 1)
-        return self.count[at].double().where((low < end) & (self.successor[at] == successor), 0.0)
-
     def masses(self, sources: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor]:
         """mu + E and mu + E - sum e of each row. sources: [B, L] ids, newest first, 0 for none; the first `length` of
         them count. Returns [B] each."""
@@ -191,46 +175,6 @@ class Successors(nn.Module):
             made[row, successor] += decay**i * count
         return made
 
-    def without_own(self, ids: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor, Tensor]:
-        """What training sequences say about their own next ids without having been counted themselves.
-
-        A count of what is to be predicted holds it already: a gate trained on it would trust the counts blindly. From
-        all counts those that the row itself has added are taken off, as if its user were not among the training users
-        (up to what the user did before the row begins).
-
-        Args:
-            ids: [B, S], padded with 0 on the right; each is to be predicted from those before it.
-            length, decay, prior: as :meth:`masses`.
-
-        Returns:
-            e of the id at each place from the `length` before it, mu + E and mu + E - sum e there, [B, S] float64 each.
-        """
-        S, device = ids.shape[1], ids.device
-        place = torch.arange(S, device=device)
-        lag = (place[None] - place[:, None]).double()  # [source, target]
-        step = self.window_decay ** (lag.abs() - 1) * (lag.abs() <= self.window) * (lag != 0)
-        step = torch.where(lag > 0, step, self.backward * step)
-        real = (ids > 0).double()
-        same = (ids[:, :, None] == ids[:, None]) * real[:, None]  # [B, S, S]
-        own = same @ (step * real[:, :, None] * real[:, None]) @ same  # what the row adds to c(id_j, id_t)
-        first = ~torch.tril(same.bool(), -1).any(2) & (ids > 0)  # each id of a row once
-        read = (lag > 0) & (lag <= length)
-        row, source, target = (((own > 0) | read) & (real[:, :, None] * real[:, None] > 0)).nonzero(as_tuple=True)
-        stored = torch.zeros_like(own)
-        stored[row, source, target] = self.find(ids[row, source], ids[row, target])  # most of a batch is padding
-        # c* -> c: discounting is monotone, and what it has taken off altogether has nothing to be taken off
-        count = torch.where(stored >= 1 - self.discount, stored + self.discount, stored / (1 - self.discount + 1e-12))
-        count = (count * (stored > 0) - own).clamp(min=0)
-        others = discounted(count, self.discount)
-        total = self.total[ids] - torch.einsum("bjt,bt->bj", own, first.double())
-        kept = self.kept[ids] - torch.einsum("bjt,bt->bj", stored - others, first.double())
-        weight = torch.where(read, decay ** (lag - 1), 0.0) * real[:, :, None]
-        return (
-            (weight * others).sum(1),
-            torch.einsum("bjt,bj->bt", weight, total) + prior,
-            torch.einsum("bjt,bj->bt", weight, (total - kept).clamp(min=0)) + prior,
-        )
-
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Tables of another train split have another size."""
         for name in ("successor", "count"):
@@ -238,11 +182,6 @@ class Successors(nn.Module):
                 old = getattr(self, name)
                 setattr(self, name, torch.empty(stored.shape, dtype=old.dtype, device=old.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def discounted(count: Numbers, discount: float) -> Numbers:
-    """c* of c."""
-    return count - discount * count.clip(max=1.0)
 
 
 def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,

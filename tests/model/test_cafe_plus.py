@@ -3,22 +3,16 @@ import pytest
 import torch
 from contract import ModelContract, build
 
-from recbole_cafe.model.cafe_plus import Gate, IntentItems
+from recbole_cafe.model.cafe_plus import IntentItems
 from recbole_cafe.model.successors import newest_first
 
 
 class TestCaFePlus(ModelContract):
     model = "CaFePlus"
 
-    def test_a_future_item_does_not_change_an_earlier_state(self, toy_path):
-        """Of the towers. The counts of a row are taken off the tables as a whole, the later ones of its items too: that
-        nothing of the row is left is tested in tests/model/test_successors.py."""
-        without = self.build(toy_path, item_memory=False).enlarged()
-        super().test_a_future_item_does_not_change_an_earlier_state(without)
-
     @pytest.mark.parametrize(
         "settings",
-        [{}, {"item_memory": False}, {"item_net": False}, {"learned_item_gate": True},
+        [{}, {"item_memory": False}, {"item_net": False},
          {"repeats": "free"}, {"popularity_exponent": -1.0}, {"popularity_exponent": 1.0}],
     )  # fmt: skip
     def test_probabilities_sum_to_one(self, toy_path, settings):
@@ -58,11 +52,17 @@ class TestCaFePlus(ModelContract):
         _, best = run.model.network.catalogue().top(state, terms, 5)
         torch.testing.assert_close(best.exp().float(), scores.topk(5).values, rtol=1e-4, atol=1e-6)
 
-    def test_the_gate_learns_where_it_is_asked_to(self, toy_path):
-        assert self.build(toy_path).model.network.item_gate.shift is None
-        run = self.build(toy_path, learned_item_gate=True).enlarged()
-        run.model.calculate_loss(run.batch()).backward()
-        assert run.model.network.item_gate.shift.weight.grad.abs().max() > 1e-6
+    def test_training_is_that_of_the_networks_alone(self, toy_path):
+        with_memory, without = (self.build(toy_path, item_memory=memory).enlarged() for memory in (True, False))
+        theirs = dict(with_memory.model.network.named_parameters())
+        assert theirs.keys() == dict(without.model.network.named_parameters()).keys()
+        without.model.network.load_state_dict(with_memory.model.network.state_dict(), strict=False)
+        losses = []
+        for run in (with_memory, without):
+            torch.manual_seed(1)  # of dropout and of the samples of large intents
+            losses.append(run.model.calculate_loss(run.batch()).item())
+        assert losses[0] == losses[1]
+        assert losses[0] > 0
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -74,13 +74,6 @@ class TestCaFePlus(ModelContract):
     def test_a_setting_out_of_its_range_is_refused(self, toy_path, settings, message):
         with pytest.raises(ValueError, match=message):
             self.build(toy_path, **settings)
-
-
-def test_a_gate_starts_with_the_share_of_the_counts():
-    gate = Gate(4, learned=True)
-    mass, rest = torch.tensor([10.0, 3.0], dtype=torch.float64), torch.tensor([4.0, 3.0], dtype=torch.float64)
-    got = gate(torch.randn(2, 4), mass, rest, torch.tensor([1, 2]))
-    assert got.tolist() == pytest.approx([0.6, 0.0])
 
 
 ITEMS = IntentItems(torch.tensor([0, 1, 2, 1, 1, 3, 1]), 4, torch.arange(7.0))  # intent 1: 1 3 4 6

@@ -1,4 +1,4 @@
-"""What a row says about itself is taken off exactly: as if its user had never been counted."""
+"""Look-ups in a table of counts, against loops over pairs."""
 
 import numpy as np
 import pytest
@@ -35,46 +35,6 @@ def naive(made, history, target, *, length, decay, prior):
         mass += decay**i * made.total[source].item()
         rest += decay**i * (made.total[source].item() - sum(row.values()))
     return evidence, mass, rest
-
-
-@pytest.mark.parametrize("settings", [{}, {"backward": 0.0}, {"discount": 0.0}, {"window": 1}, {"window": 10}])
-def test_a_row_is_predicted_by_the_counts_of_the_others(settings):
-    sequences = walks(0)
-    everyone = table(sequences, **settings)
-    longest = max(map(len, sequences))
-    rows = torch.zeros(len(sequences), longest, dtype=torch.long)
-    for row, items in zip(rows, sequences, strict=True):
-        row[: len(items)] = torch.tensor(items)
-    got = everyone.without_own(rows, **LOOK)
-    compared = 0
-    for user, sequence in enumerate(sequences):
-        others = table([s for u, s in enumerate(sequences) if u != user], **settings)
-        for t in range(1, len(sequence)):
-            expected = naive(others, sequence[:t], sequence[t], **LOOK)
-            assert [x[user, t].item() for x in got] == pytest.approx(expected, abs=1e-5)
-            compared += 1
-    assert compared > 50
-
-
-def test_what_others_have_not_seen_is_no_evidence():
-    """1 2 by two users, 3 4 by one: without that one nothing is known of 3 4."""
-    made = table([[1, 2], [1, 2], [3, 4]], discount=0.5)
-    rows = torch.tensor([[1, 2, 0], [3, 4, 0]])
-    evidence, mass, rest = made.without_own(rows, **LOOK)
-    assert evidence[:, 1].tolist() == pytest.approx([0.5, 0.0])
-    assert (mass - rest)[:, 1].tolist() == pytest.approx([0.5, 0.0])
-    assert mass[1, 1] == pytest.approx(LOOK["prior"])
-
-
-def test_pairs_are_found():
-    made = table(walks(1))
-    source, successor = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
-    which, where, count = made.of(torch.arange(N))
-    dense = torch.zeros(N, N, dtype=torch.float64).index_put_((which, where), count)
-    assert torch.equal(made.find(source, successor), dense)
-    assert (dense > 0).sum() > 20
-    nothing = table([[1]])
-    assert not nothing.find(source, successor).any()
 
 
 def test_masses_and_evidence_are_those_of_a_history():
