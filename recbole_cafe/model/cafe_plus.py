@@ -8,11 +8,12 @@ factorisation that CaFe's Eq. 10 names is normalised, and what has followed an i
 h is a history, v an item, c_v its intent, R and R^c the states of CaFe's towers (Eq. 7), E and E^c their tables, n(v)
 the training interactions with v; e(v), mu and E (the number) as in IntentBackoff's counts of items.
 
-    P(v | h) = (e(v) + (mu + E - sum e) Q(v | h)) / (mu + E),    Q(v | h) = P(c_v | h) P(v | c_v, h)                (1)
+    P(v | h) = (e~(v) + (mu + E - sum e) Q(v | h)) / (mu + E),   Q(v | h) = P(c_v | h) P(v | c_v, h)                (1)
     P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
-(1) is IntentBackoff's, with networks for what it backs off to.
+(1) is IntentBackoff's, with networks for what it backs off to. These have a word in the evidence as well: e~(v) is
+e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 0 the counts are as they are.
 
 *Rare items.* A vector learnt from one interaction says little: (3) trusts it n(v) / (n(v) + eta), and an item never
 seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
@@ -57,6 +58,18 @@ TINY = 1e-30
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
     """n / (n + eta), 1 for eta = 0."""
     return seen / (seen + shrinkage) if shrinkage else torch.ones_like(seen)
+
+
+def reweighted(value: Tensor, log_weight: Tensor, row: Tensor, *, n_rows: int) -> Tensor:
+    """Values times exp(log_weight), scaled to keep the sum of each row.
+
+    Args:
+        value, log_weight, row: [E], values at least 0. n_rows: B.
+    """
+    largest = log_weight.new_full((n_rows,), -torch.inf).scatter_reduce(0, row, log_weight, "amax")
+    weighted = value * (log_weight - largest[row]).exp()
+    before, after = (torch.bincount(row, weights=x, minlength=n_rows) for x in (value, weighted))
+    return weighted * (before / after.clamp(min=TINY))[row]
 
 
 class IntentItems(nn.Module):
@@ -152,6 +165,7 @@ class CaFePlusNet(Towers):
         n_in_intent: int,
         shrinkage: float,
         rank_shrinkage: float,
+        evidence_exponent: float,
         window: int,
         window_decay: float,
         backward: float,
@@ -167,7 +181,10 @@ class CaFePlusNet(Towers):
         counts = CountSettings.of(locals())
         if n_in_intent < 1:
             raise ValueError(f"n_in_intent={n_in_intent} must be at least 1")
-        for key, value in {"shrinkage": shrinkage, "rank_shrinkage": rank_shrinkage}.items():
+        not_negative = {
+            "shrinkage": shrinkage, "rank_shrinkage": rank_shrinkage, "evidence_exponent": evidence_exponent,
+        }  # fmt: skip
+        for key, value in not_negative.items():
             if value < 0:
                 raise ValueError(f"{key}={value} must be at least 0")
         super().__init__(
@@ -179,7 +196,7 @@ class CaFePlusNet(Towers):
         )  # fmt: skip
         self.n_items, self.item_net = n_items, item_net
         self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
-        self.shrinkage, self.rank_shrinkage = shrinkage, rank_shrinkage
+        self.shrinkage, self.rank_shrinkage, self.evidence_exponent = shrinkage, rank_shrinkage, evidence_exponent
         self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
         self.item_look = counts.look()
         users, items = (ids.cpu() for ids in train_pairs)
@@ -252,14 +269,17 @@ class CaFePlusNet(Towers):
             vector = torch.cat((fused, vector), 1)
         log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
         found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
+        intent = self.item2intent[found.item]
+        logit = (vector[found.row] * self._vectors(found.item)).sum(1)
+        plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).double()  # ln Q
         extra = found.value
         if self.items is not None:
             mass, rest = self.items.masses(newest, **self.item_look)
-            extra = extra / mass[found.row]
-            terms = terms + (rest / mass).log()[:, None].float()
-        intent = self.item2intent[found.item]
-        logit = (vector[found.row] * self._vectors(found.item)).sum(1)
-        plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).exp().double()
+            extra = reweighted(extra, self.evidence_exponent * plain, found.row, n_rows=len(newest)) / mass[found.row]
+            share = (rest / mass).log()
+            plain = plain + share[found.row]
+            terms = terms + share[:, None].float()
+        plain = plain.exp()
         rho = self.rho if self.repeats == "observed" else None
         exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
         return Remembered(vector, log_norm, exceptions), terms + others.log()[:, None].float()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from contract import ModelContract, build
 
-from recbole_cafe.model.cafe_plus import IntentItems
+from recbole_cafe.model.cafe_plus import IntentItems, reweighted
 from recbole_cafe.model.successors import newest_first
 
 
@@ -13,7 +13,8 @@ class TestCaFePlus(ModelContract):
     @pytest.mark.parametrize(
         "settings",
         [{}, {"item_memory": False}, {"item_net": False},
-         {"repeats": "free"}, {"popularity_exponent": -1.0}, {"popularity_exponent": 1.0}],
+         {"repeats": "free"}, {"popularity_exponent": -1.0}, {"popularity_exponent": 1.0},
+         {"evidence_exponent": 0.0}, {"evidence_exponent": 2.0}],
     )  # fmt: skip
     def test_probabilities_sum_to_one(self, toy_path, settings):
         scores = self.build(toy_path, **settings).enlarged().scores()[:, 1:]
@@ -35,12 +36,31 @@ class TestCaFePlus(ModelContract):
         """Before training the networks say nothing: counts, backed off to the popularity of intents. IntentBackoff
         does the same where the intents of a history weigh nothing beside their popularity."""
         settings = {"popularity_exponent": 0.3, "MAX_ITEM_LIST_LENGTH": 8}
-        plus = self.build(toy_path, **settings)
+        plus = self.build(toy_path, evidence_exponent=0.0, **settings)
         counts = build("IntentBackoff", toy_path, intent_prior=1e9, **settings)
         with torch.no_grad():
             plus.model.network.intent_embedding.weight.zero_()
             plus.model.network.item_embedding.weight.zero_()
         torch.testing.assert_close(plus.scores()[:, 1:], counts.scores()[:, 1:].float(), rtol=1e-4, atol=1e-6)
+
+    def test_the_networks_have_a_word_in_the_evidence(self, toy_path):
+        """With tau between two items that both have evidence and no other part: ratios change by (Q / Q')^tau."""
+        plain, half, off = (
+            self.build(toy_path, repeats="free", **settings).enlarged()
+            for settings in ({"item_memory": False}, {"evidence_exponent": 0.5}, {"evidence_exponent": 0.0})
+        )
+        for run in (half, off):
+            run.model.network.load_state_dict(plain.model.network.state_dict(), strict=False)
+        with torch.no_grad():
+            newest = newest_first(half.batch()["item_id_list"])
+            mass, rest = half.model.network.items.masses(newest, **half.model.network.item_look)
+        q, with_tau, without = (run.scores()[:, 1:].double() for run in (plain, half, off))
+        left = (rest / mass)[:, None] * q
+        evidence, tilted = without - left, with_tau - left
+        expected = evidence * q**0.5
+        expected = expected * (evidence.sum(1) / expected.sum(1).clamp(min=1e-30))[:, None]
+        torch.testing.assert_close(tilted, expected, rtol=1e-3, atol=1e-6)
+        assert (tilted - evidence).abs().max() > 1e-3
 
     @pytest.mark.parametrize("settings", [{}, {"item_net": False}, {"item_memory": False}])
     def test_the_catalogue_ranks_as_the_scores_do(self, toy_path, settings):
@@ -69,11 +89,21 @@ class TestCaFePlus(ModelContract):
         [({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
          ({"prior": 0.0}, "prior=0.0"), ({"window": 0}, "window=0"),
          ({"shrinkage": -1.0}, "shrinkage=-1.0"),
-         ({"rank_shrinkage": -1.0}, "rank_shrinkage=-1.0")],
+         ({"rank_shrinkage": -1.0}, "rank_shrinkage=-1.0"),
+         ({"evidence_exponent": -1.0}, "evidence_exponent=-1.0")],
     )  # fmt: skip
     def test_a_setting_out_of_its_range_is_refused(self, toy_path, settings, message):
         with pytest.raises(ValueError, match=message):
             self.build(toy_path, **settings)
+
+
+def test_evidence_is_weighted_within_its_row():
+    """Row 0: 3 and 1 with weights 1 and 2 become 3 : 2 with the sum 4. A row alone, or with nothing, stays."""
+    row = torch.tensor([0, 0, 1, 3])
+    value = torch.tensor([3.0, 1.0, 5.0, 0.0], dtype=torch.float64)
+    weight = torch.tensor([1.0, 2.0, 1e-200, 1.0], dtype=torch.float64)
+    got = reweighted(value, weight.log(), row, n_rows=5)
+    assert got.tolist() == pytest.approx([2.4, 1.6, 5.0, 0.0])
 
 
 ITEMS = IntentItems(torch.tensor([0, 1, 2, 1, 1, 3, 1]), 4, torch.arange(7.0))  # intent 1: 1 3 4 6
