@@ -276,9 +276,9 @@ class CaFePlusNet(Towers):
         if self.items is not None:
             mass, rest = self.items.masses(newest, **self.item_look)
             extra = reweighted(extra, self.evidence_exponent * plain, found.row, n_rows=len(newest)) / mass[found.row]
-            share = (rest / mass).log()
-            plain = plain + share[found.row]
-            terms = terms + share[:, None].float()
+            log_share = (rest / mass).log()
+            plain = plain + log_share[found.row]
+            terms = terms + log_share[:, None].float()
         plain = plain.exp()
         rho = self.rho if self.repeats == "observed" else None
         exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
