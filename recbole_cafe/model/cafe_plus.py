@@ -66,8 +66,9 @@ def reweighted(value: Tensor, log_weight: Tensor, row: Tensor, *, n_rows: int) -
     Args:
         value, log_weight, row: [E], values at least 0. n_rows: B.
     """
+    log_weight = log_weight.where(value > 0, -torch.inf)  # what has no value sets no scale
     largest = log_weight.new_full((n_rows,), -torch.inf).scatter_reduce(0, row, log_weight, "amax")
-    weighted = value * (log_weight - largest[row]).exp()
+    weighted = value * (log_weight - largest[row]).exp().where(value > 0, 0.0)
     before, after = (torch.bincount(row, weights=x, minlength=n_rows) for x in (value, weighted))
     return weighted * (before / after.clamp(min=TINY))[row]
 

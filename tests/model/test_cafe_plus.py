@@ -98,12 +98,13 @@ class TestCaFePlus(ModelContract):
 
 
 def test_evidence_is_weighted_within_its_row():
-    """Row 0: 3 and 1 with weights 1 and 2 become 3 : 2 with the sum 4. A row alone, or with nothing, stays."""
-    row = torch.tensor([0, 0, 1, 3])
-    value = torch.tensor([3.0, 1.0, 5.0, 0.0], dtype=torch.float64)
-    weight = torch.tensor([1.0, 2.0, 1e-200, 1.0], dtype=torch.float64)
-    got = reweighted(value, weight.log(), row, n_rows=5)
-    assert got.tolist() == pytest.approx([2.4, 1.6, 5.0, 0.0])
+    """Row 0: 3 and 1 with weights 1 and 2 become 3 : 2 with the sum 4. One item keeps its value, whatever has
+    none beside it; a row without evidence has none."""
+    row = torch.tensor([0, 0, 1, 1, 3])
+    value = torch.tensor([3.0, 1.0, 5.0, 0.0, 0.0], dtype=torch.float64)
+    log_weight = torch.tensor([0.0, np.log(2), -2000.0, 0.0, 0.0], dtype=torch.float64)
+    got = reweighted(value, log_weight, row, n_rows=5)
+    assert got.tolist() == pytest.approx([2.4, 1.6, 5.0, 0.0, 0.0])
 
 
 ITEMS = IntentItems(torch.tensor([0, 1, 2, 1, 1, 3, 1]), 4, torch.arange(7.0))  # intent 1: 1 3 4 6
