@@ -140,11 +140,9 @@ class Successors(nn.Module):
         self.register_buffer("successor", torch.from_numpy(counts.indices[keep].astype(np.int32)))  # [T]
         self.register_buffer("count", value)  # [T] c*
         self.register_buffer("total", total)  # [n] N
-        self.register_buffer("kept", self._sums(torch.from_numpy(source[keep]), value, n))  # [n] N*
-
-    @staticmethod
-    def _sums(source: Tensor, value: Tensor, n: int) -> Tensor:
-        return torch.bincount(source, weights=value.double(), minlength=n)  # of what is stored, so that (1) sums to one
+        # of what is stored, so that (1) sums to one
+        kept = torch.bincount(torch.from_numpy(source[keep]), weights=value.double(), minlength=n)
+        self.register_buffer("kept", kept)  # [n] N*
 
     def of(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All successors of some sources. source: [S] ids.
