@@ -135,9 +135,7 @@ class ItemNet(nn.Module):
 
     def catalogue(self) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        group = torch.ones(self.n_items, dtype=torch.long, device=self.item_embedding.weight.device)
-        group[0] = 0
-        return Catalogue(self.item_vectors().detach(), group, "item", 2)
+        return Catalogue.of_items(self.item_vectors().detach())
 
 
 def bert_encoder(*, hidden_size: int, inner_size: int, n_layers: int, n_heads: int, max_seq_length: int,

@@ -120,9 +120,7 @@ class RecToolsSASRecNet(nn.Module):
 
     def catalogue(self) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        group = torch.ones_like(self.their_id)
-        group[0] = 0
-        return Catalogue(self.item_vectors().detach(), group, "item", 2)
+        return Catalogue.of_items(self.item_vectors().detach())
 
     def _vectors(self) -> Tensor:
         return self.theirs.torch_model.item_model.get_all_embeddings()

@@ -79,6 +79,13 @@ class Catalogue:
         self.centre = centre
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
+    @classmethod
+    def of_items(cls, table: Tensor) -> Catalogue:
+        """The items of a model that scores without intents: all in one group. table: [V, D] as above."""
+        group = torch.ones(len(table), dtype=torch.long, device=table.device)
+        group[0] = 0
+        return cls(table, group, "item", 2)
+
     @property
     def n_items(self) -> int:
         """V, padding included."""

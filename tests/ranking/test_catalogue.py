@@ -157,6 +157,6 @@ def test_a_scorer_of_one_score_ties_everything():
 
 
 def test_nan_is_refused():
-    catalogue = Catalogue(torch.zeros(5, 2), torch.tensor([0, 1, 1, 1, 1]), "item", 2)
+    catalogue = Catalogue.of_items(torch.zeros(5, 2))
     with pytest.raises(ScoreError, match="NaN"):
         catalogue.rank(torch.full((1, 2), torch.nan), None, torch.tensor([1]))
