@@ -12,7 +12,8 @@ BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
 # Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
 PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
-PEERS = ["rectools[torch]>=0.19,<0.20"]  # up to Python 3.12 it needs NumPy 1 and pandas 2
+# Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
+PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
 # setuptools and wheel: a test builds and installs the wheel
 TEST = [*BENCHMARK, *SPARK, "pytest>=7", "pytest-xdist>=3.5", "setuptools>=64", "wheel"]
 DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
