@@ -119,8 +119,12 @@ class RecToolsSASRecNet(nn.Module):
         return torch.cat((vectors[self.their_id], unknown.to(vectors.dtype)[:, None]), 1)
 
     def catalogue(self) -> Catalogue:
-        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        return Catalogue.of_items(self.item_vectors().detach())
+        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights. Two groups: beside
+        the unknown ones' logits every product of a known item would count as doubtful and be summed again in float64.
+        """
+        group = torch.where(self.their_id > 0, 1, 2)
+        group[0] = 0
+        return Catalogue(self.item_vectors().detach(), group, "item", 3)
 
     def _vectors(self) -> Tensor:
         return self.theirs.torch_model.item_model.get_all_embeddings()

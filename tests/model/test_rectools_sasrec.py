@@ -71,6 +71,18 @@ def test_states_and_softmax_are_rectools_own(toy_path, use_intents):
         torch.testing.assert_close(net.loss(seq, target, batch["user_id"]), loss)
 
 
+@needs_rectools
+def test_items_that_rectools_does_not_know_make_no_known_one_doubtful(toy_path):
+    """Rounding that could hide in a logit of -1e6 is that item's own, not the catalogue's."""
+    net = build("RecToolsSASRec", toy_path).model.network
+    net.their_id[5] = 0
+    catalogue = net.catalogue()
+    query, _ = net.last(torch.tensor([[3, 4, 0, 0, 0, 0, 0, 0]]))
+    slack = catalogue.slack(query)[0, catalogue.item2intent]
+    assert slack[5] > 0.1
+    assert slack[4] < 1e-3
+
+
 def test_without_rectools_the_error_says_what_to_install(toy_path):
     code = (
         "import sys; sys.modules['rectools'] = None\n"
