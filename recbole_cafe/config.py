@@ -69,7 +69,7 @@ CHECKS: dict[str, tuple[object, ...]] = {
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
 SYSTEM_KEYS = ("model", "search")  # what a system of a benchmark file holds beside settings of its model
-POSITIVE = ("MAX_ITEM_LIST_LENGTH", "train_batch_size", "eval_batch_size", "epochs")
+AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}
 
 
 class ConfigError(ValueError):
@@ -213,9 +213,9 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if value not in accepted:
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
     _refuse_other_kinds(internal, external)
-    for key in POSITIVE:
-        if (value := external.get(key)) is not None and value < 1:
-            raise ConfigError(f"{key}={value!r} should be at least 1")
+    for key, least in AT_LEAST.items():
+        if (value := external.get(key)) is not None and value < least:
+            raise ConfigError(f"{key}={value!r} should be at least {least}")
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=ours and "item2intent" in net_keys(model_class))
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself

@@ -46,6 +46,7 @@ from recbole_cafe.optim import (
     SPARSE_LEARNERS,
     RowWise,
     Together,
+    WeightAverage,
     average_gradients,
     clip_grad_norm,
     sparse_tables,
@@ -64,6 +65,7 @@ class EvaluationMixin:
     """Evaluation by protocol, and checkpoints of plain data, for any RecBole trainer."""
 
     _row_wise: RowWise | None = None
+    _average: WeightAverage | None = None
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
@@ -71,6 +73,9 @@ class EvaluationMixin:
             self.epochs = 1  # there is nothing to train, the one epoch is for validation
         # RecBole's TraditionalTrainer has one epoch, whatever the config says
         self.eval_step = min(self.eval_step, self.epochs)
+        self.average_from = config["average_from"] or 0
+        if self.average_from and getattr(model, "learns", True):
+            self._average = WeightAverage(model.parameters())
         self.saved_model_file = self._file_name()
         self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
         self.seconds = {"train": 0.0, "evaluation": 0.0}
@@ -114,7 +119,10 @@ class EvaluationMixin:
         return Together(dense, rows)
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
+        """RecBole's epoch; afterwards the model holds the weights to be evaluated and saved, see `average_from`."""
         start = perf_counter()
+        if self._average is not None:
+            self._average.train()
         if is_ours(type(self.model)):
             loss = self._epoch(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
         else:
@@ -123,6 +131,8 @@ class EvaluationMixin:
                 warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
                 loss_func = self._promising(loss_func or self.model.calculate_loss)
                 loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+        if self._average is not None and epoch_idx + 1 >= self.average_from:
+            self._average.add()
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
         return loss
@@ -198,12 +208,14 @@ class EvaluationMixin:
             "other_parameter": self.model.other_parameter(),
             "optimizer": self.optimizer.state_dict(),
         }
+        if self._average is not None:
+            state["average"] = self._average.state_dict()
         checkpoint.save(path, state)
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Continue from a checkpoint: weights, optimiser, epoch and best score, as RecBole does.
+        """Continue from a checkpoint: weights, optimiser, epoch and best score, as RecBole does, and the mean of weights.
 
         Raises:
             UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
@@ -219,6 +231,11 @@ class EvaluationMixin:
         self.best_valid_score = state["best_valid_score"]
         self._take(state)
         self.optimizer.load_state_dict(state["optimizer"])
+        if average := state.get("average"):
+            kept = self._average or WeightAverage(self.model.parameters())
+            kept.load_state_dict(average)
+            if self._average is None:
+                kept.train()  # what is in the mean so far is given up
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _load(self, path: str | Path, mmap: bool = False) -> dict[str, Any]:

@@ -320,6 +320,8 @@ def test_a_key_missing_from_the_yaml_is_named_with_the_file() -> None:
         ({"mask_history": "maybe"}, "mask_history='maybe' is not one of True, False"),
         ({"epochs": "x"}, rf"epochs='x' should be a number \(default {DEFAULTS['epochs']}\)"),
         ({"learning_rate": True}, r"learning_rate=True should be a number \(default "),
+        ({"epochs": 0}, "epochs=0 should be at least 1"),
+        ({"average_from": -1}, "average_from=-1 should be at least 0"),
         ({"hidden_size": [64]}, r"hidden_size=\[64\] should be a number \(default "),
         ({"intent_loss": "maybe"}, r"intent_loss='maybe' should be True or False \(default True\)"),
         ({"show_progress": "yes"}, r"show_progress='yes' should be True or False \(default True\)"),

@@ -517,3 +517,44 @@ def test_parts_of_a_test_are_joined_in_the_order_of_the_rows(make: Any) -> None:
     result_of(whole, test)
     for key in ("above", "tied", "n_candidates"):
         assert torch.equal(getattr(trainer.ranks["full"], key), getattr(whole.ranks["full"], key))
+
+
+# Means of weights -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["CaFe", "SASRec"])
+def test_with_average_from_the_mean_of_the_epochs_is_evaluated_and_saved(make: Any, model: str, tmp_path: Path) -> None:
+    """The same training, looked at after each epoch: what is saved is the mean over epochs 2 to 4, and a run that is
+    broken off after the third and resumed ends with it too."""
+    same = {  # no draw: one batch, no dropout, no negatives
+        "train_batch_size": 4096, "hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "loss_type": "CE",
+        "learning_rate": 0.01, "train_neg_sample_args": None, "checkpoint_dir": str(tmp_path),
+    }  # fmt: skip
+    plain, train, *_ = make(model, epochs=4, **same)
+    weights: list[dict[str, Tensor]] = []
+    for epoch in range(4):
+        plain._train_epoch(train, epoch)
+        weights.append({name: w.detach().clone() for name, w in plain.model.named_parameters()})
+    mean = {name: sum(w[name] for w in weights[1:]) / 3 for name in weights[0]}
+
+    def is_mean(trainer: Any) -> bool:
+        return all(torch.allclose(w, mean[name], atol=1e-5) for name, w in trainer.model.named_parameters())
+
+    whole, train, valid, test = make(model, epochs=4, average_from=2, **same)
+    whole.fit(train, None, show_progress=False)
+    assert is_mean(whole)
+    assert not any(torch.allclose(mean[name], weights[-1][name], atol=1e-4) for name in mean if "item_emb" in name)
+    of_mean = result_of(whole, test)
+
+    first, train, *_ = make(model, epochs=3, average_from=2, **same)
+    first.fit(train, None, show_progress=False)
+    without, train, *_ = make(model, epochs=4, **same)  # resumed without a mean: from the weights that were trained
+    without.resume_checkpoint(first.saved_model_file)
+    for name, weight in without.model.named_parameters():
+        assert torch.allclose(weight, weights[2][name], atol=1e-5)
+    second, train, valid, test = make(model, epochs=4, average_from=2, **same)
+    second.resume_checkpoint(first.saved_model_file)
+    second.fit(train, None, show_progress=False)
+    assert is_mean(second)
+    second.eval_collector.data_collect(train)
+    assert dict(second.evaluate(test, load_best_model=True)) == pytest.approx(of_mean, abs=1e-6)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_cafe.optim import RowWise, Together, clip_grad_norm, sparse_tables
+from recbole_cafe import optim
+from recbole_cafe.optim import RowWise, Together, WeightAverage, clip_grad_norm, sparse_tables
 
 V, D = 200, 8
 
@@ -132,3 +133,39 @@ def test_several_optimisers_are_saved_and_restored_as_one():
     assert sparse.weight.grad is None
     assert linear.weight.grad is None
     assert [t is sparse for t in sparse_tables(nn.ModuleList([sparse, linear]))] == [True]
+
+
+def test_the_mean_of_the_weights_is_shown_and_training_goes_on_from_the_last(monkeypatch):
+    monkeypatch.setattr(optim, "CHUNK", 4)  # several, the last one not full
+    net = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 1))
+    average = WeightAverage(net.parameters())
+    average.train()  # nothing to give back yet
+    for step, expected in ((1.0, 1.0), (4.0, 2.5), (-2.0, 1.0)):  # set to 1, 4, -2: the means are 1, 5/2, 1
+        average.train()
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.fill_(step)
+        average.add()
+        assert all(torch.allclose(weight, torch.full_like(weight, expected)) for weight in net.parameters())
+    average.train()
+    assert all(torch.equal(weight, torch.full_like(weight, -2.0)) for weight in net.parameters())
+    assert average.state_dict() == {"count": 3, "trained": []}  # the model holds them
+
+
+def test_a_mean_goes_on_from_a_state_dict():
+    def run(states):
+        weight = nn.Parameter(torch.zeros(2))
+        average = WeightAverage([weight])
+        for value, restart in states:
+            average.train()
+            with torch.no_grad():
+                weight.add_(value)
+            average.add()
+            if restart:
+                kept, shown = copy.deepcopy(average.state_dict()), weight.detach().clone()
+                weight = nn.Parameter(shown)
+                average = WeightAverage([weight])
+                average.load_state_dict(kept)
+        return weight
+
+    assert torch.allclose(run([(1, False), (2, True), (3, False)]), torch.full((2,), (1 + 3 + 6) / 3))

@@ -64,6 +64,9 @@ NOT_HASHED = frozenset(
      "nproc", "ip", "port", "world_size", "offset", "group_offset", "single_spec", "saved"]
 )  # fmt: skip
 
+# Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
+NOT_HASHED_AT = {"average_from": 0}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -357,7 +360,8 @@ def _points(config: Config, space: Mapping[str, list[Any]]) -> dict[str, dict[st
     points = {}
     for values in itertools.product(*space.values()):
         point = dict(zip(space, values, strict=True))
-        points[settings_hash({**full, **point})] = point
+        run = {k: v for k, v in {**full, **point}.items() if k not in NOT_HASHED_AT or v != NOT_HASHED_AT[k]}
+        points[settings_hash(run)] = point
     return points
 
 

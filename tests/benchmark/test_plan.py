@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from recbole_cafe.benchmark import plan as plan_module
 from recbole_cafe.benchmark.plan import Plan, make_plan
 from recbole_cafe.config import ConfigError, props_dir, read_yaml
 
@@ -51,12 +52,24 @@ def test_the_hash_is_of_what_decides_about_numbers(bench_file: Callable[..., str
     same = digest()
     assert digest(n_heads="2") == same  # the default, named
     assert digest(gpu_id="0", state="WARNING", worker="1") == same
+    assert digest(average_from="0") == same != digest(average_from="2")
     assert len({same, digest(n_heads="1"), digest(epochs="2"), digest(candidates_seed="7")}) == 4
     (toy_path / "toy" / "toy.link").write_text("more data")
     try:
         assert digest() != same
     finally:
         (toy_path / "toy" / "toy.link").unlink()
+
+
+def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[..., str], toy_path: Path,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Runs from before there was `average_from` are found; with it hashed they would not be."""
+    file = bench_file(systems={"CaFe": {"model": "CaFe"}})
+    (now,) = make_plan(file).cells[0].points
+    real = plan_module.checkpoint.plain_config
+    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}  # noqa: E731
+    monkeypatch.setattr(plan_module.checkpoint, "plain_config", earlier)
+    assert list(make_plan(file).cells[0].points) == [now]
 
 
 def test_where_a_search_comes_from(bench_file: Callable[..., str]) -> None:
