@@ -540,7 +540,7 @@ def test_with_average_from_the_mean_of_the_epochs_is_evaluated_and_saved(make: A
     def is_mean(trainer: Any) -> bool:
         return all(torch.allclose(w, mean[name], atol=1e-5) for name, w in trainer.model.named_parameters())
 
-    whole, train, valid, test = make(model, epochs=4, average_from=2, **same)
+    whole, train, _, test = make(model, epochs=4, average_from=2, **same)
     whole.fit(train, None, show_progress=False)
     assert is_mean(whole)
     assert not any(torch.allclose(mean[name], weights[-1][name], atol=1e-4) for name in mean if "item_emb" in name)
@@ -552,7 +552,7 @@ def test_with_average_from_the_mean_of_the_epochs_is_evaluated_and_saved(make: A
     without.resume_checkpoint(first.saved_model_file)
     for name, weight in without.model.named_parameters():
         assert torch.allclose(weight, weights[2][name], atol=1e-5)
-    second, train, valid, test = make(model, epochs=4, average_from=2, **same)
+    second, train, _, test = make(model, epochs=4, average_from=2, **same)
     second.resume_checkpoint(first.saved_model_file)
     second.fit(train, None, show_progress=False)
     assert is_mean(second)
