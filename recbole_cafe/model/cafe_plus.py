@@ -23,7 +23,8 @@ learnt from better than those to come, the more so the fewer they are.
 trained on the likelihood of the mixture (1), networks learn what the counts leave over, and with frequent items that is
 too little to rank by (docs/cafe_plus.md). n(v) is without the interaction that is to be predicted. The softmax (3)
 takes all items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what
-the batch touches, not the catalogue.
+the batch touches, not the catalogue. What ranks are the means of the weights over the epochs (`average_from` in the
+model's YAML): one epoch's fit the few interactions of a rare item too closely.
 
 *alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
 (`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). Only the order
