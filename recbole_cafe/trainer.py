@@ -215,7 +215,7 @@ class EvaluationMixin:
             self.logger.info(f"Saving current: {path}")
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Continue from a checkpoint: weights, optimiser, epoch and best score, as RecBole does, and their mean.
+        """Continue from a checkpoint: weights and their mean, optimiser, epoch and best score; otherwise RecBole's.
 
         Raises:
             UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
