@@ -53,7 +53,7 @@ setup(
         "test": TEST,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli:main"]},
+    entry_points={"console_scripts": ["recbole-cafe=recbole_cafe.cli.main:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

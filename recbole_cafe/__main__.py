@@ -2,6 +2,6 @@
 
 import sys
 
-from recbole_cafe.cli import main
+from recbole_cafe.cli.main import main
 
 sys.exit(main())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import platform
 import shutil
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
+import torch.multiprocessing
 
-from recbole_cafe import compat
-from recbole_cafe.quick_start import device_name, versions
+from recbole_cafe.host import compat
 
 
 def lines() -> list[str]:
@@ -27,3 +29,26 @@ def lines() -> list[str]:
     for entry in compat.DEFECTS:
         said.append(f"  {'repaired' if entry.applied else 'not needed or off':<18} {entry.name}: {entry.what}")
     return said
+
+
+PACKAGES = ("recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about numbers."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    import recbole_cafe
+
+    found["recbole-cafe"] = recbole_cafe.__version__
+    found["threads"] = str(torch.get_num_threads())
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is: the name of the GPU, or its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

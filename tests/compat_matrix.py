@@ -65,7 +65,7 @@ def metrics_of(model: str, dataset: str, entry: str) -> dict[str, float]:
     from recbole.quick_start import run_recbole
 
     import recbole_cafe
-    from recbole_cafe.config import net_keys
+    from recbole_cafe.config.signature import net_keys
 
     settings = SETTINGS | (FOR_GENERAL if model in GENERAL else FOR_SEQUENTIAL)
     if model in ours():

@@ -25,11 +25,12 @@ from recbole.utils.argument_list import dataset_arguments, evaluation_arguments,
 from torch import Tensor, nn
 
 from recbole_cafe import Config
-from recbole_cafe.config import HOST_KNOWS, model_yaml, net_keys, props_dir, read_yaml
+from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
+from recbole_cafe.config.signature import HOST_KNOWS, net_keys
+from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.layers.losses import LOSSES
 from recbole_cafe.model import MODELS
-from recbole_cafe.quick_start import create_dataset, data_preparation
-from recbole_cafe.trainer import NetTrainer
+from recbole_cafe.train.trainer import NetTrainer
 
 # float32 sums of a few hundred terms in another order (batched or not, one column or all)
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.config import props_dir, read_yaml
+from recbole_cafe.config.props import props_dir, read_yaml
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
 V, C, L = 20, 5, 6  # 19 items, 4 intents

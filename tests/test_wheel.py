@@ -44,7 +44,7 @@ def output(command: list[object], cwd: Path) -> str:
 
 def test_the_package_is_the_installed_one_and_finds_its_yaml(installed: Path, tmp_path: Path) -> None:
     code = (
-        "import recbole_cafe.config as c; print(c.__file__); print(c.props_dir());"
+        "import recbole_cafe.config.config as c; print(c.__file__); print(c.props_dir());"
         "print(len(list(c.props_dir().rglob('*.yaml'))))"
     )
     module, props, n_files = output([installed / "python", "-c", code], tmp_path).split("\n")[:3]

@@ -21,7 +21,7 @@ from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.report import title
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
-from recbole_cafe.files import written_whole
+from recbole_cafe.files.whole import written_whole
 
 FOLDER = "figures"
 KEYS = frozenset(["system", "baseline", "x", "xlabel", "metric"])

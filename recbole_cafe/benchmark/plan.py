@@ -30,19 +30,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_cafe import checkpoint
 from recbole_cafe.benchmark.store import folder_name, settings_hash
-from recbole_cafe.config import (
-    SYSTEM_KEYS,
-    Config,
-    ConfigError,
-    is_ours,
-    known_keys,
-    props_dir,
-    read_yaml,
-    unknown_key,
-)
-from recbole_cafe.literals import parse_value
+from recbole_cafe.config.config import Config, is_ours, known_keys, unknown_key
+from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
+from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.literals import parse_value
+from recbole_cafe.train import checkpoint
 
 KEYS = frozenset(
     ["title", "description", "model", "datasets", "seeds", "protocols", "settings", "systems", "search", "ours",

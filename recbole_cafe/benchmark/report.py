@@ -15,7 +15,7 @@ from typing import Any
 
 from recbole_cafe.benchmark.results import Benchmark, Row, SystemRuns, Table, read, tables
 from recbole_cafe.benchmark.stats import TESTS, Stat
-from recbole_cafe.files import written_whole
+from recbole_cafe.files.whole import written_whole
 
 FOLDER = "report"
 TITLES = {"ndcg": "NDCG", "hit": "HR", "mrr": "MRR"}

@@ -15,7 +15,7 @@ import numpy as np
 
 from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.stats import Difference, Stat, gain, holm, paired, per_user, stat
-from recbole_cafe.data.candidates import AUTHORS_NOTICE, parse_protocol
+from recbole_cafe.files.candidates import AUTHORS_NOTICE, parse_protocol
 
 DEFAULT_METRICS = {"full": ("ndcg@10", "hit@10", "mrr@10"), "sampled": ("ndcg@5", "hit@5", "mrr")}
 DATA = ("users", "items", "interactions")  # what all runs on a data set must agree on

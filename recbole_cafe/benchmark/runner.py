@@ -19,8 +19,9 @@ from tqdm import tqdm
 from recbole_cafe.benchmark import store, worker
 from recbole_cafe.benchmark.plan import Cell, Plan
 from recbole_cafe.benchmark.search import Search
-from recbole_cafe.config import PACKAGE, ConfigError
-from recbole_cafe.files import write_json
+from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.places import PACKAGE
+from recbole_cafe.files.whole import write_json
 
 POLL = 0.1  # seconds between looks at the workers
 GRACE = 5.0  # seconds a worker gets to end when asked to
@@ -318,7 +319,7 @@ def _write_plan(plan: Plan, out: Path, command: Sequence[str]) -> None:
 
 def _make_amazon(plan: Plan) -> None:
     """The shipped sample, made on first use: once, before several processes want it."""
-    from recbole_cafe.data.simulate import ensure_amazon
+    from recbole_cafe.prepare.simulate import ensure_amazon
 
     for folder in {Path(c.settings["data_path"], c.data) for c in plan.cells if c.data == "amazon"}:
         if not folder.is_dir():

@@ -28,7 +28,7 @@ from recbole_cafe.benchmark.results import (
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat
-from recbole_cafe.files import written_whole
+from recbole_cafe.files.whole import written_whole
 
 FOLDER = "slices"
 LEVEL = 0.01  # of significance
@@ -107,10 +107,11 @@ def user_facts(config: Any) -> UserFacts:
     """Load a run's data and describe its test users.
 
     Args:
-        config: a :class:`recbole_cafe.config.Config` of a sequential model.
+        config: a :class:`recbole_cafe.config.config.Config` of a sequential model.
     """
-    from recbole_cafe.data.dataset import DataError, item_intents
-    from recbole_cafe.quick_start import create_dataset
+    from recbole_cafe.data.intents import item_intents
+    from recbole_cafe.errors import DataError
+    from recbole_cafe.experiment import create_dataset
 
     dataset = create_dataset(config)
     train, _, test = dataset.build()
@@ -141,7 +142,7 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
     Raises:
         StoreError: no such system has a run, or the order of ties differs between seeds.
     """
-    from recbole_cafe.config import Config
+    from recbole_cafe.config.config import Config
 
     there = [system for system in benchmark.datasets[dataset] if system.runs]
     for system in there:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark.store import ERROR, LOG, RANKS, RESULT
-from recbole_cafe.files import write_json
+from recbole_cafe.files.whole import write_json
 
 CHECKPOINTS = "checkpoints"
 
@@ -27,7 +27,7 @@ def execute(spec: dict[str, Any]) -> None:
         spec: `folder`, `model`, `dataset`, `config_dict` of the run, `benchmark` (fields of the result), `command`,
             `keep_checkpoints`.
     """
-    from recbole_cafe.quick_start import run
+    from recbole_cafe.experiment import run
 
     folder = Path(spec["folder"])
     result = run(spec["model"], spec["dataset"], config_dict={**spec["config_dict"],

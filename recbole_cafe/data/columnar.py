@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from recbole_cafe.data.atomic import MISSING, AtomicFileError, read_header
+from recbole_cafe.files.atomic import MISSING, AtomicFileError, read_header
 
 BLOCK_BYTES = 1 << 24  # of text at a time
 EXACT_INTEGER = 1 << 53  # float64 holds every integer up to here

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_cafe.data.atomic import read_header
+from recbole_cafe.files.atomic import read_header
 
 READERS = ("auto", "recbole", "columnar")
 AUTO_BYTES = 64 << 20  # an .inter file above this size is read by columns; below, RecBole's reader takes seconds

@@ -21,8 +21,11 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor, nn
 
-from recbole_cafe.config import ConfigError, arguments_of, model_yaml
-from recbole_cafe.data.dataset import ItemIntents, SequenceDataset, item_intents
+from recbole_cafe.config.props import model_yaml
+from recbole_cafe.config.signature import arguments_of
+from recbole_cafe.data.intents import ItemIntents, item_intents
+from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.sampling import ExclusiveSampler, PopularitySampler
 
 

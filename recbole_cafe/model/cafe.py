@@ -27,7 +27,7 @@ from recbole_cafe.layers.losses import check_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.nets import Negatives
+from recbole_cafe.model.item_net import Negatives
 from recbole_cafe.ranking.catalogue import Catalogue
 
 

@@ -43,13 +43,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.successors import (
-    CountSettings,
-    item_evidence,
-    newest_first,
-    repeat_rate,
-    with_repeats,
-)
+from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB

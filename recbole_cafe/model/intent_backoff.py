@@ -50,7 +50,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.successors import (
+from recbole_cafe.model.counts import (
     CountSettings,
     IntentCountSettings,
     item_evidence,

@@ -11,7 +11,7 @@ import pytest
 
 from recbole_cafe.benchmark import figures, store
 from recbole_cafe.benchmark.results import read
-from recbole_cafe.cli import main
+from recbole_cafe.cli.main import main
 
 FIGURE = {"system": "CaFe", "baseline": "B", "x": {"min5": 5, "min1": 1, "min20": 20}, "xlabel": "items"}
 

@@ -11,7 +11,8 @@ import pytest
 
 from recbole_cafe.benchmark import plan as plan_module
 from recbole_cafe.benchmark.plan import Plan, make_plan
-from recbole_cafe.config import ConfigError, props_dir, read_yaml
+from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.errors import ConfigError
 
 SYSTEMS = {"CaFe": {"model": "CaFe"}, "SASRec": {"model": "SASRec"}, "Pop": {"model": "Pop"}}
 
@@ -67,7 +68,7 @@ def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[
     file = bench_file(systems={"CaFe": {"model": "CaFe"}})
     (now,) = make_plan(file).cells[0].points
     real = plan_module.checkpoint.plain_config
-    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}  # noqa: E731
+    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}
     monkeypatch.setattr(plan_module.checkpoint, "plain_config", earlier)
     assert list(make_plan(file).cells[0].points) == [now]
 

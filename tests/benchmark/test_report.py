@@ -15,9 +15,9 @@ from recbole.evaluator.metrics import MRR, NDCG, Hit
 from recbole_cafe.benchmark import report, stats, store
 from recbole_cafe.benchmark.report import escape, write
 from recbole_cafe.benchmark.results import read, tables
-from recbole_cafe.cli import main
-from recbole_cafe.config import props_dir, read_yaml
-from recbole_cafe.trainer import per_target
+from recbole_cafe.cli.main import main
+from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.train.metrics import per_target
 
 PAPER = {"source": "Some paper", "datasets": {"amazon": {"CaFe": {"mrr": "0.37"}}}}
 

@@ -18,8 +18,8 @@ import pytest
 from recbole_cafe.benchmark import runner, store, worker
 from recbole_cafe.benchmark.plan import make_plan
 from recbole_cafe.benchmark.stats import per_user
-from recbole_cafe.cli import main
-from recbole_cafe.config import ConfigError
+from recbole_cafe.cli.main import main
+from recbole_cafe.errors import ConfigError
 
 POP = {"model": "Pop"}
 QUICK = {

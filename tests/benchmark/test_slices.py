@@ -16,8 +16,8 @@ import toy
 from recbole_cafe.benchmark import slices
 from recbole_cafe.benchmark.results import read
 from recbole_cafe.benchmark.store import StoreError
-from recbole_cafe.cli import main
-from recbole_cafe.config import Config
+from recbole_cafe.cli.main import main
+from recbole_cafe.config.config import Config
 
 USERS = np.array([f"u{i}" for i in range(6)])
 

@@ -15,12 +15,13 @@ from recbole.data.utils import create_samplers as recboles_samplers
 
 from recbole_cafe import Config
 from recbole_cafe.data import reader
-from recbole_cafe.data.atomic import AtomicFileError
 from recbole_cafe.data.columnar import TokenIds, Vocabulary, missing_texts, read_columns
-from recbole_cafe.data.dataset import DataError, item_intents
+from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.rows import ROW, TargetRows
 from recbole_cafe.data.samplers import create_samplers
-from recbole_cafe.quick_start import create_dataset, data_preparation
+from recbole_cafe.errors import DataError
+from recbole_cafe.experiment import create_dataset, data_preparation
+from recbole_cafe.files.atomic import AtomicFileError
 
 INTER = "user_id:token\titem_id:token\ttimestamp:float\trating:float\ttag:token"
 ITEM = "item_id:token\tprice:float\tintent:token"

@@ -1,4 +1,4 @@
-"""recbole_cafe.data.dataset: RecBole's rows in exact order, each interaction a target once, one intent an item."""
+"""recbole_cafe.data.time_order: RecBole's rows in exact order, each interaction a target once, one intent an item."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.case_study import full_sort_topk
 
 from recbole_cafe import Config
-from recbole_cafe.data.atomic import AtomicFileError
-from recbole_cafe.data.dataset import ROW, DataError, SequenceDataset, TimeOrderedDataset, item_intents
+from recbole_cafe.data.intents import item_intents
+from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.time_order import ROW, TimeOrderedDataset
+from recbole_cafe.errors import DataError
+from recbole_cafe.experiment import create_dataset, data_preparation
+from recbole_cafe.files.atomic import AtomicFileError
 from recbole_cafe.model.base import next_items
-from recbole_cafe.quick_start import create_dataset, data_preparation
 
 Click = tuple[str, str, float]
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"

@@ -8,14 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recbole_cafe.layers import losses
-from recbole_cafe.layers.losses import (
-    bce_loss,
-    check_loss,
-    gbce_loss,
-    hinge_loss,
-    next_id_loss,
-    sampled_softmax_loss,
-)
+from recbole_cafe.layers.losses import bce_loss, check_loss, gbce_loss, hinge_loss, next_id_loss, sampled_softmax_loss
 from recbole_cafe.layers.sampling import PopularitySampler
 
 

@@ -7,7 +7,7 @@ from contract import build
 from recbole.data.dataset import SequentialDataset
 
 from recbole_cafe import Config
-from recbole_cafe.data.dataset import item_intents
+from recbole_cafe.data.intents import item_intents
 from recbole_cafe.model.base import next_items
 from recbole_cafe.model.cafe import CaFe
 

@@ -8,7 +8,7 @@ import toy
 from contract import ModelContract, build, first_share
 from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share, small
 
-from recbole_cafe.config import preset, props_dir, read_yaml
+from recbole_cafe.config.props import preset, props_dir, read_yaml
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS
@@ -25,12 +25,12 @@ class TestCaFe(ModelContract):
 
 class TestCaFeWithSoftmax(ModelContract):
     model = "CaFe"
-    settings = {"loss_type": "CE"}  # noqa: RUF012
+    settings = {"loss_type": "CE"}
 
 
 class TestCaFeOfTheAuthorsCode(ModelContract):
     model = "CaFe"
-    settings = {"theta_source": "v", "attn_scale": "head", "residual": "normed", "joint": "sum"}  # noqa: RUF012
+    settings = {"theta_source": "v", "attn_scale": "head", "residual": "normed", "joint": "sum"}
 
 
 def net(**settings):

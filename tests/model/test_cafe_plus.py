@@ -4,7 +4,7 @@ import torch
 from contract import ModelContract, build
 
 from recbole_cafe.model.cafe_plus import IntentItems, reweighted
-from recbole_cafe.model.successors import newest_first
+from recbole_cafe.model.counts import newest_first
 
 
 class TestCaFePlus(ModelContract):

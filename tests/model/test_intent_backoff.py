@@ -10,10 +10,10 @@ import torch
 import toy
 from contract import CLOSE, ScoringContract, build
 
-from recbole_cafe.config import model_yaml, read_yaml
+from recbole_cafe.config.props import model_yaml, read_yaml
+from recbole_cafe.experiment import run
+from recbole_cafe.model.counts import repeat_rate, transitions
 from recbole_cafe.model.intent_backoff import IntentBackoff, IntentBackoffNet
-from recbole_cafe.model.successors import repeat_rate, transitions
-from recbole_cafe.quick_start import run
 from recbole_cafe.ranking.ranks import expectation, rank_of_target
 
 ITEM_ONLY = {"use_intents": False}
@@ -22,8 +22,8 @@ EXACT = {"rtol": 1e-12, "atol": 1e-15}
 
 class TestIntentBackoff(ScoringContract):
     model = "IntentBackoff"
-    layouts = {"all": 1, "last": 1}  # noqa: RUF012
-    learns_with = {}  # noqa: RUF012
+    layouts = {"all": 1, "last": 1}
+    learns_with = {}
     first = 1.0
 
     def test_nothing_depends_on_seed_layout_or_epoch(self, toy_path, learned):
@@ -36,8 +36,8 @@ class TestIntentBackoff(ScoringContract):
 class TestItemOnly(ScoringContract):
     model = "IntentBackoff"
     settings = ITEM_ONLY
-    layouts = {"all": 1}  # noqa: RUF012
-    learns_with = {}  # noqa: RUF012
+    layouts = {"all": 1}
+    learns_with = {}
     first = 1.0
 
 

@@ -1,0 +1,1 @@
+"""Configuration: RecBole's layers with ours in between."""

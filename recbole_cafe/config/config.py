@@ -1,0 +1,290 @@
+"""Configuration: RecBole's layers with ours in between, values as text, unknown keys as errors.
+
+Later layers win::
+
+    RecBole's defaults < props/overall.yaml < props/dataset/<dataset>.yaml < props/model/<Model>.yaml
+      < config files < config_dict < command line
+
+The layers in the middle are put in by :func:`add_layers`, which also serves RecBole's own Config when it is given one
+of our models (recbole_cafe.host.registry). Text is never evaluated as code; see recbole_cafe.files.literals.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from recbole.config import Config as RecBoleConfig
+from recbole.utils.argument_list import (
+    dataset_arguments,
+    evaluation_arguments,
+    general_arguments,
+    training_arguments,
+)
+
+from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
+from recbole_cafe.config.signature import HOST_KNOWS, net_keys
+from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.candidates import parse_protocol
+from recbole_cafe.files.literals import ConfigLoader, parse_value
+from recbole_cafe.files.places import find_data
+
+# Keys RecBole reads that stand in none of its YAML files.
+HOST_KEYS = frozenset(
+    {
+        "model",
+        "dataset",
+        "config_files",
+        "config_file_list",
+        "nproc",
+        "ip",
+        "port",
+        "world_size",
+        "group_offset",
+        "offset",
+        "local_rank",
+        "saved",
+        "reproducibility",
+        "encoding",
+        "numerical_features",
+        "discretization",
+        "reg_weight",
+        "alias_of_user_id",
+        "alias_of_item_id",
+        "selected_features",
+        "single_spec",
+    }
+)
+CHECKS: dict[str, tuple[object, ...]] = {
+    "reader": ("auto", "recbole", "columnar"),
+    "tie_order": ("file", "random"),
+    "train_layout": ("all", "last"),
+    "candidates": ("stored", "recbole"),
+    "intent_from": (None, "first", "last", "rarest"),
+    "mask_history": (True, False),
+    "trust_checkpoint": (True, False),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
+}
+AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}
+
+
+# Layers -------------------------------------------------------------------------------------------------------------
+
+
+def is_ours(model_class: Any) -> bool:
+    """Whether a model class is built on our contract."""
+    return hasattr(model_class, "net") and hasattr(model_class, "score_candidates")
+
+
+def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
+    """Put our YAML files over RecBole's defaults and settle what depends on several keys.
+
+    Called when RecBole has read its own files and the user's, before it merges them.
+
+    Raises:
+        ConfigError: an unknown key for one of our models, a value that is none of the accepted ones.
+    """
+    internal, external = config.internal_config_dict, config.external_config_dict
+    ours, folder = is_ours(model_class), props_dir()
+    files = [folder / "overall.yaml", folder / "dataset" / f"{dataset}.yaml"]
+    if ours:
+        files.append(model_yaml(model_class))
+    for path in files:
+        if path.is_file():
+            config._update_internal_config_dict(str(path))
+    if ours:
+        internal["train_neg_sample_args"] = None  # our models draw their own negatives, RecBole's would cost time
+        _refuse_unknown(config, model_class)
+    else:
+        internal["train_layout"] = "last"
+        if external.get("train_layout", "last") != "last":
+            raise ConfigError(f"train_layout={external['train_layout']} is for recbole_cafe's models; RecBole's "
+                              f"{model_class.__name__} trains on prefix rows (train_layout=last)")  # fmt: skip
+    for key, accepted in CHECKS.items():
+        value = external.get(key, internal.get(key))
+        if value not in accepted:
+            raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
+    _refuse_other_kinds(internal, external)
+    for key, least in AT_LEAST.items():
+        if (value := external.get(key)) is not None and value < least:
+            raise ConfigError(f"{key}={value!r} should be at least {least}")
+    _settle_evaluation(internal, external)
+    _settle_columns(internal, external, intents=ours and "item2intent" in net_keys(model_class))
+    if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
+        internal["data_path"] = str(find_data(dataset))
+
+
+def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
+    """Every key that means something for a model; of RecBole's models, those of its YAML files."""
+    listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
+    own = net_keys(model_class) - HOST_KNOWS if is_ours(model_class) else set()
+    return set(config.internal_config_dict) | set(listed) | HOST_KEYS | own
+
+
+def unknown_key(key: str, value: Any, known: set[str], where: str) -> ConfigError:
+    """The error for a key that is none, with the nearest one that is."""
+    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{hint}")
+
+
+def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
+    known = known_keys(config, model_class)
+    # A foreign script's own command line also lands in RecBole's Config (it reads sys.argv); only ours is strict there.
+    strict = isinstance(config, Config)
+    given = [config.file_config_dict, config.variable_config_dict] + ([config.cmd_config_dict] if strict else [])
+    for key in (k for layer in given for k in layer):
+        if key not in known:
+            raise unknown_key(key, config.external_config_dict.get(key), known, model_class.__name__)
+
+
+def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> None:
+    """A switch is a switch and a number a number, as its default is. Unchecked, any text counts as True, and text in
+    place of a number fails far from its key, or late."""
+    for key, value in external.items():
+        default = internal.get(key)
+        if isinstance(default, bool):
+            fits, wanted = value in (True, False), "True or False"
+        elif isinstance(default, (int, float)):
+            fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+        else:
+            continue
+        if value is not None and not fits:
+            raise ConfigError(f"{key}={value!r} should be {wanted} (default {default})")
+
+
+def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> None:
+    """`eval_mode` (a protocol or a list of them) and RecBole's `eval_args`, which it is a shorthand for."""
+    given = external.get("eval_args")
+    if given is not None and not isinstance(given, dict):
+        raise ConfigError(f"eval_args={given!r} should be a mapping with the keys split, group_by, order, mode")
+    args = {**internal["eval_args"], **(given or {})}  # RecBole would forget our split when only `mode` is given
+    mode = external.get("eval_mode")
+    if mode is None and given and "mode" in given:
+        mode = given["mode"]
+        if isinstance(mode, dict):
+            mode = [mode.get("valid", mode.get("test")), mode.get("test", mode.get("valid"))]
+            mode = list(dict.fromkeys(mode))
+    if mode is None:
+        mode = internal["eval_mode"]
+    names = [mode] if isinstance(mode, str) else list(mode) if isinstance(mode, (list, tuple)) else [mode]
+    try:
+        protocols = [parse_protocol(name) for name in names]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not protocols or len(set(names)) < len(names):
+        raise ConfigError(f"eval_mode={mode!r} should be one protocol or a list of different ones")
+    first = protocols[0]
+    if external.get("candidates", internal.get("candidates")) == "recbole" and (len(names) > 1 or first.random_intents):
+        raise ConfigError(f"candidates=recbole takes one eval_mode of RecBole's own (full, popN, uniN), got {mode!r}")
+    as_recbole = f"pop{first.n_negatives}" if first.random_intents else first.name
+    args["mode"] = {"valid": as_recbole, "test": as_recbole}
+    external["eval_args"], external["eval_mode"] = args, names
+    topk = external.get("topk", internal["topk"])
+    metrics = external.get("metrics", internal["metrics"])
+    metric, _, k = str(external.get("valid_metric", internal["valid_metric"])).partition("@")
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    topk = [topk] if isinstance(topk, int) else topk
+    if metric.lower() not in [str(m).lower() for m in metrics] or (k and k not in [str(n) for n in topk]):
+        raise ConfigError(f"valid_metric={metric}{'@' * bool(k)}{k} is not among the metrics {list(metrics)} "
+                          f"at topk {list(topk)}")  # fmt: skip
+
+
+def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:
+    """Make sure `load_col` loads the time column and the intent column, the latter for models without intents too:
+    RecBole leaves out interactions with items that a loaded .item file does not list and counts the items it lists, so
+    models compare on one catalogue only if all load the file."""
+
+    def value(key: str) -> Any:
+        return external.get(key, internal.get(key))
+
+    if intents and not value("INTENT_FIELD"):
+        raise ConfigError("INTENT_FIELD is empty; it names the column of the .item file that holds the intents")
+    columns = value("load_col")
+    if columns is None:
+        return  # everything is loaded
+    if not isinstance(columns, dict):
+        raise ConfigError(f"load_col={columns!r} should map a file (inter, item) to a list of its columns")
+    needed = {
+        "inter": [value("USER_ID_FIELD"), value("ITEM_ID_FIELD"), value("TIME_FIELD")],
+        "item": [value("ITEM_ID_FIELD"), *([value("INTENT_FIELD")] if value("INTENT_FIELD") else [])],
+    }
+    columns = dict(columns)
+    for part, fields in needed.items():
+        if columns.get(part) != "*":
+            columns[part] = list(dict.fromkeys([*(columns.get(part) or []), *fields]))
+    (external if "load_col" in external else internal)["load_col"] = columns
+
+
+# Our Config -----------------------------------------------------------------------------------------------------------
+
+
+class Config(RecBoleConfig):
+    """RecBole's Config without its two surprises: it does not look at `sys.argv`, and it evaluates no text.
+
+    Args:
+        model: name or class of a model of ours or of RecBole's.
+        dataset: name of a data set.
+        config_file_list: YAML files, later ones win.
+        config_dict: settings from Python; they win over files.
+        overrides: ``key -> text`` from a command line; they win over everything.
+
+    Raises:
+        ConfigError: see :func:`add_layers`.
+    """
+
+    def __init__(self, model: str | type | None = None, dataset: str | None = None,
+                 config_file_list: Sequence[str | Path] | None = None, config_dict: Mapping[str, Any] | None = None,
+                 overrides: Mapping[str, str] | None = None) -> None:  # fmt: skip
+        self._overrides = dict(overrides or {})
+        self.sources: dict[str, str] = {}  # key -> the layer its value comes from
+        super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
+
+    def _build_yaml_loader(self) -> type[yaml.SafeLoader]:
+        return ConfigLoader
+
+    def _convert_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return {k: parse_value(v) if isinstance(v, str) else v for k, v in config_dict.items()}
+
+    def _load_config_files(self, file_list: Sequence[str | Path]) -> dict[str, Any]:
+        self._file_of: dict[str, str] = {}
+        merged: dict[str, Any] = {}
+        for path in file_list:
+            content = read_yaml(path)
+            merged.update(content)
+            self._file_of.update(dict.fromkeys(content, f"config file {path}"))
+        return merged
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return self._convert_config_dict(self._overrides)
+
+    def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
+        content = read_yaml(file)
+        self.internal_config_dict.update(content)
+        path = Path(file).resolve()
+        ours = path.is_relative_to(props_dir().resolve())
+        name = f"props/{path.relative_to(props_dir().resolve()).as_posix()}" if ours else f"RecBole {path.name}"
+        self.sources.update(dict.fromkeys(content, name))
+        return content
+
+    def _load_internal_config_dict(self, model: str, model_class: type, dataset: str) -> None:
+        super()._load_internal_config_dict(model, model_class, dataset)
+        if not is_ours(model_class):  # for our models recbole_cafe.host.registry has put the layers in already
+            add_layers(self, model_class, dataset)
+
+    def _get_final_config_dict(self) -> dict[str, Any]:
+        for key in self.external_config_dict:
+            if key in self.cmd_config_dict:
+                self.sources[key] = "command line"
+            elif key in self.variable_config_dict:
+                self.sources[key] = "config_dict"
+            elif key in self._file_of:
+                self.sources[key] = self._file_of[key]
+        return super()._get_final_config_dict()
+
+    def described(self) -> list[tuple[str, Any, str]]:
+        """(key, value, where it comes from), sorted by key: what `recbole-cafe show-config` prints."""
+        return [(k, v, self.sources.get(k, "derived")) for k, v in sorted(self.final_config_dict.items())]

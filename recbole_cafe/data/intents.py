@@ -1,0 +1,109 @@
+"""The intent of every item, from the column INTENT_FIELD of the .item file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.data.dataset import Dataset
+from torch import Tensor
+
+from recbole_cafe.errors import DataError
+from recbole_cafe.files.atomic import read_header
+
+INTENT_CHOICES = ("first", "last", "rarest")
+
+
+@dataclass(frozen=True)
+class ItemIntents:
+    """The intent of every item.
+
+    Attributes:
+        item2intent: [V]; 0 for padding, 1..C-1 an intent, C for an item without one.
+        n_intents: C, padding included.
+        n_without: how many items have none.
+    """
+
+    item2intent: Tensor
+    n_intents: int
+    n_without: int
+
+
+def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
+    """Read the column INTENT_FIELD of the .item file.
+
+    Raises:
+        DataError: no .item file, no such column, a column that is not made of tokens, or a column with several tokens
+            per item and no `intent_from`. The message lists what is there.
+    """
+    field = config["INTENT_FIELD"]
+    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        raise DataError(f"{path} does not exist; the intent of each item is read from it. In the folder: {there}")
+    header = read_header(path)
+    if field not in header:
+        raise DataError(
+            f"{path} has no column {field!r} to read intents from; its columns are {_columns(header)}. "
+            f"Set INTENT_FIELD to one of them"
+        )
+    kind = header[field]
+    if kind not in ("token", "token_seq"):
+        raise DataError(
+            f"{path}: column {field!r} is of type {kind}, intents are tokens; expected token or token_seq, "
+            f"the columns are {_columns(header)}"
+        )
+    if dataset.item_feat is None or field not in dataset.item_feat:
+        loaded = [] if dataset.item_feat is None else list(dataset.item_feat)
+        raise DataError(
+            f"column {field!r} of {path} was not loaded (loaded: {loaded}); add it to load_col, e.g. "
+            f"load_col: {{item: [{dataset.iid_field}, {field}]}}"
+        )
+    n_intents = dataset.num(field)
+    if n_intents < 2:
+        raise DataError(f"{path}: column {field!r} is empty for every item, there is no intent to learn")
+    column = _as_tensor(dataset, field)
+    if kind == "token_seq":
+        column = _one_of_several(column, config["intent_from"], path, field)
+    item2intent = column.clone()
+    without = item2intent == 0
+    without[0] = False
+    item2intent[without] = n_intents
+    n_without = int(without.sum())
+    if n_without:
+        dataset.logger.warning(
+            f"{n_without} of {len(item2intent) - 1} items have no {field} in {path.name}; they share one 'no intent' "
+            f"id and are scored on item relevance with a neutral intent"
+        )
+    return ItemIntents(item2intent, n_intents, n_without)
+
+
+def _as_tensor(dataset: Dataset, field: str) -> Tensor:
+    column = dataset.item_feat[field]
+    if isinstance(column, Tensor):
+        return column
+    return dataset._dataframe_to_interaction(dataset.item_feat[[field]])[field]  # before `build`, it is a DataFrame
+
+
+def _one_of_several(column: Tensor, choice: str | None, path: Path, field: str) -> Tensor:
+    """column: [V, S] tokens padded with 0 on the right. Returns [V]."""
+    if choice not in INTENT_CHOICES:
+        several = int(((column > 0).sum(1) > 1).sum())
+        raise DataError(
+            f"{path}: column {field!r} is a token_seq, {several} items have more than one token, and a model of "
+            f"intents takes one per item: set intent_from to one of {', '.join(INTENT_CHOICES)} (got {choice!r})"
+        )
+    if choice == "first":
+        return column[:, 0]
+    if choice == "last":
+        return column.gather(1, ((column > 0).sum(1) - 1).clamp(min=0)[:, None])[:, 0]
+    frequency = torch.bincount(column[column > 0])
+    # ties between equally rare tokens go to the earlier one, so that the choice does not depend on the sort
+    count = torch.where(column > 0, frequency[column], torch.iinfo(torch.int64).max)
+    return column.gather(1, count.argmin(1)[:, None])[:, 0]
+
+
+def _columns(header: dict[str, str]) -> str:
+    return ", ".join(f"{name}:{kind}" for name, kind in header.items())

@@ -1,6 +1,0 @@
-"""Raw files -> atomic files: one reader per source, one pipeline, one writer.
-
-`raw` goes through a file line by line and keeps what can be used as Parquet; `amazon`, `tmall`, `atomic` and `table`
-know what their lines mean; `pipeline` filters, chooses intents and counts, with the same Ibis expressions on either
-engine of `engine`; `recbole_cafe.data.atomic` writes. `cli` is the command, `check` says whether a data set suits CaFe.
-"""

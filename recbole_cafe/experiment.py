@@ -1,0 +1,227 @@
+"""Config -> data -> model -> trainer -> Result, for our models and for RecBole's under the same protocol."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.multiprocessing
+from recbole.data.utils import get_dataloader
+from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
+
+from recbole_cafe.config.config import Config
+from recbole_cafe.data.samplers import create_samplers
+from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
+from recbole_cafe.environment import device_name, versions
+from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.ranks import save_ranks
+from recbole_cafe.files.result import Result
+from recbole_cafe.prepare.simulate import is_simulated
+from recbole_cafe.train import checkpoint
+from recbole_cafe.train.trainer import supported, trainer_class
+
+PICKLE_KEYS = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
+
+
+def run(
+    model: str | type,
+    dataset: str,
+    config_file_list: Sequence[str | Path] | None = None,
+    config_dict: Mapping[str, Any] | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    saved: bool = True,
+    result_file: str | Path | None = None,
+    ranks_file: str | Path | None = None,
+) -> Result:
+    """Train a model and test it under every protocol of `eval_mode`.
+
+    Args:
+        model: CaFe or another of ours, a model class, or the name of a sequential or general model of RecBole's.
+        dataset: name of a folder of atomic files below `data_path`.
+        config_file_list, config_dict, overrides: see :class:`recbole_cafe.config.config.Config`.
+        saved: keep the best weights in a checkpoint and test them; otherwise the last epoch's are tested.
+        result_file: write the result there as JSON.
+        ranks_file: write the test ranks of every user there, see :func:`save_ranks`.
+
+    Raises:
+        ConfigError, DataError: with the key or file at fault.
+    """
+    for key, path in (("result_file", result_file), ("ranks_file", ranks_file)):
+        if path is not None:
+            _can_be_written(key, Path(path))  # now, not after hours of training
+    config = Config(model, dataset, config_file_list, config_dict, overrides)
+    init_seed(config["seed"], config["reproducibility"])
+    if ranks_file and config["candidates"] == "recbole":
+        raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
+    _fresh_log(config)
+    logger = logging.getLogger()
+    if parameters := is_simulated(Path(config["data_path"])):
+        logger.warning(simulated_notice(config["dataset"], parameters))
+    logger.info(config)
+
+    start = perf_counter()
+    data = create_dataset(config)
+    facts = statistics(data, config)
+    logger.info(f"{config['dataset']}: {facts}")
+    train_data, valid_data, test_data = data_preparation(config, data)
+    seconds_data = perf_counter() - start
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    recommender = config.model_class(config, train_data._dataset).to(config["device"])
+    logger.info(recommender)
+    trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
+    if config["resume_from"]:
+        trainer.resume_checkpoint(config["resume_from"])
+    best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
+    flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
+    result = Result(
+        model=config["model"],
+        dataset=config["dataset"],
+        seed=config["seed"],
+        simulated=is_simulated(Path(config["data_path"])) is not None,
+        test_result=by_protocol(flat, config["eval_mode"]),
+        best_valid_score=float(best_score),
+        best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
+        epochs=trainer.epochs_run,
+        validations_since_best=int(trainer.cur_step),
+        seconds={"data": seconds_data, **trainer.seconds},
+        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
+        data=facts,
+        candidates=trainer.candidate_digests,
+        versions={**versions(), "device": device_name(config["device"])},
+        config=checkpoint.plain_config(config),
+        checkpoint=str(trainer.saved_model_file) if saved else "",
+    )
+    logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
+    logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
+    if ranks_file and config["local_rank"] == 0:
+        save_ranks(ranks_file, test_data._dataset, trainer.ranks)
+        logger.info(f"ranks written to {ranks_file}")
+    if result_file and config["local_rank"] == 0:
+        result.save(result_file)
+        logger.info(f"result written to {result_file}")
+    return result
+
+
+def run_distributed(
+    model: str | type,
+    dataset: str,
+    *,
+    nproc: int,
+    world_size: int = -1,
+    ip: str = "localhost",
+    port: str = "5678",
+    group_offset: int = 0,
+    result_file: str | Path | None = None,
+    **settings: Any,
+) -> Result | None:
+    """:func:`run` in `nproc` processes of this machine, RecBole's way (NCCL with GPUs, gloo without).
+
+    Args:
+        world_size: processes over all machines; -1 for `nproc`.
+        group_offset: rank of this machine's first process.
+
+    Returns:
+        process 0's result; None on a machine that does not run process 0.
+    """
+    group = {
+        "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
+        "offset": group_offset,
+    }  # fmt: skip
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    torch.multiprocessing.spawn(_worker, args=(model, dataset, settings, group, queue), nprocs=nproc)
+    if queue.empty():
+        return None
+    result = Result(**queue.get())
+    if result_file:
+        result.save(result_file)
+    return result
+
+
+def _worker(rank: int, model: str | type, dataset: str, settings: dict[str, Any], group: dict[str, Any],
+            queue: Any) -> None:  # fmt: skip
+    """One process. It lives here, so that unpickling it imports recbole_cafe in the process."""
+    config_dict = {**settings.pop("config_dict", {}), **group, "local_rank": rank}
+    result = run(model, dataset, config_dict=config_dict, **settings)
+    torch.distributed.destroy_process_group()
+    if rank + group["offset"] == 0:
+        queue.put(json.loads(json.dumps(asdict(result), default=str)))
+
+
+def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
+    """`{"ndcg@5": a, "pop100/ndcg@5": b}` as `{"full": {"ndcg@5": a}, "pop100": {"ndcg@5": b}}`."""
+    nested: dict[str, dict[str, float]] = {name: {} for name in protocols}
+    for key, value in (flat or {}).items():
+        name, slash, metric = key.rpartition("/")
+        nested[name if slash else protocols[0]][metric] = float(value)
+    return nested
+
+
+def create_dataset(config: Config) -> Any:
+    """The data set of a model, in exact time order. Unlike RecBole's function it opens no pickled cache.
+
+    Raises:
+        ConfigError: a model of a kind that is not evaluated by user, history and target; or a request to cache
+            data by pickling.
+    """
+    if not supported(config["MODEL_TYPE"]):
+        raise ConfigError(
+            f"{config['model']} is a {config['MODEL_TYPE'].name.lower()} model; sequential, general and traditional "
+            f"models run through recbole_cafe, for others use RecBole's run_recbole"
+        )
+    if wanted := [key for key in PICKLE_KEYS if config[key]]:
+        raise ConfigError(
+            f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
+            f"code; recbole_cafe reads the atomic files instead"
+        )
+    return (SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset)(config)
+
+
+def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
+    """RecBole's split, samplers and loaders, without its pickled cache."""
+    built = dataset.build()
+    samplers = create_samplers(config, dataset, built)
+    loaders = []
+    for phase, part, sampler in zip(("train", "valid", "test"), built, samplers, strict=True):
+        if not len(part):
+            if phase != "valid":
+                raise ConfigError(f"{config['dataset']}: the {phase} split is empty; users need three interactions")
+            logging.getLogger().warning(f"{config['dataset']}: no user has a validation interaction, no early stopping")
+            loaders.append(None)
+            continue
+        shuffle = phase == "train" and config["shuffle"]
+        loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
+    return tuple(loaders)
+
+
+def _can_be_written(key: str, path: Path) -> None:
+    """Raises ConfigError if a file cannot be put there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ConfigError(f"{key}={path} cannot be written: {error.strerror}") from error
+    if path.is_dir():
+        raise ConfigError(f"{key}={path} is a folder")
+
+
+def _fresh_log(config: Config) -> None:
+    """A log file of its own for each run: RecBole's init_logger does nothing when the root logger has handlers, so the
+    second run of a process would write into the first one's file."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logging.FileHandler) or type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            handler.close()
+    init_logger(config)

@@ -1,0 +1,1 @@
+"""The formats on disk: a reader, a writer and a check for each. NumPy and Arrow only."""

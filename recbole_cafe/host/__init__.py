@@ -1,0 +1,1 @@
+"""Everything that touches unmodified RecBole."""

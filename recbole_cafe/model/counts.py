@@ -1,0 +1,289 @@
+"""Counts of what follows what, as a memory that is looked up: tables, and the evidence of a history.
+
+The formulas and their sources are in recbole_cafe.model.intent_backoff, which is made of nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from recbole_cafe.ranking.factored import Exceptions
+
+REPEATS = ("observed", "free")
+
+S = TypeVar("S", bound="_Settings")
+
+
+class _Settings:
+    @classmethod
+    def of(cls: type[S], settings: Mapping[str, Any]) -> S:
+        """Those among the settings of a net."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    def _check(self, *, at_least: Mapping[str, int], shares: tuple[str, ...], positive: tuple[str, ...]) -> None:
+        for key, least in at_least.items():
+            if (value := getattr(self, key)) < least:
+                raise ValueError(f"{key}={value} must be at least {least}")
+        for key in shares:
+            if not 0 <= (value := getattr(self, key)) <= 1:
+                raise ValueError(f"{key}={value} must be between 0 and 1")
+        for key in positive:
+            if (value := getattr(self, key)) <= 0:
+                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
+
+
+@dataclass(frozen=True)
+class CountSettings(_Settings):
+    """How items are counted and looked up: keys of a model's YAML.
+
+    Raises:
+        ValueError: a setting outside of its range.
+    """
+
+    window: int
+    window_decay: float
+    backward: float
+    history_length: int
+    history_decay: float
+    discount: float
+    prior: float
+    max_successors: int
+    popularity_prior: float
+    repeats: str
+
+    def __post_init__(self) -> None:
+        self._check(
+            at_least={"window": 1, "history_length": 1, "max_successors": 0},
+            shares=("window_decay", "backward", "history_decay", "discount"), positive=("prior", "popularity_prior"),
+        )  # fmt: skip
+        if self.repeats not in REPEATS:
+            raise ValueError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
+
+    def table(self, users: Tensor, items: Tensor, n: int) -> Successors:
+        """The counts of items."""
+        return Successors(
+            users, items, n=n, window=self.window, window_decay=self.window_decay, backward=self.backward,
+            discount=self.discount, most=self.max_successors,
+        )  # fmt: skip
+
+    def look(self) -> dict[str, Any]:
+        """Arguments of :meth:`Successors.masses`."""
+        return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}
+
+
+@dataclass(frozen=True)
+class IntentCountSettings(_Settings):
+    """The same for intents.
+
+    Raises:
+        ValueError: a setting outside of its range.
+    """
+
+    intent_window: int
+    intent_window_decay: float
+    intent_history_decay: float
+    intent_discount: float
+    intent_prior: float
+
+    def __post_init__(self) -> None:
+        self._check(
+            at_least={"intent_window": 1}, positive=("intent_prior",),
+            shares=("intent_window_decay", "intent_history_decay", "intent_discount"),
+        )  # fmt: skip
+
+    def table(self, users: Tensor, intents: Tensor, n: int) -> Successors:
+        """The counts of intents."""
+        return Successors(
+            users, intents, n=n, window=self.intent_window, window_decay=self.intent_window_decay, backward=0.0,
+            discount=self.intent_discount, most=0,
+        )  # fmt: skip
+
+    def look(self, length: int) -> dict[str, Any]:
+        """Arguments of :meth:`Successors.masses`; all `length` of a history count."""
+        return {"length": length, "decay": self.intent_history_decay, "prior": self.intent_prior}
+
+
+class Successors(nn.Module):
+    """c* of every pair of ids, by source, with N and N* of each source. In the state dict.
+
+    Args:
+        users: [P]. ids: [P] in 1..n-1, both in the order of users, then time.
+        n: number of ids, padding included.
+        window: W. window_decay: delta. backward: beta. discount: D.
+        most: keep so many successors of a source, those seen most, equal ones by id; what the others had counts as
+            taken off. 0 for all.
+    """
+
+    def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
+                 discount: float, most: int) -> None:  # fmt: skip
+        super().__init__()
+        self.n = n
+        counts = transitions(
+            users.numpy(), ids.numpy(), n=n, window=window, window_decay=window_decay, backward=backward
+        )
+        total = torch.from_numpy(np.asarray(counts.sum(axis=1), dtype=np.float64).ravel())
+        if most:
+            counts = _largest(counts, most)
+        left = counts.data - discount * counts.data.clip(max=1.0)
+        source = np.repeat(np.arange(n), np.diff(counts.indptr))
+        keep = left > 0
+        value = torch.from_numpy(left[keep].astype(np.float32))
+        size = np.bincount(source[keep], minlength=n)
+        self.register_buffer("start", torch.from_numpy(np.cumsum(np.r_[0, size])))  # [n + 1]
+        self.register_buffer("successor", torch.from_numpy(counts.indices[keep].astype(np.int32)))  # [T]
+        self.register_buffer("count", value)  # [T] c*
+        self.register_buffer("total", total)  # [n] N
+        # of what is stored, so that (1) sums to one
+        kept = torch.bincount(torch.from_numpy(source[keep]), weights=value.double(), minlength=n)
+        self.register_buffer("kept", kept)  # [n] N*
+
+    def of(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All successors of some sources. source: [S] ids.
+
+        Returns:
+            which of the sources, successor, c*, one each per pair: [P] long, [P] long, [P] float64.
+        """
+        first, size = self.start[source], self.start[source + 1] - self.start[source]
+        which = torch.arange(len(source), device=source.device).repeat_interleave(size)
+        within = torch.arange(len(which), device=source.device) - (torch.cumsum(size, 0) - size)[which]
+        at = first[which] + within
+        return which, self.successor[at].long(), self.count[at].double()
+
+    def masses(self, sources: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor]:
+        """mu + E and mu + E - sum e of each row. sources: [B, L] ids, newest first, 0 for none; the first `length` of
+        them count. Returns [B] each."""
+        sources = sources[:, :length]
+        weight = decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=sources.device)
+        weight = weight * (sources > 0)
+        left_out = self.total - self.kept
+        return (weight * self.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
+
+    def evidence(self, sources: Tensor, *, length: int, decay: float, prior: float) -> Tensor:
+        """e of every id. Arguments as :meth:`masses`. Returns [B, n]: for the few ids of intents."""
+        made = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
+        for i, source in enumerate(sources[:, :length].unbind(1)):
+            row, successor, count = self.of(source)
+            made[row, successor] += decay**i * count
+        return made
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        """Tables of another train split have another size."""
+        for name in ("successor", "count"):
+            if (stored := state_dict.get(prefix + name)) is not None:
+                old = getattr(self, name)
+                setattr(self, name, torch.empty(stored.shape, dtype=old.dtype, device=old.device))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,
+                backward: float) -> sparse.csr_matrix:  # fmt: skip
+    """c(u, v): [n, n], columns of a row sorted. users, ids: [P], in the order of users, then time."""
+    counts = sparse.csr_matrix((n, n))
+    for w in range(1, window + 1):
+        same = users[w:] == users[:-w]
+        if not same.any():
+            break
+        pairs = (ids[:-w][same], ids[w:][same])
+        weight = np.full(len(pairs[0]), window_decay ** (w - 1))
+        counts = counts + sparse.coo_matrix((weight, pairs), shape=(n, n)).tocsr()
+    if backward:
+        counts = counts + backward * counts.T.tocsr()
+    counts.sort_indices()
+    return counts
+
+
+def _largest(counts: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
+    """The `most` largest entries of each row, equal ones by column."""
+    size = np.diff(counts.indptr)
+    if size.max(initial=0) <= most:
+        return counts
+    row = np.repeat(np.arange(len(size)), size)
+    order = np.lexsort((counts.indices, -counts.data, row))
+    place = np.arange(len(row)) - counts.indptr[row]
+    kept = np.sort(order[place < most])
+    start = np.r_[0, np.cumsum(np.minimum(size, most))]
+    return sparse.csr_matrix((counts.data[kept], counts.indices[kept], start), shape=counts.shape)
+
+
+@dataclass
+class Evidence:
+    """The items a history has something to say about: successors of its items, and these items themselves.
+
+    row, item: [E] sorted by row, then item, each once. value: [E] float64 e(v). old: [E] whether the history has it.
+    """
+
+    row: Tensor
+    item: Tensor
+    value: Tensor
+    old: Tensor
+
+
+def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, length: int = 0,
+                  decay: float = 1.0, prior: float = 0.0) -> Evidence:  # fmt: skip
+    """e(v) of a batch of histories.
+
+    Args:
+        table: None if nothing is remembered. newest: [B, L] items, newest first; the first `length` are looked up.
+        prior: not read; it is among the settings of a look-up.
+    """
+    B, V = len(newest), n_items
+    sources = () if table is None else newest[:, :length].unbind(1)
+    pairs = [table.of(source) for source in sources]  # in one, no row has an item twice
+    in_history = newest > 0
+    of_row = torch.arange(B, device=newest.device)[:, None].expand_as(newest)
+    own = of_row[in_history] * V + newest[in_history]
+    key, place = torch.unique(torch.cat([own, *(row * V + v for row, v, _ in pairs)]), return_inverse=True)
+    value = torch.zeros(len(key), dtype=torch.float64, device=newest.device)
+    old = torch.zeros_like(key, dtype=torch.bool)
+    old[place[: len(own)]] = True
+    done = len(own)
+    for i, (_, _, count) in enumerate(pairs):
+        value[place[done : done + len(count)]] += decay**i * count
+        done += len(count)
+    return Evidence(key // V, key % V, value, old)
+
+
+def with_repeats(found: Evidence, plain: Tensor, extra: Tensor, rho: Tensor | None, *, n_rows: int,
+                 n_items: int) -> tuple[Exceptions, Tensor]:  # fmt: skip
+    """(3): what users take again is said by the data, the rest is shared among the other items.
+
+    Args:
+        found: the items with evidence of their own. plain, extra: [E] the two parts of their probability, that which
+            any item has and what the evidence adds.
+        rho: share of interactions that are with an item of the history; None to leave probabilities as they are.
+
+    Returns:
+        the exceptions, and [B] the factor of everything that is none: `extra` is to be used beside it.
+    """
+    if rho is None:
+        one = torch.ones(n_rows, dtype=extra.dtype, device=extra.device)
+        return Exceptions(found.row, found.item, extra, torch.ones_like(extra), n_items), one
+    probability = plain + extra
+    old = torch.bincount(found.row[found.old], weights=probability[found.old], minlength=n_rows)
+    others = (1 - rho) / (1 - old).clamp(min=1e-12)
+    factor = torch.where(found.old, (rho / old / others)[found.row], 1.0)
+    return Exceptions(found.row, found.item, extra * others[found.row], factor, n_items), others
+
+
+def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:
+    """rho: how often an item is one of the `length` before it, add-one smoothed. [P], by users, then time."""
+    position = np.arange(len(users))
+    order = np.lexsort((position, items, users))
+    u, v, p = users[order], items[order], position[order]
+    again = (u[1:] == u[:-1]) & (v[1:] == v[:-1]) & (p[1:] - p[:-1] <= length)
+    with_history = int((users[1:] == users[:-1]).sum())
+    return (int(again.sum()) + 1) / (with_history + 2)
+
+
+def newest_first(item_seq: Tensor) -> Tensor:
+    """Rows padded on the right, the newest item first. [B, L]"""
+    length = (item_seq > 0).sum(1, keepdim=True)
+    at = length - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
+    return item_seq.gather(1, at.clamp(min=0)) * (at >= 0)

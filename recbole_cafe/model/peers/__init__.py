@@ -1,0 +1,1 @@
+"""The models that ours are compared with, one file each."""

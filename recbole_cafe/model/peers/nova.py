@@ -1,0 +1,127 @@
+"""NOVA: side information steers where to attend, never what is carried.
+
+Liu, Li, Cai, Xu, Zhu, Dong, Zhu: "Noninvasive Self-attention for Side Information Fusion in Sequential
+Recommendation", AAAI 2021 (NOVA-BERT). The authors' code is not public and the paper's text was not available to us;
+the equations follow its abstract, a summary and third-party notes. Our reading: positions are side information, the
+fused queries and keys are made anew in every layer from the updated item states (two third-party ports fuse once, so
+that deeper layers never see them), the gate's activation, the values of the hyper-parameters.
+
+    X = F(R, f_2, ..., f_m),   Q, K = X W_Q, X W_K,   V = R W_V
+    R <- LN(R + Attention(Q, K, V)),   R <- LN(R + FFN(R))
+
+R carries items alone; f are the position and the intent. F is `add`, `concat` (one linear layer) or `gating`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from recbole_cafe.layers.embedding import init_transformer
+from recbole_cafe.layers.packing import Packing
+from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.item_net import ClozeNet, MaskedIntents, bert_encoder
+from recbole_cafe.model.peers.bert4rec import ItemHead
+
+FUSIONS = ("add", "concat", "gating")
+GATES = ("sigmoid", "relu", "softmax")
+
+
+class Fusion(nn.Module):
+    """m features [N, D] each to one.
+
+    Args:
+        n_features: m. hidden_size: D. fusion: ``add``, sum; ``concat``, linear layer over all side by side;
+            ``gating``, sum weighted by gate(f w), one weight vector w for all features.
+        gate_act: ``sigmoid`` or ``relu`` of each gate, or ``softmax`` over the m.
+
+    Raises:
+        ValueError: an unknown fusion or gate_act.
+    """
+
+    def __init__(self, *, n_features: int, hidden_size: int, fusion: str, gate_act: str) -> None:
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion={fusion!r} is not one of {', '.join(FUSIONS)}")
+        if gate_act not in GATES:
+            raise ValueError(f"gate_act={gate_act!r} is not one of {', '.join(GATES)}")
+        self.fusion = fusion
+        self.gate_act = partial(torch.softmax, dim=1) if gate_act == "softmax" else getattr(torch, gate_act)
+        self.concat = nn.Linear(n_features * hidden_size, hidden_size) if fusion == "concat" else None
+        self.gate = nn.Linear(hidden_size, 1, bias=False) if fusion == "gating" else None
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """m tensors [N, D]. Returns [N, D]."""
+        if self.concat is not None:
+            return self.concat(torch.cat(features, dim=1))
+        stacked = torch.stack(features, dim=1)  # [N, m, D]
+        if self.gate is not None:
+            stacked = self.gate_act(self.gate(stacked)) * stacked
+        return stacked.sum(1)
+
+
+class NOVANet(ClozeNet):
+    """Item embeddings through blocks whose queries and keys also see positions and intents; BERT4Rec's head.
+
+    Arguments: see props/model/NOVA.yaml.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_items: int,
+        item2intent: Tensor,
+        n_intents: int,
+        max_seq_length: int,
+        hidden_size: int,
+        inner_size: int,
+        n_layers: int,
+        n_heads: int,
+        hidden_dropout_prob: float,
+        attn_dropout_prob: float,
+        hidden_act: str,
+        fusion: str,
+        gate_act: str,
+        mask_ratio: float,
+        initializer_range: float,
+    ) -> None:
+        super().__init__(
+            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type="CE",
+            item_bias=True, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
+        )  # fmt: skip
+        self.intents = MaskedIntents(
+            item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size, initializer_range=initializer_range
+        )
+        self.position = nn.Embedding(max_seq_length, hidden_size)
+        self.encoder = bert_encoder(
+            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
+            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
+            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act, positions=None,
+        )  # fmt: skip
+        self.fusions = nn.ModuleList(
+            Fusion(n_features=3, hidden_size=hidden_size, fusion=fusion, gate_act=gate_act) for _ in range(n_layers)
+        )
+        self.head = ItemHead(hidden_size)
+        init_transformer(self, initializer_range)
+
+    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+        """See :class:`recbole_cafe.model.item_net.ItemNet`."""
+        packing = Packing(item_seq > 0)
+        items = packing.pack(item_seq)  # [N]
+        side = [self.position(packing.from_end), self.intents(items)]  # not updated by the layers
+        state = self.encoder.enter(self.item_embedding(items), packing)  # [N, D]: items alone
+        for block, fusion in zip(self.encoder.blocks, self.fusions, strict=True):
+            state = block(state, packing, fusion([state, *side]))
+        return state, packing
+
+    def transform(self, state: Tensor) -> Tensor:
+        """BERT4Rec's head."""
+        return self.head(state)
+
+
+class NOVA(NetRecommender):
+    """NOVA as RecBole sees it."""
+
+    net = NOVANet

@@ -1,0 +1,154 @@
+"""Anybody's tables: CSV, TSV, JSON lines or Parquet with named columns of user, item, time and intent."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from recbole_cafe.prepare.raw import PrepareError, Source, levels, number, open_raw, token
+
+FORMATS = ("csv", "tsv", "json", "parquet", "atomic")
+_ENDINGS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson": "json", "parquet": "parquet",
+            "pq": "parquet", "inter": "atomic", "item": "atomic"}  # fmt: skip
+
+
+def format_of(path: str, given: str | None = None) -> str:
+    """One of `FORMATS`, by the ending of the name if it is not given.
+
+    Raises:
+        PrepareError: an ending that tells nothing.
+    """
+    if given:
+        return given
+    name = path.partition("::")[0].partition("?")[0].lower()
+    for packed in (".gz", ".bz2", ".xz"):
+        name = name.removesuffix(packed)
+    found = _ENDINGS.get(name.rpartition(".")[2])
+    if found is None:
+        raise PrepareError(f"{path}: the name does not tell the format; give --format, one of {', '.join(FORMATS)}")
+    return found
+
+
+def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of `raw.SCHEMAS[role]`.
+
+    Options: columns (purpose -> name: user, item, time, rating, intent), format, time_format, separator (between the
+    levels inside an intent).
+
+    Raises:
+        PrepareError: a file without one of the columns.
+    """
+    columns = source.options["columns"]
+    order = [purpose for purpose in ("user", "item", "time", "rating", "intent") if purpose in columns]
+    time_of = reader_of_times(source.options["time_format"])
+    separator = source.options["separator"]
+    for line, cells in _records(source, {purpose: columns[purpose] for purpose in order}):
+        row = dict(zip(order, cells, strict=True))
+        item = token(row["item"])
+        intents = _levels(row.get("intent"), separator)
+        if role == "items":
+            if item is None:
+                source.fault("no item (text or a whole number)", line, row["item"])
+            else:
+                yield item, intents, line
+            continue
+        user, when = token(row["user"]), time_of(row["time"])
+        if user is None or item is None or when is None:
+            purpose = "user" if user is None else "item" if item is None else "time"
+            source.fault(f"no {purpose}", line, row[purpose])
+            continue
+        yield user, item, when, number(row.get("rating")), intents, line
+
+
+def _levels(value: Any, separator: str | None) -> str | None:
+    if separator and isinstance(value, str):
+        value = [part.strip("[]'\" ") for part in value.split(separator)]
+    return levels(value if isinstance(value, (list, tuple)) else [value])
+
+
+def _records(source: Source, columns: dict[str, str]) -> Iterator[tuple[int, list[Any]]]:
+    kind = format_of(source.path, source.options["format"])
+    if kind == "parquet":
+        return _parquet(source, columns)
+    if kind == "json":
+        return _json(source, columns)
+    return source.rows(columns, separator="," if kind == "csv" else "\t", quotes=kind in ("csv", "tsv"),
+                       types=kind == "atomic")  # fmt: skip
+
+
+def _json(source: Source, columns: dict[str, str]) -> Iterator[tuple[int, list[Any]]]:
+    names = list(columns.values())
+    for line, record in source.records(json.loads):
+        yield line, [record.get(name) for name in names]
+
+
+def _parquet(source: Source, columns: dict[str, str]) -> Iterator[tuple[int, list[Any]]]:
+    with open_raw(source.path) as file:
+        try:
+            table = pq.ParquetFile(file)
+        except (OSError, ValueError) as error:
+            raise PrepareError(f"{source.path}: cannot be read as Parquet: {error}") from None
+        for purpose, name in columns.items():
+            if name not in table.schema_arrow.names:
+                raise PrepareError(
+                    f"{source.path}: no column {name!r} for {purpose}; found {', '.join(table.schema_arrow.names)}"
+                )
+        line = 0
+        for batch in table.iter_batches(columns=list(dict.fromkeys(columns.values()))):
+            cells = [batch.column(name).to_pylist() for name in columns.values()]
+            for row in zip(*cells, strict=True):
+                line += 1
+                source.read += 1
+                yield line, list(row)
+
+
+# Times ----------------------------------------------------------------------------------------------------------------
+
+
+def reader_of_times(form: str) -> Callable[[Any], float | None]:
+    """How a time is read.
+
+    form: 'auto' (a number as it is, a date and time of ISO 8601 as seconds since 1970, in UTC unless it names a zone),
+    's', 'ms', 'us' (numbers, as seconds), or a pattern of strptime such as '%d.%m.%Y'. None for no time.
+    """
+    parts = {"s": 1, "ms": 1_000, "us": 1_000_000}
+    if form in parts:
+        return lambda value: None if (found := number(value)) is None else found / parts[form]
+    if form == "auto":
+        return _any_time
+    return functools.partial(_by_pattern, form)
+
+
+def _any_time(value: Any) -> float | None:
+    found = number(value)
+    if found is not None:
+        return found
+    if isinstance(value, datetime.datetime):
+        return _seconds(value)
+    if isinstance(value, datetime.date):
+        return _seconds(datetime.datetime(value.year, value.month, value.day))
+    return _by_iso(value) if isinstance(value, str) else None
+
+
+def _seconds(moment: datetime.datetime) -> float:
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+
+
+def _by_iso(text: str) -> float | None:
+    text = text.strip()
+    try:
+        return _seconds(datetime.datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text))
+    except ValueError:
+        return None
+
+
+def _by_pattern(form: str, value: Any) -> float | None:
+    try:
+        return _seconds(datetime.datetime.strptime(str(value), form))
+    except ValueError:
+        return None

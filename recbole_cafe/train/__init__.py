@@ -1,0 +1,1 @@
+"""Training, evaluation and checkpoints on RecBole's trainers."""

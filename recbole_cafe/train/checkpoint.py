@@ -1,0 +1,341 @@
+"""Checkpoints as plain data: the one place which writes and reads them.
+
+A file written here holds tensors, numbers, strings, lists, tuples and dicts only, so
+``torch.load(path, weights_only=True)`` opens it in any process, whether or not that one knows this package
+or RecBole, and opening it cannot run code. RecBole itself pickles its Config object into the file, which
+torch>=2.6 refuses to open (RecBole issue #2212) and which older torch runs as code.
+
+What is not plain is stored as a small dict marked with ``MARK`` (see :func:`encode`), to come back as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+
+MARK = "__recbole_cafe__"
+
+_logger = logging.getLogger("recbole_cafe.train.checkpoint")
+
+
+class CheckpointError(RuntimeError):
+    """The file is not a checkpoint, or a damaged one."""
+
+
+class UnsafeCheckpointError(RuntimeError):
+    """The file can only be opened by running the pickled code in it."""
+
+
+# ----------------------------------------------------------------------------------------------------
+# Objects <-> plain data
+# ----------------------------------------------------------------------------------------------------
+
+
+def encode(obj: Any, where: str = "") -> Any:
+    """Return ``obj`` as plain data and tensors.
+
+    Tensors, numbers, strings, lists, tuples and dicts stay what they are; NumPy scalars become Python's,
+    paths strings. NumPy arrays, SciPy sparse matrices, RecBole's enums, ``torch.device``, sets and bytes
+    become marked dicts, which :func:`decode` turns back. Encoding twice is the same as once.
+
+    Args:
+        obj: what to encode.
+        where: the key path of ``obj``, for the message.
+
+    Raises:
+        TypeError: some part of ``obj`` has no plain form; the message names its key path.
+    """
+    if obj is None or type(obj) in (bool, int, float, str):
+        return obj
+    if isinstance(obj, torch.Tensor):
+        return obj if isinstance(obj, torch.nn.Parameter) else obj.detach()
+    if isinstance(obj, Enum):
+        return _marked("enum", type=_enum_name(obj, where), name=obj.name)
+    if isinstance(obj, np.generic):
+        return encode(obj.item(), where)
+    if scipy.sparse.issparse(obj):  # before dict, which a dok_matrix is too
+        return _encode_sparse(obj, where)
+    if isinstance(obj, dict):
+        return _encode_dict(obj, where)
+    if isinstance(obj, (list, tuple)):
+        parts = [encode(part, f"{where}[{index}]") for index, part in enumerate(obj)]
+        return tuple(parts) if isinstance(obj, tuple) else parts
+    if isinstance(obj, (set, frozenset)):
+        return _marked("set", items=[encode(part, f"{where}{{}}") for part in obj])
+    if isinstance(obj, bytes):
+        return _marked("bytes", data=torch.frombuffer(bytearray(obj), dtype=torch.uint8) if obj else None)
+    if isinstance(obj, np.ndarray):
+        return _encode_array(obj, where)
+    if isinstance(obj, torch.device):
+        return _marked("device", name=str(obj))
+    if isinstance(obj, os.PathLike):
+        return os.fspath(obj)
+    for base in (str, int, float):  # a subclass would be pickled as an object
+        if isinstance(obj, base):
+            return base(obj)
+    kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+    raise TypeError(f"{where or 'the object'}: a {kind} has no plain form, so it cannot be kept in a checkpoint")
+
+
+def decode(obj: Any) -> Any:
+    """Return what :func:`encode` was given. Plain data stays as it is, so decoding twice is the same as once.
+
+    Raises:
+        CheckpointError: a marked dict of a kind this version does not know.
+    """
+    if isinstance(obj, (list, tuple)):
+        parts = [decode(part) for part in obj]
+        return tuple(parts) if isinstance(obj, tuple) else parts
+    if not isinstance(obj, dict):
+        return obj
+    if MARK not in obj:
+        return _like(obj, ((key, decode(value)) for key, value in obj.items()))
+    reader = _READERS.get(obj[MARK])
+    if reader is None:
+        raise CheckpointError(f"a part of kind {obj[MARK]!r}, which this version of recbole-cafe cannot read")
+    return reader(obj)
+
+
+def _marked(kind: str, **parts: Any) -> dict[str, Any]:
+    return {MARK: kind, **parts}
+
+
+def _like(template: dict, pairs: Iterator[tuple[Any, Any]]) -> dict:
+    """A dict or OrderedDict of ``pairs``; a state_dict keeps the ``_metadata`` which torch hangs on it."""
+    if type(template) is not OrderedDict:
+        return dict(pairs)
+    made: OrderedDict = OrderedDict(pairs)
+    if hasattr(template, "_metadata"):
+        made._metadata = template._metadata  # type: ignore[attr-defined]
+    return made
+
+
+def _encode_dict(obj: dict, where: str) -> dict:
+    if MARK in obj:  # encoded already
+        return obj
+    return _like(
+        obj,
+        (
+            (_encode_key(key, where), encode(value, f"{where}.{key}" if where else str(key)))
+            for key, value in obj.items()
+        ),
+    )
+
+
+def _encode_key(key: Any, where: str) -> Any:
+    if isinstance(key, np.generic):
+        key = key.item()
+    if type(key) is tuple:
+        return tuple(_encode_key(part, where) for part in key)
+    if key is None or type(key) in (bool, int, float, str):
+        return key
+    raise TypeError(f"{where or 'the object'}: {key!r} cannot be a dict key in a checkpoint")
+
+
+def _enum_name(obj: Enum, where: str) -> str:
+    from recbole.utils import enum_type
+
+    name = type(obj).__name__
+    if getattr(enum_type, name, None) is not type(obj):
+        raise TypeError(f"{where or 'the object'}: {obj!r} is no enum of RecBole, so it cannot be kept")
+    return name
+
+
+def _encode_array(obj: np.ndarray, where: str) -> dict[str, Any]:
+    if obj.dtype.hasobject:
+        items = [encode(part, f"{where}[{index}]") for index, part in enumerate(obj.ravel().tolist())]
+        return _marked("objects", items=items, shape=list(obj.shape))
+    flat = np.array(obj, order="C", copy=True).reshape(-1)  # torch wants writable, contiguous memory
+    try:
+        data = torch.from_numpy(flat)
+    except (TypeError, ValueError):  # text, dates, foreign byte order: as bytes
+        data = torch.from_numpy(flat.view(np.uint8))
+    form = {"dtype": obj.dtype.str, "shape": list(obj.shape), "matrix": isinstance(obj, np.matrix)}
+    return _marked("ndarray", data=data, **form)
+
+
+def _encode_sparse(obj: Any, where: str) -> dict[str, Any]:
+    compressed = obj.format in ("csr", "csc")
+    stored = obj if compressed else obj.tocoo()
+    names = ("data", "indices", "indptr") if compressed else ("data", "row", "col")
+    parts = [_encode_array(np.asarray(getattr(stored, name)), where) for name in names]
+    form = {"format": obj.format, "array": not scipy.sparse.isspmatrix(obj), "shape": list(obj.shape)}
+    return _marked("sparse", parts=parts, **form)
+
+
+def _decode_enum(obj: dict[str, Any]) -> Enum:
+    from recbole.utils import enum_type
+
+    kind = getattr(enum_type, obj["type"], None)
+    if not (isinstance(kind, type) and issubclass(kind, Enum)):
+        raise CheckpointError(f"{obj['type']!r} is not an enum of RecBole")
+    return kind[obj["name"]]
+
+
+def _decode_array(obj: dict[str, Any]) -> np.ndarray:
+    array = obj["data"].cpu().numpy().view(np.dtype(obj["dtype"])).reshape(obj["shape"])
+    return np.asmatrix(array) if obj["matrix"] else array
+
+
+def _decode_objects(obj: dict[str, Any]) -> np.ndarray:
+    array = np.empty(len(obj["items"]), dtype=object)
+    array[:] = decode(obj["items"])
+    return array.reshape(obj["shape"])
+
+
+def _decode_sparse(obj: dict[str, Any]) -> Any:
+    data, *places = (_decode_array(part) for part in obj["parts"])
+    compressed = obj["format"] in ("csr", "csc")
+    kind = f"{obj['format'] if compressed else 'coo'}_{'array' if obj['array'] else 'matrix'}"
+    parts = (data, *places) if compressed else (data, tuple(places))
+    return getattr(scipy.sparse, kind)(parts, shape=tuple(obj["shape"])).asformat(obj["format"])
+
+
+_READERS = {
+    "enum": _decode_enum,
+    "ndarray": _decode_array,
+    "objects": _decode_objects,
+    "sparse": _decode_sparse,
+    "set": lambda obj: {decode(part) for part in obj["items"]},
+    "bytes": lambda obj: b"" if obj["data"] is None else obj["data"].cpu().numpy().tobytes(),
+    "device": lambda obj: torch.device(obj["name"]),
+}
+
+
+# ----------------------------------------------------------------------------------------------------
+# Files
+# ----------------------------------------------------------------------------------------------------
+
+
+def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
+    """Write ``state`` to ``path`` at once or not at all: who looks sees the old file or the whole new one.
+
+    RecBole's keys keep their names and meaning (config, epoch, cur_step, best_valid_score, state_dict,
+    other_parameter, optimizer), two of them in another form: ``config`` may be a RecBole Config and is stored
+    as :func:`plain_config`; modules in ``other_parameter`` are left out, since their weights are in
+    ``state_dict`` and the rest comes from the dataset.
+
+    Raises:
+        TypeError: a part which has no plain form; nothing is written.
+    """
+    state = dict(state)
+    if hasattr(state.get("config"), "final_config_dict"):
+        state["config"] = plain_config(state["config"])
+    other = state.get("other_parameter")
+    if isinstance(other, dict):
+        state["other_parameter"] = {k: v for k, v in other.items() if not isinstance(v, torch.nn.Module)}
+    state = encode(state)
+    path = os.fspath(path)
+    folder, name = os.path.split(path)
+    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.unfinished")  # same folder, for the rename
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save(state, file, pickle_protocol=2)  # a weights-only reader knows no later protocol
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(unfinished)
+        raise
+
+
+def load(
+    path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bool = False, mmap: bool = False
+) -> dict[str, Any]:
+    """Return the state stored in ``path``, its ``config`` as a plain dict (see :func:`restore_config`).
+
+    Args:
+        path: a file written by :func:`save`, or by RecBole itself if ``trust_checkpoint``.
+        map_location: as in ``torch.load``.
+        trust_checkpoint: also open files which need unpickling, **which runs whatever code is in them**.
+        mmap: read tensors when they are used instead of all at once, without checking their checksums. For files this
+            process has just written.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or no checkpoint.
+        UnsafeCheckpointError: the file needs unpickling and ``trust_checkpoint`` is not set.
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no checkpoint file {path}")
+    with open(path, "rb") as file:
+        head = file.read(2)
+    # torch writes zip archives and once wrote bare pickles; anything else would only fail less clearly below
+    if head[:1] != b"\x80" and not (head == b"PK" and zipfile.is_zipfile(path)):
+        size = os.path.getsize(path)
+        raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint, mmap=mmap or None)
+    except pickle.UnpicklingError as error:
+        if trust_checkpoint or _is_damaged(path):
+            raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
+        raise UnsafeCheckpointError(
+            f"{path} holds more than plain data ({_reason(error)}), and opening it would run the code in it. "
+            "RecBole's own checkpoints are such files. If you made this one or trust who did, pass "
+            "trust_checkpoint=True; recbole_cafe.train.checkpoint.save(path, recbole_cafe.train.checkpoint.load(path, "
+            "trust_checkpoint=True)) turns it into a safe one."
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
+    if hasattr(state.get("config"), "final_config_dict"):
+        state["config"] = plain_config(state["config"])
+    return decode(state)
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether the archive's checksum of its pickled part is wrong, so that what was refused is no pickle."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("data.pkl"):
+                    archive.read(name)
+    except zipfile.BadZipFile:
+        return True
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """The part of torch's long message which says what was refused."""
+    found = re.search(
+        r"Unsupported (?:global|operand|class)[^\n]*?(?= was not| by default|\.? Please|\n|$)", str(error)
+    )
+    return found.group().strip() if found else str(error).strip().splitlines()[0][:200]
+
+
+# ----------------------------------------------------------------------------------------------------
+# RecBole's Config
+# ----------------------------------------------------------------------------------------------------
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """Return the settings of a RecBole Config as plain data; of the model's class only the name, as
+    ``model``.
+
+    A setting which has no plain form (a function, say) is left out with a warning: it should not cost a
+    trained model.
+    """
+    plain = {}
+    for key, value in config.final_config_dict.items():
+        try:
+            plain[key] = encode(value, f"config.{key}")
+        except TypeError as error:
+            _logger.warning("%s. It is left out.", error)
+    return plain

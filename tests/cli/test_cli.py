@@ -1,0 +1,401 @@
+"""The command recbole-cafe: what it writes, what it prints, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import select
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import recbole_cafe
+from recbole_cafe import Config
+from recbole_cafe.cli import main as cli
+from recbole_cafe.cli.main import main
+from recbole_cafe.config import config
+from recbole_cafe.files.result import Result
+from recbole_cafe.prepare.simulate import is_simulated, verify, write_simulated
+from recbole_cafe.train import checkpoint
+
+ROOT = Path(recbole_cafe.__file__).parent.parent
+METRICS = [*(f"{metric}@{k}" for metric in ("ndcg", "hit", "mrr") for k in (1, 10)), "mrr"]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the simulated data set `small`: 30 users, 200 items, 6 intents, 400 interactions."""
+    folder = tmp_path_factory.mktemp("simulated")
+    write_simulated(folder / "small", "small", n_users=30, n_items=200, n_intents=6, n_interactions=400)
+    return folder
+
+
+def tiny(folder: Path, dataset: str = "small", **more: object) -> list[str]:
+    keys = {
+        "model": "CaFe", "dataset": dataset, "data_path": folder, "epochs": 2, "hidden_size": 8, "inner_size": 8,
+        "n_layers": 1, "MAX_ITEM_LIST_LENGTH": 6, "topk": "[1,10]", "eval_mode": "[full, pop20]", "gpu_id": "",
+        "show_progress": False,
+    }  # fmt: skip
+    return ["run", *(f"--{key}={value}" for key, value in (keys | more).items())]
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+
+
+# run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_run_writes_everything_about_it(simulated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(tiny(simulated, result_file="results/one.json", seed=7)) == 0
+    result = json.loads(Path("results/one.json").read_text())
+    assert [p.name for p in Path("results").iterdir()] == ["one.json"]
+    assert set(result) == set(Result.__dataclass_fields__)
+    assert (result["model"], result["dataset"], result["seed"], result["simulated"]) == ("CaFe", "small", 7, True)
+    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert all(0 <= v <= 1 for values in result["test_result"].values() for v in values.values())
+    assert list(result["best_valid_result"]) == METRICS  # of the first protocol
+    assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
+    assert result["epochs"] == 2
+    assert set(result["seconds"]) == {"data", "train", "evaluation"}
+    assert all(0 < seconds < 60 for seconds in result["seconds"].values())
+    assert 100 < result["peak_memory_mb"] < 20_000
+    facts = {"users": 30, "items": 200, "interactions": 400, "intents": 6}
+    assert {key: result["data"][key] for key in facts} == facts
+    assert result["data"]["interactions_per_item"] == 2.0
+    assert set(result["versions"]) >= {"python", "recbole-cafe", "recbole", "torch", "numpy", "pandas", "scipy"}
+    assert result["versions"]["recbole-cafe"] == recbole_cafe.__version__
+    assert torch.cuda.is_available() or result["versions"]["device"] == "cpu"
+    assert (result["config"]["seed"], result["config"]["hidden_size"]) == (7, 8)
+    assert result["config"]["eval_mode"] == ["full", "pop20"]
+
+    weights = checkpoint.load(result["checkpoint"])["state_dict"]
+    assert result["parameters"] == sum(value.numel() for value in weights.values())
+    (candidates,) = Path("saved/candidates").iterdir()
+    with np.load(candidates) as file:
+        assert result["candidates"] == {"pop20": str(file["digest"])}
+    table = capsys.readouterr().out
+    assert "| test | full | pop20 |" in table
+    assert f"| ndcg@10 | {result['test_result']['full']['ndcg@10']:.4f} |" in table
+
+
+def test_a_seed_decides_about_the_numbers(simulated: Path) -> None:
+    found = []
+    for number, seed in enumerate((1, 1, 2)):
+        assert main(tiny(simulated, result_file=f"{number}.json", seed=seed)) == 0
+        result = json.loads(Path(f"{number}.json").read_text())
+        found.append((result["test_result"], result["best_valid_result"], result["candidates"]))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+    assert found[0][2] == found[2][2]  # the candidates have a seed of their own
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "Pop"])
+def test_recboles_models_run_under_the_same_protocol(model: str, simulated: Path) -> None:
+    keys = {"hidden_size": None, "inner_size": None, "n_layers": None} if model != "SASRec" else {}
+    arguments = [a for a in tiny(simulated, model=model, result_file="r.json") if a[2:].split("=")[0] not in keys]
+    assert main(arguments) == 0
+    result = json.loads(Path("r.json").read_text())
+    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert result["config"]["train_layout"] == "last"
+
+
+def test_a_value_may_hold_equal_signs(simulated: Path) -> None:
+    assert main(tiny(simulated, candidates_dir="a=b", checkpoint_dir="x==y")) == 0
+    assert len(list(Path("a=b").glob("small-pop20-*.npz"))) == 1
+    assert len(list(Path("x==y").glob("CaFe-small-*.pth"))) == 1
+
+
+def test_files_preset_and_command_line_in_that_order(simulated: Path) -> None:
+    Path("one.yaml").write_text("epochs: 1\njoint: sum\nseed: 3\n")
+    Path("two.yaml").write_text("seed: 4\n")
+    given = [a for a in tiny(simulated) if not a.startswith("--epochs=")]
+    more = ["--config_files=one.yaml two.yaml", "--preset=table3/+1+2", "--n_local_heads=1", "--result_file=r.json"]
+    assert main([*given, *more]) == 0
+    found = json.loads(Path("r.json").read_text())["config"]
+    wanted = {"epochs": 1, "seed": 4, "joint": "item", "intent_tower": True, "intent_loss": True, "n_local_heads": 1}
+    assert {key: found[key] for key in wanted} == wanted
+
+
+def test_amazon_is_made_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "data_folders", lambda: [Path("dataset_atomic"), Path("dataset")])
+    short = {"user_inter_num_interval": "[5,9]", "epochs": 1, "eval_mode": "full", "result_file": "r.json"}
+    assert main([a for a in tiny(Path("unused"), "amazon", **short) if not a.startswith("--data_path")]) == 0
+    result = json.loads(Path("r.json").read_text())
+    assert result["simulated"] is True
+    counts = {"users": 2000, "items": 29100, "intents": 160, "interactions": 81800}
+    assert is_simulated("dataset_atomic/amazon")["counts"] == counts
+    assert verify("dataset_atomic/amazon")
+    assert 0 < result["data"]["users"] < 2000
+    shipped = ROOT / "dataset_atomic" / "amazon" / "amazon.inter"
+    if shipped.is_file():
+        assert Path("dataset_atomic/amazon/amazon.inter").read_bytes() == shipped.read_bytes()
+
+
+TWICE = """
+import sys
+from recbole_cafe.cli.main import main
+arguments = sys.argv[1:]
+sys.argv[1:] = []
+sys.exit(main([*arguments, "--seed=1"]) or main([*arguments, "--seed=2"]))
+"""
+
+
+def test_each_run_has_a_log_of_its_own_that_says_simulated_first(simulated: Path) -> None:
+    done = python("-c", TWICE, *tiny(simulated))
+    assert done.returncode == 0, done.stderr
+    logs = [path.read_text() for path in Path("log/CaFe").glob("*.log")]
+    assert len(logs) == 2
+    for text in logs:
+        assert "dataset 'small' is SIMULATED" in text.splitlines()[0]
+        assert text.count("test result") == 1
+        assert "| test | full | pop20 |" in text
+    assert {re.search(r"^seed = (\d)", text, re.MULTILINE)[1] for text in logs} == {"1", "2"}
+    assert "is SIMULATED" in done.stderr.splitlines()[0]
+
+
+def test_real_data_are_not_called_simulated(toy_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(tiny(toy_path, "toy", eval_mode="full", result_file="r.json")) == 0
+    assert json.loads(Path("r.json").read_text())["simulated"] is False
+    assert "SIMULATED" not in caplog.text
+
+
+@pytest.mark.slow
+def test_several_processes_write_one_result(simulated: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    done = python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, result_file="r.json", epochs=1))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(Path("r.json").read_text())
+    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert len(list(Path("saved").glob("*.pth"))) == 1
+    assert len(list(Path("saved/candidates").iterdir())) == 1
+    # all thirty users are tested, each once
+    hits = result["test_result"]["pop20"]["hit@10"] * 30
+    assert hits == pytest.approx(round(hits), abs=1e-9)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def damaged_candidates(folder: Path) -> dict[str, object]:
+    assert main(tiny(folder, candidates_dir="kept", epochs=1)) == 0
+    (path,) = Path("kept").iterdir()
+    path.write_bytes(b"nothing")
+    return {"candidates_dir": "kept", "epochs": 1}
+
+
+def file_in_the_way(_folder: Path) -> dict[str, object]:
+    Path("a").write_text("")
+    return {"result_file": "a/r.json", "epochs": 1}
+
+
+def file_of(text: str) -> Callable[[Path], dict[str, object]]:
+    def write(_folder: Path) -> dict[str, object]:
+        Path("a.yaml").write_text(text)
+        return {"config_files": "a.yaml"}
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "message"),
+    [
+        ({"learning_rat": 0.1}, "ConfigError", "unknown key 'learning_rat' (value 0.1) for CaFe; did you mean learn"),
+        ({"tie_order": "time"}, "ConfigError", "tie_order='time' is not one of file, random"),
+        ({"joint": "maybe"}, "ValueError", "joint='maybe' is not one of product, sum, item"),
+        ({"loss_type": "BPR"}, "ValueError", "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
+        ({"n_heads": 3}, "ValueError", "hidden_size=8 is not a multiple of n_heads=3"),
+        ({"epochs": "x"}, "ConfigError", "epochs='x' should be a number (default "),
+        ({"intent_loss": "maybe"}, "ConfigError", "intent_loss='maybe' should be True or False (default True)"),
+        ({"dataset": "nothere"}, "DataError", "no data set 'nothere': looked for"),
+        ({"model": "NoSuchModel"}, "ValueError", "`model_name` [NoSuchModel] is not the name of an existing model."),
+        ({"model": "FM"}, "ConfigError", "FM is a context model; sequential, general and traditional models run"),
+        ({"save_dataset": True}, "ConfigError", "save_dataset: RecBole caches data by pickling"),
+        ({"eval_mode": "authors20"}, "ValueError", "authors20 gives each negative another intent"),
+        ({"INTENT_FIELD": "brand"}, "DataError", "has no column 'brand' to read intents from; its columns are item_id"),
+        ({"nproc": "two"}, "ConfigError", "--nproc=two is not a whole number"),
+        ({"nproc": 0}, "ConfigError", "--nproc=0: expected at least 1 process"),
+        ({"preset": "table3/none"}, "ConfigError", "no preset 'table3/none'; there are: "),
+        ({"config_files": "nowhere.yaml"}, "ConfigError", "config file nowhere.yaml cannot be read: No such file"),
+        (file_of("a: [1,\n"), "ConfigError", "config file a.yaml is not YAML: while parsing a flow"),
+        (file_of("epoch: 3\n"), "ConfigError", "unknown key 'epoch' (value 3) for CaFe; did you mean epochs?"),
+        (damaged_candidates, "ValueError", "not a readable candidates file"),
+        (file_in_the_way, "ConfigError", "result_file=a/r.json cannot be written"),
+    ],
+    ids=lambda value: next(iter(value), "") if isinstance(value, dict) else getattr(value, "__name__", None),
+)  # fmt: skip
+def test_a_failure_is_one_line(
+    given: Any, kind: str, message: str, simulated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = given(simulated) if callable(given) else given
+    capsys.readouterr()
+    assert main(tiny(simulated, **given)) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert err.startswith(f"recbole-cafe: {kind}")
+    assert message in err
+    assert "| test |" not in out
+
+
+@pytest.mark.parametrize("argument", ["--epochs", "epochs=3", "-x=1", "3"])
+def test_arguments_of_another_form(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", argument]) == 1
+    wanted = f"recbole-cafe: ConfigError: argument '{argument}' is not of the form --key=value\n"
+    assert capsys.readouterr().err == wanted
+
+
+def test_a_traceback_on_request(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RECBOLE_CAFE_TRACEBACK", "1")
+    assert main(["run", "--epoch=3"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)")
+    assert err.rstrip().splitlines()[-1].startswith("recbole-cafe: ConfigError: unknown key 'epoch'")
+
+
+def test_an_interruption_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "run", interrupted)
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "recbole-cafe: interrupted\n"
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="a closed pipe cannot be told from other errors")
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_seen_enough_is_no_error(buffered: bool) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    flags = [] if buffered else ["-u"]
+    done = subprocess.run(
+        [sys.executable, *flags, "-m", "recbole_cafe", "help"], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_elsewhere_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(_arguments: object) -> int:
+        raise BrokenPipeError("a worker has gone")
+
+    monkeypatch.setitem(cli.COMMANDS, "run", broken)
+    assert main(["run"]) == 1
+    assert capfd.readouterr().err == "recbole-cafe: BrokenPipeError: a worker has gone\n"
+
+
+def test_a_wrong_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian", "--epochs=3"]) == 2
+    wanted = f"recbole-cafe: no command 'trian'; there are {', '.join(cli.COMMANDS)}"
+    assert capsys.readouterr().err.startswith(wanted)
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result("m", "d", 1, False, {}, 0.0, {}, 1, 0, {}, 1.0, 1, {}, {}, {}, {}, "")
+    result.save("r.json")
+    before = Path("r.json").read_text()
+
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(json, "dump", full)
+    with pytest.raises(OSError, match="disk full"):
+        result.save("r.json")
+    assert [p.name for p in Path().iterdir()] == ["r.json"]
+    assert Path("r.json").read_text() == before
+
+
+# The other commands ---------------------------------------------------------------------------------------------------
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--help"], ["-h"], ["help"]):
+        assert main(arguments) == 0
+        text = capsys.readouterr().out
+        for name in cli.COMMANDS:
+            assert re.search(rf"^  {name}\b", text, re.MULTILINE), name
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{recbole_cafe.__version__}\n"
+
+
+def test_show_config_prints_every_key_with_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text("seed: 3\nepochs: 4\n")
+    settings = ["--dataset=toy", "--config_files=a.yaml", "--epochs=5", "--preset=table3/base", "--candidates_dir=a=b"]
+    assert main(["show-config", *settings]) == 0
+    rows = {}
+    for line in capsys.readouterr().out.splitlines():
+        key, value, source = re.fullmatch(r"(\S+) += (.*)  # (.*)", line).groups()
+        rows[key] = (value, source)
+    assert set(rows) == set(Config("CaFe", "toy").final_config_dict)
+    assert rows["epochs"] == ("5", "command line")
+    assert rows["candidates_dir"] == ("'a=b'", "command line")
+    assert rows["seed"] == ("3", "config file a.yaml")
+    assert rows["joint"] == ("'item'", "config_dict")
+    assert rows["hidden_size"] == (repr(Config("CaFe", "toy")["hidden_size"]), "props/model/CaFe.yaml")
+    assert rows["valid_metric"] == ("'NDCG@10'", "props/overall.yaml")
+    assert rows["worker"] == ("0", "RecBole overall.yaml")
+    assert rows["model"] == ("'CaFe'", "derived")
+
+
+def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dataset").symlink_to(simulated)
+    assert main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["CaFe", "recbole_cafe.model.cafe", "props/model/CaFe.yaml"] in lines
+    assert ["ml-100k", "inside", "RecBole"] in lines
+    assert ["small", "dataset/small"] in lines
+    assert "amazon" in [line[0] for line in lines]
+    assert ["table3/", "base,", "+1,", "+1+2,", "+1+2+3,", "+1+2+4,", "+1+2+3+4"] in lines
+    assert ["quick", "A", "quick", "look", "at", "every", "part", "props/benchmark/quick.yaml"] in lines
+    assert main(["list", "models"]) == 1
+    assert capsys.readouterr().err == "recbole-cafe: ConfigError: list takes no arguments, got models\n"
+
+
+def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = ["--users=20", "--items=60", "--intents=5", "--interactions=200"]
+    assert main(["simulate", "--name=mine", "--out=made", *shape, "--seed=3"]) == 0
+    assert verify("made/mine")["counts"] == {"users": 20, "items": 60, "intents": 5, "interactions": 200}
+    assert main(["simulate", "--name=mine", "--out=made", *shape]) == 2
+    assert "exists already; nothing was written, pass replace" in capsys.readouterr().err
+    assert main(tiny(Path("made"), "mine", eval_mode="full", epochs=1)) == 0
+
+
+def test_the_script_at_the_top_is_the_command_run(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = str(ROOT / "run_recbole_cafe.py")
+    command = [script, *tiny(simulated, result_file="r.json", epochs=1)[1:]]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(script, run_name="__main__")
+    assert left.value.code == 0
+    assert json.loads(Path("r.json").read_text())["command"] == command
+    failed = python(script, "--epoch=1")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("recbole-cafe: ConfigError: unknown key 'epoch'")
+    assert failed.stderr.count("\n") == 1
+
+
+def test_a_run_goes_on_from_a_checkpoint(simulated: Path) -> None:
+    """One epoch, then up to three from its file: two more are trained, from its weights."""
+    assert main(tiny(simulated, epochs=1, result_file="one.json")) == 0
+    file = json.loads(Path("one.json").read_text())["checkpoint"]
+    before = checkpoint.load(file)["optimizer"]["parts"][1]["state"][0]["step"]
+    assert main(tiny(simulated, epochs=3, result_file="three.json", resume_from=file, valid_metric="MRR")) == 0
+    three = json.loads(Path("three.json").read_text())
+    assert three["epochs"] == 2
+    assert three["checkpoint"] == file
+    steps = checkpoint.load(file)["optimizer"]["parts"][1]["state"][0]["step"]
+    assert steps in (before, 2 * before, 3 * before)
+    assert main(tiny(simulated, resume_from=file, model="SASRec")) == 1

@@ -1,0 +1,444 @@
+"""recbole_cafe.config.config: which value wins, what is refused, and that text stays text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recbole.config import Config as RecBoleConfig
+
+from recbole_cafe import CaFe
+from recbole_cafe.cli.arguments import parse_arguments
+from recbole_cafe.config import config, props
+from recbole_cafe.config.config import Config
+from recbole_cafe.config.props import preset, preset_model, read_yaml
+from recbole_cafe.config.signature import arguments_of, net_keys
+from recbole_cafe.errors import ConfigError
+
+# What the shipped YAML says; experiments may change it.
+DEFAULTS = {**read_yaml(props.props_dir() / "overall.yaml"), **read_yaml(config.props_dir() / "model" / "CaFe.yaml")}
+EVIL = "__import__('os').system('touch x')"
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def sources(made: Config) -> dict[str, str]:
+    return {key: source for key, _, source in made.described()}
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+LAYERS = (
+    "RecBole overall.yaml",
+    "RecBole sequential.yaml",
+    "props/overall.yaml",
+    "props/dataset/toy.yaml",
+    "props/model/CaFe.yaml",
+    "config file first.yaml",
+    "config file second.yaml",
+    "config_dict",
+    "command line",
+)
+
+
+@pytest.mark.parametrize("top", range(2, len(LAYERS)), ids=[layer.replace("/", "-") for layer in LAYERS[2:]])
+def test_each_layer_wins_over_the_former(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key is set in all layers up to `top`, each time to the layer's number."""
+    props = Path("props")
+    shutil.copytree(props.props_dir(), props)
+    monkeypatch.setattr(config, "props_dir", lambda: props)
+    for number, path in ((2, "overall.yaml"), (3, "dataset/toy.yaml"), (4, "model/CaFe.yaml")):
+        text = (props / path).read_text() if (props / path).exists() else ""
+        text = "\n".join(line for line in text.splitlines() if not line.startswith("train_batch_size"))
+        (props / path).write_text(text + (f"\ntrain_batch_size: {number}\n" if number <= top else "\n"))
+    files = [write(Path(f"{name}.yaml"), f"train_batch_size: {number}\n" if number <= top else "epochs: 3\n")
+             for number, name in ((5, "first"), (6, "second"))]  # fmt: skip
+    made = Config(
+        "CaFe",
+        "toy",
+        files,
+        {"train_batch_size": 7} if top >= 7 else {},
+        overrides={"train_batch_size": "8"} if top >= 8 else {},
+    )
+    assert made["train_batch_size"] == top
+    assert sources(made)["train_batch_size"] == LAYERS[top]
+
+
+def test_recboles_own_layers_are_below_ours() -> None:
+    made = Config("CaFe", "toy")
+    where = sources(made)
+    assert (made["worker"], where["worker"]) == (0, "RecBole overall.yaml")
+    assert (made["LIST_SUFFIX"], where["LIST_SUFFIX"]) == ("_list", "RecBole sample.yaml")
+    assert (made["valid_metric"], where["valid_metric"]) == ("NDCG@10", "props/overall.yaml")  # RecBole's: MRR@10
+    assert (made["hidden_act"], where["hidden_act"]) == (DEFAULTS["hidden_act"], "props/model/CaFe.yaml")
+    assert where["device"] == "derived"
+
+
+def test_described_lists_every_key_once_in_order() -> None:
+    made = Config("CaFe", "toy", config_dict={"epochs": 2})
+    rows = made.described()
+    assert [key for key, _, _ in rows] == sorted(made.final_config_dict)
+    assert ("epochs", 2, "config_dict") in rows
+
+
+def test_a_model_of_recboles_gets_our_protocol_and_its_own_yaml() -> None:
+    made = Config("SASRec", "toy")
+    assert made["hidden_dropout_prob"] == 0.5  # SASRec.yaml of RecBole
+    assert made["valid_metric"] == "NDCG@10"  # props/overall.yaml
+    assert made["train_layout"] == "last"
+    assert made["eval_mode"] == ["full", "pop100"]
+    assert made["eval_args"]["split"] == {"LS": "valid_and_test"}
+
+
+def test_the_dataset_yaml_applies_to_every_model() -> None:
+    for model in ("CaFe", "SASRec", "BPR"):
+        made = Config(model, "ml-100k")
+        assert made["INTENT_FIELD"] == "class"
+        assert made["load_col"]["inter"] == ["user_id", "item_id", "rating", "timestamp"]
+
+
+def test_a_subclass_of_a_model_uses_its_yaml() -> None:
+    class Mine(CaFe):
+        pass
+
+    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS} == {
+        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS
+    }
+
+
+def test_the_command_line_of_the_process_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=7", "--cov=x", "--seed=1"])
+    made = Config("CaFe", "toy")
+    assert made["epochs"] == DEFAULTS["epochs"] != 7
+    assert made["seed"] == DEFAULTS["seed"] != 1
+    assert "cov" not in made
+
+
+# Unknown keys ---------------------------------------------------------------------------------------------------------
+
+NEAR = r"unknown key 'learning_rat' \(value 0\.5\) for CaFe; did you mean learning_rate\?"
+
+
+def test_an_unknown_key_is_refused_wherever_it_stands() -> None:
+    file = write(Path("a.yaml"), "learning_rat: 0.5\n")
+    for given in (
+        {"config_file_list": [file]},
+        {"config_dict": {"learning_rat": 0.5}},
+        {"overrides": {"learning_rat": "0.5"}},
+    ):
+        with pytest.raises(ConfigError, match=NEAR):
+            Config("CaFe", "toy", **given)
+    for given in ({"config_file_list": [file]}, {"config_dict": {"learning_rat": 0.5}}):
+        with pytest.raises(ConfigError, match=NEAR):
+            RecBoleConfig("CaFe", "toy", **given)
+
+
+def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'zzzzqqqq' \(value 1\) for CaFe$"):
+        Config("CaFe", "toy", config_dict={"zzzzqqqq": 1})
+
+
+@pytest.mark.parametrize("key", ["n_items", "item2intent", "item_negatives", "max_seq_length"])
+def test_what_the_data_know_is_no_key(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key '{key}'"):
+        Config("CaFe", "toy", config_dict={key: 5})
+
+
+def test_every_key_of_a_net_and_of_recbole_is_known() -> None:
+    for key in net_keys(CaFe) - config.HOST_KNOWS | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}:
+        value = Config("CaFe", "toy")[key]
+        assert Config("CaFe", "toy", config_dict={key: value})[key] == value
+
+
+@pytest.mark.parametrize("model", ["CaFe", "SASRec"])
+def test_arguments_of_a_foreign_script_do_not_break_recboles_config(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["--model_list=CaFe,SASRec", "--valid_latex=./latex/valid.tex", "--config_files=a.yaml", "-x", "--y"]
+    monkeypatch.setattr(sys, "argv", ["run_recbole_group.py", *arguments, "--epochs=7"])
+    made = RecBoleConfig(model, "toy", config_dict={"seed": 5})
+    assert (made["model"], made["epochs"], made["seed"]) == (model, 7, 5)
+
+
+# Values ---------------------------------------------------------------------------------------------------------------
+
+
+def test_text_from_the_command_line_becomes_a_value() -> None:
+    made = Config(
+        "CaFe",
+        "toy",
+        overrides={
+            "learning_rate": "1e-4", "topk": "[1,10]", "metrics": "['NDCG', 'Hit']", "intent_loss": "false",
+            "joint": "sum", "rm_dup_inter": "None", "eval_mode": "[full, pop5]", "epochs": "3",
+            "user_inter_num_interval": "[5,inf)", "clip_grad_norm": "{'max_norm': 1.5}", "checkpoint_dir": "2*3",
+        },
+    )  # fmt: skip
+    wanted = {
+        "learning_rate": 1e-4, "topk": [1, 10], "metrics": ["NDCG", "Hit"], "intent_loss": False, "joint": "sum",
+        "rm_dup_inter": None, "eval_mode": ["full", "pop5"], "user_inter_num_interval": "[5,inf)", "epochs": 3,
+        "clip_grad_norm": {"max_norm": 1.5}, "checkpoint_dir": "2*3",
+    }  # fmt: skip
+    assert {key: made[key] for key in wanted} == wanted
+
+
+def test_text_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(Path("a.yaml"), f'candidates_dir: "{EVIL}"\n')
+    assert Config("CaFe", "toy", overrides={"candidates_dir": EVIL})["candidates_dir"] == EVIL
+    for make in (Config, RecBoleConfig):
+        assert make("CaFe", "toy", config_dict={"candidates_dir": EVIL})["candidates_dir"] == EVIL
+        assert make("CaFe", "toy", config_file_list=[file])["candidates_dir"] == EVIL
+    monkeypatch.setattr(sys, "argv", ["script.py", f"--candidates_dir={EVIL}"])
+    assert RecBoleConfig("CaFe", "toy")["candidates_dir"] == EVIL
+    assert not os.path.exists("x")
+
+
+def test_a_yaml_file_cannot_make_objects() -> None:
+    file = write(Path("a.yaml"), 'joint: !!python/object/apply:os.system ["touch x"]\n')
+    with pytest.raises(ConfigError, match=r"config file a\.yaml is not YAML: could not determine a constructor"):
+        Config("CaFe", "toy", [file])
+    assert not os.path.exists("x")
+
+
+def test_arguments_of_a_command_line() -> None:
+    assert parse_arguments(["--a=1", "--b=x=y", "--c=", "--a=1"]) == {"a": "1", "b": "x=y", "c": ""}
+    for wrong in ("a=1", "--a", "-a=1", "--=1", "--epochs", "1"):
+        with pytest.raises(ConfigError, match=f"argument '{wrong}' is not of the form --key=value"):
+            parse_arguments([wrong])
+    with pytest.raises(ConfigError, match="--a is given twice, with the values '1' and '2'"):
+        parse_arguments(["--a=1", "--a=2"])
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_cannot_be_read() -> None:
+    Path("folder").mkdir()
+    Path("latin.yaml").write_bytes("a: café\n".encode("latin-1"))
+    for path, message in (
+        ("nowhere.yaml", "config file nowhere.yaml cannot be read: No such file or directory"),
+        ("folder", "config file folder cannot be read: Is a directory"),
+        (write(Path("broken.yaml"), "a: [1,\n"), "config file broken.yaml is not YAML: while parsing"),
+        ("latin.yaml", "config file latin.yaml is not YAML: 'utf-8' codec can't decode"),
+        (write(Path("list.yaml"), "- a\n- b\n"), "config file list.yaml holds a list, expected `key: value` lines"),
+        (write(Path("text.yaml"), "epochs 3\n"), "config file text.yaml holds a str, expected `key: value` lines"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Config("CaFe", "toy", [path])
+    assert read_yaml(write(Path("empty.yaml"), "# nothing\n")) == {}
+
+
+def test_yaml_numbers_are_numbers() -> None:
+    content = read_yaml(write(Path("a.yaml"), "a: 1e-3\nb: 1.5E+2\nc: .5\nd: 12\ne: 1e\nf: v1.0\n"))
+    assert content == {"a": 0.001, "b": 150.0, "c": 0.5, "d": 12, "e": "1e", "f": "v1.0"}
+
+
+def test_every_shipped_yaml_is_read_and_used() -> None:
+    folder = props.props_dir()
+    paths = sorted(folder.rglob("*.yaml"))
+    assert len(paths) >= 5
+    assert {path.parent.relative_to(folder).as_posix() for path in paths} == {
+        ".",
+        "benchmark",
+        "dataset",
+        "model",
+        "search",
+    }
+    for path in paths:
+        assert read_yaml(path), path
+    for path in (folder / "model").glob("*.yaml"):
+        made = Config(path.stem, "toy")
+        needed = net_keys(made.model_class) - config.HOST_KNOWS
+        assert needed <= set(made.final_config_dict), path
+        hosts = set(RecBoleConfig("SASRec", "toy").final_config_dict) | set(read_yaml(folder / "overall.yaml"))
+        dead = set(read_yaml(path)) - needed - hosts
+        assert not dead, f"{path}: nothing reads {dead}"
+    for path in (folder / "dataset").glob("*.yaml"):
+        assert sources(Config("CaFe", path.stem))["INTENT_FIELD"] == f"props/dataset/{path.name}"
+
+
+def test_every_preset_is_a_config_of_a_net() -> None:
+    seen = 0
+    for path in (props.props_dir() / "benchmark").glob("*.yaml"):
+        for system in read_yaml(path).get("systems", {}):
+            settings = preset(f"{path.stem}/{system}")
+            made = Config(preset_model(f"{path.stem}/{system}"), "toy", config_dict=settings)
+            assert {key: made[key] for key in settings} == settings
+            assert not {"model", "search"} & set(settings)
+            seen += 1
+    assert seen >= 6
+    assert preset_model("table3/base") == "CaFe"
+    assert preset_model("quick/FDSA") == "FDSA"
+    assert preset("table3/base") == {"intent_tower": False, "intent_loss": False, "n_local_heads": 0, "joint": "item"}
+
+
+@pytest.mark.parametrize("name", ["table3", "table3/none", "none/base", ""])
+def test_an_unknown_preset_lists_those_there_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"no preset '{name}'; there are: .*table3/base, table3/\+1,"):
+        preset(name)
+
+
+def test_a_model_without_yaml_says_which_file_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("props").mkdir()
+    Path("props/overall.yaml").write_text("")
+    monkeypatch.setattr(config, "props_dir", lambda: Path("props"))
+    with pytest.raises(ConfigError, match=r"CaFe has no YAML: props/model/CaFe\.yaml is missing"):
+        Config("CaFe", "toy")
+
+
+def test_a_key_missing_from_the_yaml_is_named_with_the_file() -> None:
+    def net(*, n_items: int, hidden_size: int, depth: int, width: int) -> tuple[int, ...]:
+        return n_items, hidden_size, depth, width
+
+    provided: dict[str, Any] = {"n_items": lambda: 9, "unused": lambda: 1 / 0}
+    full = {"hidden_size": 2, "depth": 3, "width": 4, "other": 5}
+    assert arguments_of(net, full, provided, Path("m.yaml")) == {"n_items": 9, "hidden_size": 2, "depth": 3, "width": 4}
+    with pytest.raises(ConfigError, match=r"^props/model/M\.yaml: no value for depth, width, which net needs$"):
+        arguments_of(net, {"hidden_size": 2}, provided, Path("props/model/M.yaml"))
+
+
+# Checks ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tie_order": "time"}, "tie_order='time' is not one of file, random"),
+        ({"train_layout": "some"}, "train_layout='some' is not one of all, last"),
+        ({"candidates": "fresh"}, "candidates='fresh' is not one of stored, recbole"),
+        ({"intent_from": "second"}, "intent_from='second' is not one of None, first, last, rarest"),
+        ({"mask_history": "maybe"}, "mask_history='maybe' is not one of True, False"),
+        ({"epochs": "x"}, rf"epochs='x' should be a number \(default {DEFAULTS['epochs']}\)"),
+        ({"learning_rate": True}, r"learning_rate=True should be a number \(default "),
+        ({"epochs": 0}, "epochs=0 should be at least 1"),
+        ({"average_from": -1}, "average_from=-1 should be at least 0"),
+        ({"hidden_size": [64]}, r"hidden_size=\[64\] should be a number \(default "),
+        ({"intent_loss": "maybe"}, r"intent_loss='maybe' should be True or False \(default True\)"),
+        ({"show_progress": "yes"}, r"show_progress='yes' should be True or False \(default True\)"),
+        ({"eval_mode": "pop"}, "eval_mode 'pop' is not full, popN, uniN or authorsN with N a positive number"),
+        ({"eval_mode": ["full", "best"]}, "eval_mode 'best' is not full, popN"),
+        ({"eval_mode": ["full", 100]}, "eval_mode 100 is not full, popN"),
+        ({"eval_mode": 100}, "eval_mode 100 is not full, popN"),
+        ({"eval_mode": []}, r"eval_mode=\[\] should be one protocol or a list of different ones"),
+        ({"eval_mode": ["full", "full"]}, r"eval_mode=\['full', 'full'\] should be one protocol or a list of"),
+        ({"eval_args": "full"}, "eval_args='full' should be a mapping with the keys split, group_by, order, mode"),
+        ({"eval_args": {"mode": "labeled"}}, "eval_mode 'labeled' is not full, popN"),
+        ({"valid_metric": "NDCG@7"}, r"valid_metric=NDCG@7 is not among the metrics .* at topk \[5, 10, 20\]"),
+        ({"valid_metric": "Recall@10"}, r"valid_metric=Recall@10 is not among the metrics \['NDCG', 'Hit', 'MRR'\]"),
+        ({"topk": [1, 2]}, r"valid_metric=NDCG@10 is not among the metrics .* at topk \[1, 2\]"),
+        ({"topk": 5}, r"valid_metric=NDCG@10 is not among the metrics .* at topk \[5\]"),
+        ({"metrics": "Hit"}, r"valid_metric=NDCG@10 is not among the metrics \['Hit'\]"),
+        ({"load_col": ["user_id"]}, r"load_col=\['user_id'\] should map a file \(inter, item\) to a list"),
+        ({"INTENT_FIELD": None}, "INTENT_FIELD is empty; it names the column of the .item file"),
+        ({"candidates": "recbole"}, r"candidates=recbole takes one eval_mode of RecBole's own .*, 'pop100'\]"),
+        ({"candidates": "recbole", "eval_mode": "authors5"}, "candidates=recbole takes one .* got 'authors5'"),
+    ],
+)
+def test_values_that_cannot_be_right(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config("CaFe", "toy", config_dict=settings)
+    with pytest.raises(ConfigError, match=message):  # RecBole's own Config, given our model, as well
+        RecBoleConfig("CaFe", "toy", config_dict=settings)
+
+
+def test_train_layout_all_is_for_our_models() -> None:
+    with pytest.raises(ConfigError, match=r"train_layout=all is for recbole_cafe's models; RecBole's SASRec trains on"):
+        Config("SASRec", "toy", config_dict={"train_layout": "all"})
+    assert Config("SASRec", "toy", config_dict={"train_layout": "last"})["train_layout"] == "last"
+
+
+def test_numbers_and_switches_of_any_spelling() -> None:
+    given = {"epochs": 3.0, "weight_decay": 1, "learning_rate": 1e-5, "intent_loss": False, "shuffle": 0, "seed": None}
+    made = Config("CaFe", "toy", config_dict=given)
+    assert {key: made[key] for key in given} == given
+
+
+@pytest.mark.parametrize("metric", ["NDCG@10", "ndcg@10", "Hit@5", "MRR"])
+def test_valid_metric_in_any_case(metric: str) -> None:
+    assert Config("CaFe", "toy", config_dict={"valid_metric": metric})["valid_metric"] == metric
+
+
+@pytest.mark.parametrize(
+    ("given", "modes"),
+    [
+        ({"eval_mode": "full"}, ["full"]),
+        ({"eval_mode": ["uni50", "full"]}, ["uni50", "full"]),
+        ({"eval_args": {"mode": "uni50"}}, ["uni50"]),
+        ({"eval_args": {"mode": {"valid": "uni50", "test": "full"}}}, ["uni50", "full"]),
+        ({"eval_args": {"mode": {"valid": "uni50"}}}, ["uni50"]),
+        ({"eval_args": {"mode": "uni50"}, "eval_mode": "full"}, ["full"]),
+        ({"eval_args": {"order": "TO"}}, ["full", "pop100"]),
+    ],
+)
+def test_the_split_is_kept_when_only_the_mode_is_given(given: dict[str, Any], modes: list[str]) -> None:
+    made = Config("CaFe", "toy", config_dict=given)
+    assert made["eval_mode"] == modes
+    mode = {"valid": modes[0], "test": modes[0]}
+    assert made["eval_args"] == {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": mode}
+
+
+def test_recbole_is_told_a_mode_it_has() -> None:
+    made = Config("CaFe", "toy", config_dict={"eval_mode": ["authors7", "full"]})
+    assert made["eval_mode"] == ["authors7", "full"]
+    assert made["eval_args"]["mode"] == {"valid": "pop7", "test": "pop7"}
+
+
+def test_a_split_of_the_user_is_kept() -> None:
+    made = Config("CaFe", "toy", config_dict={"eval_args": {"split": {"LS": "test_only"}}})
+    assert made["eval_args"]["split"] == {"LS": "test_only"}
+    assert made["eval_args"]["order"] == "TO"
+
+
+# Columns --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("load_col", "wanted"),
+    [
+        ({"inter": ["user_id", "item_id"]},
+         {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "intent"]}),
+        ({"inter": ["item_id", "user_id", "rating", "timestamp"], "item": ["intent", "item_id", "price"]},
+         {"inter": ["item_id", "user_id", "rating", "timestamp"], "item": ["intent", "item_id", "price"]}),
+        ({"inter": "*", "item": "*"}, {"inter": "*", "item": "*"}),
+        ({}, {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "intent"]}),
+        ({"inter": ["user_id"], "user": ["user_id", "age"]},
+         {"inter": ["user_id", "item_id", "timestamp"], "user": ["user_id", "age"], "item": ["item_id", "intent"]}),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_load_col_gets_time_and_intent(load_col: Any, wanted: Any) -> None:
+    assert Config("CaFe", "toy", config_dict={"load_col": load_col})["load_col"] == wanted
+
+
+def test_load_col_follows_the_names_of_the_fields() -> None:
+    names = {"USER_ID_FIELD": "u", "ITEM_ID_FIELD": "i", "TIME_FIELD": "t", "INTENT_FIELD": "seller", "load_col": {}}
+    assert Config("CaFe", "toy", config_dict=names)["load_col"] == {"inter": ["u", "i", "t"], "item": ["i", "seller"]}
+
+
+def test_the_user_s_mapping_is_not_changed() -> None:
+    given = {"load_col": {"inter": ["user_id"]}, "eval_args": {"mode": "full"}}
+    Config("CaFe", "toy", config_dict=given)
+    assert given == {"load_col": {"inter": ["user_id"]}, "eval_args": {"mode": "full"}}
+
+
+def test_every_model_loads_the_same_items() -> None:
+    """RecBole drops interactions with items that have no row in a loaded .item file, and counts rows without
+    interactions as items; so whether the file is loaded decides about the catalogue."""
+    assert len({str(Config(model, "toy")["load_col"]) for model in ("CaFe", "SASRec", "BPR")}) == 1
+
+
+def test_data_are_looked_for_in_the_working_folder_first() -> None:
+    for folder in ("dataset_atomic", "dataset"):
+        Path(folder, "toy").mkdir(parents=True)
+    assert Config("CaFe", "toy")["data_path"] == os.path.join("dataset_atomic", "toy")
+    Path("dataset_atomic/toy").rmdir()
+    assert Config("CaFe", "toy")["data_path"] == os.path.join("dataset", "toy")
+    assert Config("CaFe", "toy", config_dict={"data_path": "else"})["data_path"] == os.path.join("else", "toy")
+    assert Config("CaFe", "ml-100k")["data_path"].endswith("ml-100k")
+    assert Path(Config("CaFe", "ml-100k")["data_path"], "ml-100k.inter").is_file()

@@ -1,0 +1,99 @@
+"""Every benchmark runs to its end with --quick and closes with the line of JSON it promises."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "speed"
+ALWAYS = {"benchmark", "ours", "theirs", "ratio", "versions", "threads", "command", "processor", "quick", "machine"}
+PROMISED = {
+    "train_epoch": {"theirs_anomaly_off", "ratio_anomaly_off", "theirs_steps", "floor_ours", "floor_theirs", "note"},
+    "step_scaling": {"memory", "floor_large", "n_measured", "data_small", "data_large"},
+    "sampled_eval": {"ours_cafe", "ratio_cafe", "users", "note", "floor_sasrec"},
+    "full_eval": {"ours_sasrec", "share_of_products", "large", "floor_dense", "users"},
+    "topk": {"results", "rank", "rank_at_most", "all_equal_to_brute_force", "trained"},
+    "optimizer": {"sparse_adam", "ratio_sparse_adam", "table", "difference_to_adam"},
+    "cafe_plus": {"growth", "data_small", "data_large"},
+    "calibration": {"systems", "data"},
+    "gpu": {"train", "ranking", "ranking_memory"},
+}  # fmt: skip
+OPTIONS = {"gpu": ["--device=cpu"]}
+
+pytestmark = pytest.mark.slow
+
+
+def run(name: str, folder: Path, *options: str) -> dict:
+    """The JSON of the last line."""
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, FOLDER / f"{name}.py", "--quick", "--threads=1", *options]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_a_quick_run_ends_in_the_promised_json(name: str, tmp_path: Path) -> None:
+    found = run(name, tmp_path, *OPTIONS.get(name, []), "--out=result.json")
+    assert found.keys() >= ALWAYS | PROMISED[name]
+    assert found["benchmark"] == name and found["threads"] == 1 and found["quick"] is True
+    assert f"{name}.py --quick" in found["command"]
+    assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"]) and found["ratio"] > 0
+    assert json.loads((tmp_path / "result.json").read_text()) == found
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # RecBole's logs went elsewhere
+    CHECKS.get(name, lambda found: None)(found)
+
+
+def check_topk(found: dict) -> None:
+    assert found["all_equal_to_brute_force"] is True
+    assert {row["items"] for row in found["results"]} == {100, 400}
+    assert all(0 < row["share_of_products"] <= 1 for row in found["results"] if "skipped" not in row)
+
+
+def check_full_eval(found: dict) -> None:
+    """Both sides rank the same weights, so their metrics agree to the digits RecBole keeps."""
+    assert found["ndcg10"]["ours"] == pytest.approx(found["ndcg10"]["recbole"], abs=6e-5)
+    assert found["large"]["ours"]["ndcg10"] == pytest.approx(found["large"]["theirs"]["ndcg10"], abs=6e-5)
+
+
+def check_optimizer(found: dict) -> None:
+    """Ours is dense Adam, SparseAdam is not."""
+    assert found["difference_to_adam"]["mean"] < 0.05 * found["difference_of_sparse_adam"]["mean"]
+
+
+def check_calibration(found: dict) -> None:
+    for system in found["systems"].values():
+        assert sum(b["users"] for b in system["bins"]) == system["users"] > 0
+        assert 0 <= system["ece"] <= 1 and 0 <= system["first_intent_right"] <= 1 and system["nll"] > 0
+        came = sum(b["users"] * b["came"] for b in system["bins"]) / system["users"]
+        assert came == pytest.approx(system["first_intent_right"])
+
+
+def check_step_scaling(found: dict) -> None:
+    assert found["memory"]["peak_mb"] > 0
+    assert found["data_large"]["items"] > found["data_small"]["items"]
+    assert found["data_large"]["interactions"] == found["data_small"]["interactions"]
+
+
+CHECKS = {
+    "topk": check_topk,
+    "full_eval": check_full_eval,
+    "optimizer": check_optimizer,
+    "step_scaling": check_step_scaling,
+    "calibration": check_calibration,
+}  # fmt: skip
+
+
+def test_every_benchmark_here_is_tested() -> None:
+    """load.py and prepare.py start processes and have tests of their own."""
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"common", "load", "prepare"} == set(PROMISED)
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU here")
+def test_without_a_gpu_the_gpu_benchmark_says_so(tmp_path: Path) -> None:
+    assert "no CUDA device" in run("gpu", tmp_path)["skipped"]

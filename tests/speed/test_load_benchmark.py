@@ -1,0 +1,46 @@
+"""benchmarks/load.py: both sides in a process each, and what it says when one exceeds its limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "speed" / "load.py"
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *options: str) -> dict:
+    """The JSON of the last line."""
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, SCRIPT, "--quick", "--threads=1", "--out=result.json", *options]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith("ours: loading")
+    last = done.stdout.splitlines()[-1]
+    assert (folder / "result.json").read_text() == last + "\n"
+    return json.loads(last)
+
+
+def test_both_sides_load_the_same_split(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    ours, theirs = found["ours"], found["theirs"]
+    assert found["ratio"] == pytest.approx(ours["seconds"] / theirs["seconds"])
+    assert ours["dataset"].startswith("recbole_cafe.") and theirs["dataset"].startswith("recbole.")
+    assert ours["rows"][1:] == theirs["rows"][1:]
+    for side in (ours, theirs):
+        assert side["peak_mb"] >= side["peak_mb_of_imports"] > 0
+
+
+def test_a_limit_is_a_result(tmp_path: Path) -> None:
+    found = run(tmp_path, "--time_s=0.3")
+    assert found["ratio"] is None
+    assert found["no_ratio_because"] == "ours: more than 0.3 seconds; theirs: more than 0.3 seconds"
+    found = run(tmp_path, "--memory_gb=0.1")
+    assert found["theirs"]["failed"] == "more than 0.1 GiB of memory"
+    assert found["theirs"]["peak_mb"] > 100

@@ -1,0 +1,31 @@
+"""The benchmark of `prepare` runs to its end with --quick and says what it measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "speed"
+
+pytestmark = pytest.mark.slow
+
+
+def test_it_measures_the_command_and_its_children(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, FOLDER / "prepare.py", "--quick", "--threads=1", "--out=result.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert json.loads(done.stdout.splitlines()[-1]) == found
+    assert found["benchmark"] == "prepare" and found["quick"] is True and found["engine"] == "duckdb"
+    assert found["data"]["reviews"] == 20_000 and found["data"]["raw_mb_unpacked"] > found["data"]["raw_mb"] > 0
+    assert found["reviews_per_second"] == pytest.approx(20_000 / found["seconds"])
+    assert 50 < found["largest_process_mb"] <= found["peak_mb"] < 4096
+    assert any("not a JSON record" in line for line in found["steps"])  # the broken lines are counted
+    assert not any(str(tmp_path) in line or "/tmp" in line for line in found["steps"])
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
