@@ -40,7 +40,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=ConfigLoader)
+            content = yaml.load(file, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

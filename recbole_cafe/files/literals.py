@@ -60,7 +60,7 @@ def parse_value(text: str) -> Any:
 def _read_yaml(text: str) -> Any:
     if re.fullmatch(r"\[.*,\s*[-+]?inf\s*\]", text, re.I):
         raise ValueError("an interval, which RecBole wants as text")
-    return yaml.load(text, Loader=ConfigLoader)
+    return yaml.load(text, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
 
 
 def _is_plain(value: Any) -> bool:

@@ -205,7 +205,7 @@ class Convolution(Windowed):
         # one convolution per head: groups share no weights
         self.conv = nn.Conv1d(width, width, 2 * self.local_window + 1, groups=self.n_heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
         """See :class:`Local`."""
         s = self.local_window
         v = v * real[:, None, :, None]
@@ -227,7 +227,7 @@ class Recurrent(Windowed):
             nn.GRU(self.head_size, self.head_size, batch_first=True) for _ in range(self.n_heads)
         )  # fmt: skip
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
         """See :class:`Local`."""
         s = self.local_window
         b, _, length, d = v.shape

@@ -165,7 +165,7 @@ class Successors(nn.Module):
         left_out = self.total - self.kept
         return (weight * self.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
 
-    def evidence(self, sources: Tensor, *, length: int, decay: float, prior: float) -> Tensor:
+    def evidence(self, sources: Tensor, *, length: int, decay: float, prior: float) -> Tensor:  # noqa: ARG002
         """e of every id. Arguments as :meth:`masses`. Returns [B, n]: for the few ids of intents."""
         made = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
         for i, source in enumerate(sources[:, :length].unbind(1)):
@@ -226,7 +226,7 @@ class Evidence:
 
 
 def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, length: int = 0,
-                  decay: float = 1.0, prior: float = 0.0) -> Evidence:  # fmt: skip
+                  decay: float = 1.0, prior: float = 0.0) -> Evidence:  # fmt: skip  # noqa: ARG001
     """e(v) of a batch of histories.
 
     Args:

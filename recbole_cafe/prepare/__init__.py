@@ -2,5 +2,5 @@
 
 `raw` goes through a file line by line and keeps what can be used as Parquet; `amazon`, `tmall`, `atomic` and `table`
 know what their lines mean; `pipeline` filters, chooses intents and counts, with the same Ibis expressions on either
-engine of `engine`; `recbole_cafe.files.atomic` writes. `cli` is the command, `check` says whether a data set suits CaFe.
+engine of `engine`; `recbole_cafe.files.atomic` writes. `check` says whether a data set suits CaFe.
 """

@@ -94,7 +94,7 @@ class FactoredCatalogue:
         return (self.plain(terms, row, item) + extra) * factor
 
     def rank(self, state: Exceptions, terms: Tensor, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
-             at_most: int | None = None) -> Ranks:  # fmt: skip
+             at_most: int | None = None) -> Ranks:  # fmt: skip  # noqa: ARG002
         """Where each row's target stands among all items.
 
         Args:

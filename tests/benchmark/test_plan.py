@@ -68,7 +68,7 @@ def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[
     file = bench_file(systems={"CaFe": {"model": "CaFe"}})
     (now,) = make_plan(file).cells[0].points
     real = plan_module.checkpoint.plain_config
-    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}
+    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}  # noqa: E731
     monkeypatch.setattr(plan_module.checkpoint, "plain_config", earlier)
     assert list(make_plan(file).cells[0].points) == [now]
 

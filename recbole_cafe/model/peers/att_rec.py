@@ -174,7 +174,7 @@ class AttRecNet(ItemNet):
         square = w * long_term.square().sum(-1, keepdim=True) + (1 - w) * short_term.square().sum(-1, keepdim=True)
         return torch.cat((long_term, short_term, -square), dim=-1)
 
-    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:
+    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """See :class:`ItemNet`."""
         query = self.query(state)
         if self.loss_type != "hinge" or not len(state):

@@ -50,7 +50,7 @@ class FusedClozeNet(ClozeNet):
         self.fusion_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         init_transformer(self, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
         packing = Packing(item_seq > 0)
         items = packing.pack(item_seq)  # [N]

@@ -277,7 +277,7 @@ class HCRNNNet(ItemNet):
         back = by_time.argsort()
         return torch.cat(hs)[back], torch.cat(cs)[back]
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
         h, c, _, packing = self.contexts(item_seq)
         return self.read_out(h, c, packing, torch.arange(len(h), device=h.device)), packing
@@ -293,7 +293,7 @@ class HCRNNNet(ItemNet):
         state = self.read_out(h, c, packing, at)
         return self.target_loss(state, item[at], user[packing.row[at]]) + self.kl_weight * divergence[at].mean()
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:
+    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:  # noqa: ARG002
         """See :class:`ItemNet`; of each row only the last position is read out."""
         h, c, _, packing = self.contexts(item_seq)
         return self.query(self.read_out(h, c, packing, packing.length.cumsum(0) - 1)), None

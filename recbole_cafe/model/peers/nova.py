@@ -106,7 +106,7 @@ class NOVANet(ClozeNet):
         self.head = ItemHead(hidden_size)
         init_transformer(self, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
         packing = Packing(item_seq > 0)
         items = packing.pack(item_seq)  # [N]

@@ -147,7 +147,7 @@ class SAIRNet(ItemNet):
         )  # fmt: skip
         init_transformer(self, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """e of each real position. See :class:`recbole_cafe.model.item_net.ItemNet`."""
         packing = Packing(item_seq > 0)
         return self.pool(self.encode(packing.pack(item_seq), packing), packing), packing

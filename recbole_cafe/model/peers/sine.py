@@ -84,7 +84,7 @@ class SINENet(ItemNet):
             # positions of the size of items: larger ones would drown them
             nn.init.normal_(weight, std=initializer_range if weight is self.position else size**-0.5)
 
-    def forward(self, item_seq: Tensor, user: Tensor | None = None) -> Tensor:
+    def forward(self, item_seq: Tensor, user: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """item_seq: [B, L]. Returns [B, D]: what the whole row says, and not what its positions do."""
         real = item_seq > 0
         longest = int(real.sum(1).max())

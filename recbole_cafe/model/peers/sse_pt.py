@@ -17,7 +17,7 @@ does not, and neither does this.)
 
 SSE-PT++ trains on random windows of histories longer than L. Here train_layout=all already trains on the whole of such
 a history, cut into windows with fixed places; `window_prob` moves each of them with that probability p_s, anew in each
-epoch (recbole_cafe.data.time_order). The authors take one window per user and epoch, with p_s a random one, else the last.
+epoch (recbole_cafe.data.sequences). The authors take one window per user and epoch: with p_s a random one, else the last.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""recbole_cafe.model.peers.att_rec: the contract, the distances against loops, and what the window may and may not see."""
+"""att_rec: the contract, the distances against loops, and what the window may and may not see."""
 
 import math
 

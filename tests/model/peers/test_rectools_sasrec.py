@@ -1,4 +1,4 @@
-"""recbole_cafe.model.peers.rectools_sasrec: the contract, and that what is trained is what RecTools itself would compute."""
+"""rectools_sasrec: the contract, and that what is trained is what RecTools itself would compute."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""recbole_cafe.model.peers.rksa: the contract; the logits' distribution against loops; what may not leak into training."""
+"""rksa: the contract; the logits' distribution against loops; what may not leak into training."""
 
 import math
 

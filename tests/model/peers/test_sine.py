@@ -1,4 +1,4 @@
-"""recbole_cafe.model.peers.sine: the contract, equality with RecBole's SINE where that has no defect, and each defect."""
+"""sine: the contract, equality with RecBole's SINE where that has no defect, and each defect."""
 
 import pytest
 import torch
