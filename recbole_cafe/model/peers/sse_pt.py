@@ -15,9 +15,10 @@ logits of BCE, where it is one more thing the user's vector learns from, and of 
 Eq. 3 less a constant of the row. (In that term the authors' code multiplies u by sqrt(d_u), as at the input; the paper
 does not, and neither does this.)
 
-SSE-PT++ trains on random windows of histories longer than L. Here train_layout=all already trains on the whole of such
+SSE-PT++ trains on random windows of histories longer than L. Here train_layout=all already trains on all of such
 a history, cut into windows with fixed places; `window_prob` moves each of them with that probability p_s, anew in each
-epoch (recbole_cafe.data.sequences). The authors take one window per user and epoch: with p_s a random one, else the last.
+epoch (recbole_cafe.data.sequences). The authors take one window per user and epoch: with p_s
+a random one, else the last.
 """
 
 from __future__ import annotations
