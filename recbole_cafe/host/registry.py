@@ -19,8 +19,9 @@ import recbole.model
 import recbole.trainer
 from recbole.config import Config as RecBoleConfig
 
-from recbole_cafe.config.config import add_layers, is_ours
-from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.config.config import add_layers
+from recbole_cafe.config.signature import is_ours
+from recbole_cafe.data.sequences import NetDataset
 from recbole_cafe.model import MODELS
 from recbole_cafe.train.trainer import NetTrainer
 
@@ -46,7 +47,7 @@ def register() -> list[str]:
             continue
         sys.modules[f"{PARENT}.{name.lower()}"] = module  # find_spec and import_module look there first
         setattr(recbole.trainer, f"{name}Trainer", NetTrainer)
-        setattr(recbole.data.dataset, f"{name}Dataset", SequenceDataset)
+        setattr(recbole.data.dataset, f"{name}Dataset", NetDataset)
         names.append(name)
     return names
 
@@ -61,7 +62,7 @@ def taken_by_recbole(name: str, module_name: str) -> str | None:
         return alias.__name__
     for module, attribute, our_class in (
         (recbole.trainer, f"{name}Trainer", NetTrainer),
-        (recbole.data.dataset, f"{name}Dataset", SequenceDataset),
+        (recbole.data.dataset, f"{name}Dataset", NetDataset),
     ):
         if getattr(module, attribute, our_class) is not our_class:
             return f"{module.__name__}.{attribute}"

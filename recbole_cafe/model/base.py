@@ -24,7 +24,7 @@ from recbole_cafe.config.signature import HasNet, arguments_of
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.data.intents import item_intents
-from recbole_cafe.data.sequences import TARGET_LIST, SequenceDataset
+from recbole_cafe.data.sequences import TARGET_LIST, NetDataset
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.net import Net, Ranking
 from recbole_cafe.ranking.query import Query
@@ -41,7 +41,7 @@ class NetRecommender(SequentialRecommender, HasNet):
 
     Args:
         config: RecBole's Config.
-        dataset: the train split, a :class:`SequenceDataset`.
+        dataset: the train split, a :class:`NetDataset`.
 
     Raises:
         TypeError: the dataset was not built by recbole_cafe (its train rows would be RecBole's prefix copies).
@@ -53,11 +53,11 @@ class NetRecommender(SequentialRecommender, HasNet):
     net: type[Net]
     layouts: tuple[str, ...] = ("all", "last")
 
-    def __init__(self, config: Any, dataset: SequenceDataset) -> None:
+    def __init__(self, config: Any, dataset: NetDataset) -> None:
         super().__init__(config, dataset)
-        if not isinstance(dataset, SequenceDataset):
+        if not isinstance(dataset, NetDataset):
             raise TypeError(
-                f"{type(self).__name__} needs a recbole_cafe SequenceDataset, got {type(dataset).__name__}: build it "
+                f"{type(self).__name__} needs a recbole_cafe NetDataset, got {type(dataset).__name__}: build it "
                 f"with recbole_cafe.run or with RecBole's create_dataset after `import recbole_cafe`"
             )
         if config["train_layout"] not in self.layouts:
