@@ -8,7 +8,7 @@ from torch import nn
 
 from recbole_cafe.train import row_adam as optim
 from recbole_cafe.train.gradients import clip_grad_norm
-from recbole_cafe.train.row_adam import RowWise, ChainedOptimizer, sparse_tables
+from recbole_cafe.train.row_adam import ChainedOptimizer, RowWise, sparse_tables
 from recbole_cafe.train.weight_average import WeightAverage
 
 V, D = 200, 8
