@@ -54,7 +54,7 @@ def settings_of(toy_path: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_recboles_lookups_find_every_model() -> None:
-    assert registry.register() == list(MODELS)
+    assert registry.install() == list(MODELS)
     for name, module in MODELS.items():
         assert get_model(name).__module__ == module
         assert get_model(name).__name__ == name
@@ -80,7 +80,7 @@ def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -
 
 def test_registering_again_changes_nothing(toy_path: Path) -> None:
     before = Config._load_internal_config_dict
-    assert registry.register() == registry.register() == list(MODELS)
+    assert registry.install() == registry.install() == list(MODELS)
     assert Config._load_internal_config_dict is before
     assert Config("CaFe", "toy", config_dict=settings_of(toy_path))["valid_metric"] == "NDCG@10"
 
@@ -122,7 +122,7 @@ def test_a_name_that_recbole_has_is_left_to_recbole(
     (tmp_path / "sequential_recommender").mkdir()
     (tmp_path / "sequential_recommender" / "cafe.py").write_text("")
     monkeypatch.setattr(recbole.model, "__path__", [*recbole.model.__path__, str(tmp_path)])
-    assert registry.register() == [name for name in MODELS if name != "CaFe"]
+    assert registry.install() == [name for name in MODELS if name != "CaFe"]
     assert "RecBole has its own CaFe" in caplog.text
     assert "the name means RecBole's. Ours is recbole_cafe.model.cafe.CaFe: pass the class instead" in caplog.text
 
@@ -137,7 +137,7 @@ def test_a_trainer_or_dataset_that_recbole_has_is_left_to_recbole(
         pass
 
     monkeypatch.setattr(module, attribute, Theirs)
-    assert "CaFe" not in registry.register()
+    assert "CaFe" not in registry.install()
     assert f"RecBole has its own CaFe ({module.__name__}.{attribute})" in caplog.text
     assert getattr(module, attribute) is Theirs
 
