@@ -79,7 +79,7 @@ class ModelLoader(Loader):
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
-    def create_module(self, spec: ModuleSpec) -> None:  # noqa: ARG002
+    def create_module(self, spec: ModuleSpec) -> None:
         """A plain module will do."""
 
     def exec_module(self, module: ModuleType) -> None:
