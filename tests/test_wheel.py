@@ -49,7 +49,7 @@ def test_the_package_is_the_installed_one_and_finds_its_yaml(installed: Path, tm
     )
     module, props, n_files = output([installed / "python", "-c", code], tmp_path).split("\n")[:3]
     assert Path(module).is_relative_to(installed.parent)
-    assert Path(props) == Path(module).parent / "props"
+    assert Path(props) == Path(module).parents[1] / "props"
     assert int(n_files) == len(list((ROOT / "props").rglob("*.yaml")))
 
 

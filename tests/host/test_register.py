@@ -1,4 +1,4 @@
-"""A user's own model: one file and one YAML in a package of theirs, known to RecBole and to recbole_cafe by its name."""
+"""A user's own model: one file and one YAML in a package of theirs, known by its name to RecBole and to us."""
 
 from __future__ import annotations
 
@@ -181,11 +181,11 @@ def test_a_class_defined_anew_replaces_the_former() -> None:
 
 
 def test_what_cannot_be_registered_is_refused() -> None:
-    with pytest.raises(TypeError, match="is not a subclass of .*NetRecommender"):
+    with pytest.raises(TypeError, match=r"is not a subclass of .*NetRecommender"):
         recbole_cafe.register(dict)
     with pytest.raises(TypeError, match="'CaFe' is not a subclass"):
         recbole_cafe.register("CaFe")
-    with pytest.raises(ConfigError, match="RecBole has its own SASRec .*sasrec.py"):
+    with pytest.raises(ConfigError, match=r"RecBole has its own SASRec .*sasrec\.py"):
         recbole_cafe.register(type("SASRec", (CaFe,), {}))
     with pytest.raises(ConfigError, match="recbole_cafe has its own LOCKER"):
         recbole_cafe.register(type("LOCKER", (CaFe,), {}))
@@ -212,5 +212,5 @@ def test_a_checkpoint_of_a_model_nobody_registered_says_what_to_do(site: Path, t
         pass
 
     result = recbole_cafe.run(Unknown, "toy", config_dict=TINY | {"data_path": str(toy_path)})
-    with pytest.raises(ValueError, match="Unknown.*recbole_cafe.register"):
+    with pytest.raises(ValueError, match=r"Unknown.*recbole_cafe\.register"):
         load_data_and_model(result.checkpoint)
