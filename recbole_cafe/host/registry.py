@@ -92,12 +92,12 @@ def _answer(module: ModuleType, suffix: str, home: str, companion: str) -> None:
         companion: name of the class, the same for all our models.
     """
 
-    def find(attribute: str) -> object:
+    def answer(attribute: str) -> object:
         if attribute.endswith(suffix) and is_known(attribute.removesuffix(suffix)):
             return getattr(importlib.import_module(home), companion)
         raise AttributeError(f"module {module.__name__!r} has no attribute {attribute!r}")
 
-    vars(module)["__getattr__"] = find
+    vars(module)["__getattr__"] = answer
 
 
 def _extend_config(config_class: type[RecBoleConfig]) -> None:
@@ -139,7 +139,7 @@ def register(model_class: Model, yaml: str | Path | None = None) -> Model:
 
     Raises:
         TypeError: not a subclass of NetRecommender.
-        ConfigError: RecBole or recbole_cafe has a model of that name, or there is no file `yaml`.
+        ConfigError: RecBole or recbole_cafe has a model of that name, or the file `yaml` is missing.
     """
     from recbole_cafe.config.props import set_model_yaml
 
@@ -165,8 +165,8 @@ def model_class(name: str) -> type[NetRecommender]:
     if name in _registered:
         return _registered[name]
     if name in MODELS:
-        found: type[NetRecommender] = getattr(importlib.import_module(MODELS[name]), name)
-        return found
+        ours: type[NetRecommender] = getattr(importlib.import_module(MODELS[name]), name)
+        return ours
     if name not in (points := _entry_points()):
         raise ConfigError(f"recbole_cafe knows no model {name}")
     loaded: type[NetRecommender] = points[name].load()
