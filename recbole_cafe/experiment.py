@@ -18,8 +18,9 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
 
 from recbole_cafe.config.config import Config
+from recbole_cafe.config.signature import is_ours
 from recbole_cafe.data.samplers import create_samplers
-from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.sequences import NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
 from recbole_cafe.errors import ConfigError
@@ -98,7 +99,7 @@ def run(
         peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
         data=facts,
-        candidates=trainer.candidate_digests,
+        candidates=trainer.evaluation.candidate_digests,
         versions={**versions(), "device": device_name(config["device"])},
         config=checkpoint.plain_config(config),
         checkpoint=str(trainer.saved_model_file) if saved else "",
@@ -106,7 +107,7 @@ def run(
     logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
     logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
     if ranks_file and config["local_rank"] == 0:
-        save_ranks(ranks_file, test_data._dataset, trainer.ranks)
+        save_ranks(ranks_file, test_data._dataset, trainer.evaluation.ranks)
         logger.info(f"ranks written to {ranks_file}")
     if result_file and config["local_rank"] == 0:
         result.save(result_file)
@@ -185,6 +186,8 @@ def create_dataset(config: Config) -> Any:
             f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
             f"code; recbole_cafe reads the atomic files instead"
         )
+    if is_ours(config.model_class):
+        return NetDataset(config)
     return (SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset)(config)
 
 

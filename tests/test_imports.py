@@ -28,7 +28,7 @@ DIRECTION: dict[str, set[str]] = {
     "files": {"errors"},
     "prepare": {"errors", "files"},
     "config": {"errors", "files"},
-    "data": {"config", "errors", "files", "prepare"},
+    "data": {"config", "errors", "files", "layers", "prepare"},
     "model": {"config", "data", "errors", "files", "layers", "ranking"},
     "train": {"config", "data", "errors", "files", "layers", "model", "ranking"},
     "host": {"config", "data", "errors", "files", "model", "train"},

@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark.store import folder_name, settings_hash
-from recbole_cafe.config.config import Config, is_ours, known_keys, unknown_key
+from recbole_cafe.config.config import Config, known_keys, unknown_key
 from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
+from recbole_cafe.config.signature import is_ours
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.literals import parse_value
 from recbole_cafe.train import checkpoint

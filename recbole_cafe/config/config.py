@@ -26,7 +26,7 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
-from recbole_cafe.config.signature import HOST_KNOWS, net_keys
+from recbole_cafe.config.signature import is_ours, net_keys
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import parse_protocol
 from recbole_cafe.files.literals import ConfigLoader, parse_value
@@ -58,7 +58,7 @@ HOST_KEYS = frozenset(
         "single_spec",
     }
 )
-CHECKS: dict[str, tuple[object, ...]] = {
+CHOICES: dict[str, tuple[object, ...]] = {
     "reader": ("auto", "recbole", "columnar"),
     "tie_order": ("file", "random"),
     "train_layout": ("all", "last"),
@@ -72,11 +72,6 @@ AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size":
 
 
 # Layers -------------------------------------------------------------------------------------------------------------
-
-
-def is_ours(model_class: Any) -> bool:
-    """Whether a model class is built on our contract."""
-    return hasattr(model_class, "net") and hasattr(model_class, "score_candidates")
 
 
 def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
@@ -103,7 +98,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if external.get("train_layout", "last") != "last":
             raise ConfigError(f"train_layout={external['train_layout']} is for recbole_cafe's models; RecBole's "
                               f"{model_class.__name__} trains on prefix rows (train_layout=last)")  # fmt: skip
-    for key, accepted in CHECKS.items():
+    for key, accepted in CHOICES.items():
         value = external.get(key, internal.get(key))
         if value not in accepted:
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
@@ -112,7 +107,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if (value := external.get(key)) is not None and value < least:
             raise ConfigError(f"{key}={value!r} should be at least {least}")
     _settle_evaluation(internal, external)
-    _settle_columns(internal, external, intents=ours and "item2intent" in net_keys(model_class))
+    _settle_columns(internal, external, intents=ours and model_class.net.needs_intents)
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
         internal["data_path"] = str(find_data(dataset))
 
@@ -120,7 +115,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
 def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
     """Every key that means something for a model; of RecBole's models, those of its YAML files."""
     listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-    own = net_keys(model_class) - HOST_KNOWS if is_ours(model_class) else set()
+    own = net_keys(model_class) if is_ours(model_class) else set()
     return set(config.internal_config_dict) | set(listed) | HOST_KEYS | own
 
 

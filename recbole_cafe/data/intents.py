@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,12 @@ import torch
 from recbole.data.dataset import Dataset
 from torch import Tensor
 
+from recbole_cafe.config.config import CHOICES
+from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.errors import DataError
 from recbole_cafe.files.atomic import read_header
 
-INTENT_CHOICES = ("first", "last", "rarest")
-
-
-@dataclass(frozen=True)
-class ItemIntents:
-    """The intent of every item.
-
-    Attributes:
-        item2intent: [V]; 0 for padding, 1..C-1 an intent, C for an item without one.
-        n_intents: C, padding included.
-        n_without: how many items have none.
-    """
-
-    item2intent: Tensor
-    n_intents: int
-    n_without: int
+INTENT_CHOICES = [choice for choice in CHOICES["intent_from"] if choice]
 
 
 def item_intents(config: Any, dataset: Dataset) -> ItemIntents:

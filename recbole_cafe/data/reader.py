@@ -12,7 +12,6 @@ from recbole.utils import FeatureSource, FeatureType
 
 from recbole_cafe.files.atomic import read_header
 
-READERS = ("auto", "recbole", "columnar")
 AUTO_BYTES = 64 << 20  # an .inter file above this size is read by columns; below, RecBole's reader takes seconds
 
 
@@ -61,8 +60,6 @@ class ColumnarMixin:
     def _reads_by_columns(self, inter: Path) -> bool:
         """Whether the data set is read by columns, by the key `reader` and by what the columnar reader can do."""
         reader = self.config["reader"] or "auto"
-        if reader not in READERS:
-            raise ValueError(f"reader={reader!r} is not one of {', '.join(READERS)}")
         if reader == "recbole" or (reader == "auto" and inter.stat().st_size <= AUTO_BYTES):
             return False
         reason = self._reason_against_columns(inter)

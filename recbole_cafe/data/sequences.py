@@ -11,11 +11,12 @@ from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
 from torch import Tensor
 
+from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.time_order import ExactOrderMixin
 from recbole_cafe.errors import DataError
 
-TRAIN_LAYOUTS = ("all", "last")
+TARGET_LIST = "_target_list"  # column of a batch, [B, L]: the item to predict at each position
 
 
 class SequenceDataset(ExactOrderMixin, SequentialDataset):
@@ -79,8 +80,6 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     def build(self) -> list[SequentialDataset]:
         """RecBole's split; then, with ``train_layout: all``, the train split's rows become windows."""
         layout = self.config["train_layout"] or "last"
-        if layout not in TRAIN_LAYOUTS:
-            raise DataError(f"train_layout={layout!r} is not one of {', '.join(TRAIN_LAYOUTS)}")
         self.window_prob = self.config["window_prob"] or 0.0
         if not 0.0 <= self.window_prob <= 1.0 or (self.window_prob and layout != "all"):
             raise DataError(
@@ -134,19 +133,25 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             rows = super().__getitem__(index, join=False)
         if ROW not in rows:
             return self.join(rows) if join else rows
-        reads = getattr(self.config.model_class, "net", None)
         row = rows[ROW].reshape(-1)
         length = rows[self.item_list_length_field].reshape(-1)
         steps = torch.arange(self.max_item_list_len)
         real = steps < length[:, None]  # [B, L]
         at = ((row - length)[:, None] + steps).where(real, 0)
-        columns = [self.iid_field] if reads else [f for f in self.flat if f != self.uid_field]
-        for field in columns:
+        for field in self._history_fields():
             value = wide(self.flat[field][at])
             mask = real.reshape(real.shape + (1,) * (value.dim() - 2))
             rows[getattr(self, f"{field}_list_field")] = value.where(mask, torch.zeros((), dtype=value.dtype))
         del rows[ROW]
-        return rows if reads or not join else self.join(rows)
+        return self._completed(rows, length, join=join)
+
+    def _history_fields(self) -> list[str]:
+        """The columns of which a row has the history: all but the user's."""
+        return [field for field in self.flat if field != self.uid_field]
+
+    def _completed(self, rows: Interaction, length: Tensor, *, join: bool) -> Interaction:  # noqa: ARG002
+        """Rows with what stands in other files. length: [B]."""
+        return self.join(rows) if join else rows
 
     # Interactions behind the rows, for whoever counts them ------------------------------------------------------------
 
@@ -196,3 +201,17 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             return super().inter_matrix(form, value_field)
         rows = select(self.flat, self.interactions().numpy())
         return self._create_sparse_matrix(rows, self.uid_field, self.iid_field, form, value_field)
+
+
+class NetDataset(SequenceDataset):
+    """What nets of ours read: histories of items alone, and beside them the item to predict at each position."""
+
+    def _history_fields(self) -> list[str]:
+        return [self.iid_field]
+
+    def _completed(self, rows: Interaction, length: Tensor, *, join: bool) -> Interaction:  # noqa: ARG002
+        """Rows with their targets in the column TARGET_LIST; features of users and items are left out."""
+        layout = "all" if self.window_rows else "last"
+        item = rows[self.iid_field].reshape(-1)
+        rows[TARGET_LIST] = next_items(rows[self.item_id_list_field], length, item, layout)
+        return rows

@@ -26,14 +26,19 @@ from recbole_cafe.files.atomic import read_header, restore
 from recbole_cafe.files.places import data_folders
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
 
-TIE_ORDERS = ("file", "random")
-
 
 class ExactOrderMixin(ColumnarMixin):
     """Time order as the file has it: float64, stable, ties in file order or shuffled by seed.
 
     Mixed into any RecBole Dataset class whose model is trained through recbole_cafe.
+
+    Attributes:
+        flat: the interactions in (user, time) order, one tensor [P] per column; None with `benchmark_filename`.
+        user_start: [P] where the user of each interaction starts.
     """
+
+    flat: Interaction | None = None
+    user_start: Tensor
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
@@ -48,7 +53,7 @@ class ExactOrderMixin(ColumnarMixin):
 
     def _obtain(self, token: str, folder: Path) -> None:
         """A folder that is not there: make the simulated `amazon`, leave to RecBole what it can download."""
-        given = "data_path" in getattr(self.config, "external_config_dict", {"data_path": None})
+        given = "data_path" in self.config.external_config_dict
         if token == "amazon" and not given:
             self.logger.warning(f"{folder} does not exist: making the simulated sample there")
             ensure_amazon(folder)
@@ -109,13 +114,10 @@ class ExactOrderMixin(ColumnarMixin):
                 f"{self.dataset_name} has no column {self.time_field!r} loaded, and the order of interactions is by "
                 f"time: set TIME_FIELD, or load_col so that inter has it (loaded: {list(self.inter_feat)})"
             )
-        tie_order = self.config["tie_order"] or "file"
-        if tie_order not in TIE_ORDERS:
-            raise DataError(f"tie_order={tie_order!r} is not one of {', '.join(TIE_ORDERS)}")
         keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
             keys.append(self.inter_feat[self.uid_field].to_numpy())
-        if tie_order == "random":
+        if self.config["tie_order"] == "random":
             tie = np.arange(n)
             np.random.default_rng(self.config["seed"]).shuffle(tie)
             keys.insert(0, tie)
@@ -224,7 +226,11 @@ def simulated_notice(name: str, manifest: dict) -> str:
 def statistics(dataset: Dataset, config: Any) -> dict[str, Any]:
     """Counts of a dataset, for the log and the result file (call before the split)."""
     n_users, n_items = dataset.user_num - 1, dataset.item_num - 1
-    n = len(dataset.flat) if hasattr(dataset, "flat") else len(dataset.inter_feat)
+    n = (
+        len(dataset.flat)
+        if isinstance(dataset, ExactOrderMixin) and dataset.flat is not None
+        else len(dataset.inter_feat)
+    )
     facts = {
         "users": int(n_users),
         "items": int(n_items),

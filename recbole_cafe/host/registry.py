@@ -36,7 +36,7 @@ ENTRY_POINTS = "recbole_cafe.models"  # of a package: name = "package.module:Cla
 # What follows a model's name -> (module of RecBole's that is asked, our module, our class)
 COMPANIONS = {
     "Trainer": ("recbole.trainer", "recbole_cafe.train.trainer", "NetTrainer"),
-    "Dataset": ("recbole.data.dataset", "recbole_cafe.data.sequences", "SequenceDataset"),
+    "Dataset": ("recbole.data.dataset", "recbole_cafe.data.sequences", "NetDataset"),
 }
 
 _registered: dict[str, type[NetRecommender]] = {}  # by register()
@@ -108,7 +108,8 @@ def _extend_config(config_class: type[RecBoleConfig]) -> None:
 
     @wraps(original)
     def load(self: RecBoleConfig, model: str, model_class: type, dataset: str) -> None:
-        from recbole_cafe.config.config import add_layers, is_ours
+        from recbole_cafe.config.config import add_layers
+        from recbole_cafe.config.signature import is_ours
 
         original(self, model, model_class, dataset)
         if is_ours(model_class):

@@ -37,14 +37,19 @@ P(v | h) divided by popularity, alpha = 0 or below, and where all items compete 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
-from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
+from recbole_cafe.model.settings import EncoderSettings, LocalSettings
+from recbole_cafe.ranking.memory import MemoryCatalogue
+from recbole_cafe.ranking.query import Query
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
 TINY = 1e-30
@@ -120,122 +125,103 @@ class IntentItems(nn.Module):
         return made.where(self.size > 0, 0.0)
 
 
-class CaFePlusNet(Towers):
-    """The probabilities of the module's docstring.
+@dataclass(frozen=True, kw_only=True)
+class LevelSettings:
+    """The two levels of CaFePlus and the memory beside them; see props/model/CaFePlus.yaml.
 
-    Args:
-        n_items: V, padding included.
-        item2intent: [V]; 0 for padding, C for an item without an intent: these are in one group, one more intent.
-        n_intents: C, padding included.
-        train_pairs: users and items of the training interactions, [P] each, in the order of users, then time.
-        The rest: see props/model/CaFePlus.yaml.
+    Attributes:
+        item_memory: whether transitions between items are counted (1).
+        item_net: whether items have vectors in (3).
+        intent_loss_weight: lambda.
+        n_in_intent: most items of a sum over an intent in training.
+        shrinkage: eta in training.
+        rank_shrinkage: eta of a ranking.
+        evidence_exponent: tau.
+        popularity_exponent: alpha of a ranking.
 
     Raises:
         ValueError: a setting outside of its range.
     """
 
+    item_memory: bool
+    item_net: bool
+    intent_loss_weight: float
+    n_in_intent: int
+    shrinkage: float
+    rank_shrinkage: float
+    evidence_exponent: float
+    popularity_exponent: float
+
+    def __post_init__(self) -> None:
+        if self.n_in_intent < 1:
+            raise ValueError(f"n_in_intent={self.n_in_intent} must be at least 1")
+        for key in ("shrinkage", "rank_shrinkage", "evidence_exponent"):
+            if (value := vars(self)[key]) < 0:
+                raise ValueError(f"{key}={value} must be at least 0")
+
+
+class CaFePlusNet(Towers):
+    """The probabilities of the module's docstring.
+
+    Args:
+        data: what the data know. Items without an intent are in one group, which is one more intent.
+        encoder: blocks of both towers.
+        local: the re-weighting of the item tower's attention.
+        counts: how transitions are counted and looked up.
+        levels: the two levels and the memory.
+        sparse_tables: gradients of the item table hold the rows a batch touched.
+    """
+
+    scores_intents = True
+
     def __init__(
         self,
         *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        max_seq_length: int,
-        train_pairs: tuple[Tensor, Tensor],
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        n_local_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        theta_source: str,
-        attn_scale: str,
-        residual: str,
-        initializer_range: float,
+        data: DataFacts,
+        encoder: EncoderSettings,
+        local: LocalSettings,
+        counts: CountSettings,
+        levels: LevelSettings,
         sparse_tables: bool,
-        item_memory: bool,
-        item_net: bool,
-        intent_loss_weight: float,
-        n_in_intent: int,
-        shrinkage: float,
-        rank_shrinkage: float,
-        evidence_exponent: float,
-        window: int,
-        window_decay: float,
-        backward: float,
-        history_length: int,
-        history_decay: float,
-        discount: float,
-        prior: float,
-        max_successors: int,
-        popularity_exponent: float,
-        popularity_prior: float,
-        repeats: str,
     ) -> None:
-        counts = CountSettings.of(locals())
-        if n_in_intent < 1:
-            raise ValueError(f"n_in_intent={n_in_intent} must be at least 1")
-        not_negative = {
-            "shrinkage": shrinkage, "rank_shrinkage": rank_shrinkage, "evidence_exponent": evidence_exponent,
-        }  # fmt: skip
-        for key, value in not_negative.items():
-            if value < 0:
-                raise ValueError(f"{key}={value} must be at least 0")
-        super().__init__(
-            n_items=n_items, item2intent=item2intent, n_intents=n_intents, max_seq_length=max_seq_length,
-            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
-            n_local_heads=n_local_heads, hidden_dropout_prob=hidden_dropout_prob, attn_dropout_prob=attn_dropout_prob,
-            hidden_act=hidden_act, theta_source=theta_source, attn_scale=attn_scale, residual=residual,
-            initializer_range=initializer_range, sparse=sparse_tables,
-        )  # fmt: skip
-        self.n_items, self.item_net = n_items, item_net
-        self.intent_loss_weight, self.n_in_intent = intent_loss_weight, n_in_intent
-        self.shrinkage, self.rank_shrinkage, self.evidence_exponent = shrinkage, rank_shrinkage, evidence_exponent
-        self.popularity_exponent, self.popularity_prior, self.repeats = popularity_exponent, popularity_prior, repeats
-        self.item_look = counts.look()
-        users, items = (ids.cpu() for ids in train_pairs)
-        self.items = counts.table(users, items, n_items) if item_memory else None
-        seen = torch.bincount(items, minlength=n_items).float()
-        self.inside = IntentItems(item2intent, n_intents + 1, seen)
-        share = torch.bincount(item2intent, weights=seen.double(), minlength=n_intents + 1) + 1
+        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables)
+        self.n_items, self.counts, self.levels = data.n_items, counts, levels
+        users, items = (ids.cpu() for ids in data.train_pairs)
+        self.items = counts.table(users, items, data.n_items) if levels.item_memory else None
+        seen = torch.bincount(items, minlength=data.n_items).float()
+        self.inside = IntentItems(self.item2intent, data.n_intents + 1, seen)
+        share = torch.bincount(self.item2intent, weights=seen.double(), minlength=data.n_intents + 1) + 1
         self.intent_bias = nn.Parameter((share / share.sum()).log().float())  # [C + 1]
         self.register_buffer("occupied", self.inside.size > 0, persistent=False)
-        rho = repeat_rate(users.numpy(), items.numpy(), max_seq_length)
+        rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
-        """-ln Q of the next item plus `intent_loss_weight` times -ln (2) of its intent, means over the targets.
-
-        Args:
-            item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
-
-        Returns:
-            scalar.
-        """
-        fused, coarse, packing = self(item_seq)
-        item = packing.pack(target)
-        wanted = item > 0
-        if not wanted.any():
+    def loss(self, batch: Batch) -> Tensor:
+        """-ln Q of the next item plus `intent_loss_weight` times -ln (2) of its intent, means over the targets."""
+        fused, coarse, packing = self(batch.history)
+        item = packing.pack(batch.target)
+        has_target = item > 0
+        if not has_target.any():
             return fused.sum() * 0.0
-        fused, coarse, item = fused[wanted], coarse[wanted], item[wanted]
+        fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
-        return -((1 + self.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
+        return -((1 + self.levels.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
 
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
         """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
         intent, which = torch.unique(self.item2intent[item], return_inverse=True)  # [U], [N]
-        other, weight = self.inside.some(intent, self.n_in_intent)  # [U, K]: one sample for all targets of an intent
+        other, weight = self.inside.some(
+            intent, self.levels.n_in_intent
+        )  # [U, K]: one sample for all targets of an intent
         # Without its own interaction: else a target has always been seen, and nothing is learnt about what has not
         seen, seen_other = (self.inside.seen[item] - 1).clamp(min=0), self.inside.seen[other]
-        logit = (seen + self.popularity_prior).log()
-        logits = ((seen_other + self.popularity_prior).log() + weight.clamp(min=TINY).log())[which]  # [N, K]
-        if self.item_net:
-            logit = logit + trust(seen, self.shrinkage) * (state * self.item_embedding(item)).sum(-1)
-            vectors = trust(seen_other, self.shrinkage)[..., None] * self.item_embedding(other)
+        logit = (seen + self.counts.popularity_prior).log()
+        logits = ((seen_other + self.counts.popularity_prior).log() + weight.clamp(min=TINY).log())[which]  # [N, K]
+        if self.levels.item_net:
+            logit = logit + trust(seen, self.levels.shrinkage) * (state * self.item_embedding(item)).sum(-1)
+            vectors = trust(seen_other, self.levels.shrinkage)[..., None] * self.item_embedding(other)
             logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
         logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
         return logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)
@@ -247,70 +233,60 @@ class CaFePlusNet(Towers):
 
     # Ranking ---------------------------------------------------------------------------------------------------------
 
-    def last(self, item_seq: Tensor) -> tuple[Remembered, Tensor]:
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
         """What the histories say.
 
-        Args:
-            item_seq: [B, L], padded on the right.
-
-        Returns:
-            the state, and [B, C + 1] ln of P(c | h) times the share that (1) leaves to the networks.
+        `terms` are ln of P(c | h) times the share that (1) leaves to the networks.
         """
-        fused, coarse, packing = self(item_seq)
+        fused, coarse, packing = self(history)
         fused, coarse = packing.last(fused), packing.last(coarse)
-        newest = newest_first(item_seq)
+        newest = newest_first(history)
         terms = self._log_intents(coarse)
         vector = fused.new_ones(len(fused), 1)
-        if self.item_net:
+        if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
         log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
-        found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
-        intent = self.item2intent[found.item]
-        logit = (vector[found.row] * self._vectors(found.item)).sum(1)
-        plain = (terms[found.row, intent] + logit - log_norm[found.row, intent]).double()  # ln Q
-        extra = found.value
+        lookup = self.counts.lookup
+        evidence = item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        intent = self.item2intent[evidence.item]
+        logit = (vector[evidence.row] * self._vectors(evidence.item)).sum(1)
+        plain = (terms[evidence.row, intent] + logit - log_norm[evidence.row, intent]).double()  # ln Q
+        extra = evidence.value
         if self.items is not None:
-            mass, rest = self.items.masses(newest, **self.item_look)
-            extra = reweighted(extra, self.evidence_exponent * plain, found.row, n_rows=len(newest)) / mass[found.row]
+            mass, rest = self.items.masses(newest, lookup)
+            log_weight = self.levels.evidence_exponent * plain
+            extra = reweighted(extra, log_weight, evidence.row, n_rows=len(newest)) / mass[evidence.row]
             log_share = (rest / mass).log()
-            plain = plain + log_share[found.row]
+            plain = plain + log_share[evidence.row]
             terms = terms + log_share[:, None].float()
         plain = plain.exp()
-        rho = self.rho if self.repeats == "observed" else None
-        exceptions, others = with_repeats(found, plain, extra, rho, n_rows=len(item_seq), n_items=self.n_items)
-        return Remembered(vector, log_norm, exceptions), terms + others.log()[:, None].float()
+        rho = self.rho if self.counts.repeats == "observed" else None
+        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(history), n_items=self.n_items)
+        return Query(vector, terms + others.log()[:, None].float(), log_norm, overrides)
 
-    def intent_probabilities(self, item_seq: Tensor) -> Tensor:
-        """(2) after the histories. item_seq: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
-        _, coarse, packing = self(item_seq)
+    def intent_probabilities(self, history: Tensor) -> Tensor:
+        """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
+        _, coarse, packing = self(history)
         return self._log_intents(packing.last(coarse)).exp()
 
-    def scores(self, state: Remembered, terms: Tensor, items: Tensor | None = None,
-               intents: Tensor | None = None) -> Tensor:  # fmt: skip
-        """P(v | h) of every item, or of given candidates.
+    def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
+        """P(v | h) of every item, [B, V], or of given candidates, [B, K]; see :meth:`Net.scores`.
 
-        Args:
-            state, terms: from :meth:`last`.
-            items: [B, K] candidates; None for all V.
-            intents: [B, K] intents to score the candidates with, instead of their own (only `authors100` does): that
-                intent's P(c | h), with the item's P(v | c, h) inside its own.
-
-        Returns:
-            [B, V] (column 0 is padding) or [B, K].
+        A candidate with a foreign intent has that intent's P(c | h) and its own P(v | c, h).
         """
-        norm, exceptions = state.log_norm, state.exceptions
+        vector, terms, norm, overrides = query.vector, query.terms, query.log_norm, query.overrides
         if items is None:
             own = self.item2intent
-            logit = state.vector @ self._vectors(torch.arange(self.n_items, device=own.device)).T
+            logit = vector @ self._vectors(torch.arange(self.n_items, device=own.device)).T
             score = (terms[:, own] + logit - norm[:, own]).exp()
-            at = (exceptions.row, exceptions.item)
-            score[at] = ((score[at] + exceptions.extra) * exceptions.factor).to(score.dtype)
+            at = (overrides.row, overrides.item)
+            score[at] = ((score[at] + overrides.extra) * overrides.factor).to(score.dtype)
             return score
         own = self.item2intent[items]
-        logit = torch.bmm(self._vectors(items), state.vector[..., None])[..., 0]
+        logit = torch.bmm(self._vectors(items), vector[..., None])[..., 0]
         term = terms.gather(1, own if intents is None else intents)
         row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
-        extra, factor = exceptions.of(row, items)
+        extra, factor = overrides.of(row, items)
         return (((term + logit - norm.gather(1, own)).exp() + extra) * factor).to(terms.dtype)
 
     def catalogue(self) -> MemoryCatalogue:
@@ -322,11 +298,11 @@ class CaFePlusNet(Towers):
         """What (3) multiplies a state's vector with: [...] to [..., D + 1], popularity last; without `item_net` that
         alone."""
         seen = self.inside.seen[items]
-        popularity = self.popularity_exponent * (seen + self.popularity_prior).log()[..., None]
-        if not self.item_net:
+        popularity = self.levels.popularity_exponent * (seen + self.counts.popularity_prior).log()[..., None]
+        if not self.levels.item_net:
             return popularity
         return torch.cat(
-            (trust(seen, self.rank_shrinkage)[..., None] * self.item_embedding.weight[items], popularity), -1
+            (trust(seen, self.levels.rank_shrinkage)[..., None] * self.item_embedding.weight[items], popularity), -1
         )
 
 

@@ -6,41 +6,50 @@ The formulas and their sources are in recbole_cafe.model.intent_backoff, which i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from recbole_cafe.ranking.factored import Exceptions
+from recbole_cafe.ranking.query import ScoreOverrides
 
 REPEATS = ("observed", "free")
 
-S = TypeVar("S", bound="_Settings")
 
-
-class _Settings:
-    @classmethod
-    def of(cls: type[S], settings: Mapping[str, Any]) -> S:
-        """Those among the settings of a net."""
-        return cls(**{field.name: settings[field.name] for field in fields(cls)})
-
-    def _check(self, *, at_least: Mapping[str, int], shares: tuple[str, ...], positive: tuple[str, ...]) -> None:
-        for key, least in at_least.items():
-            if (value := getattr(self, key)) < least:
-                raise ValueError(f"{key}={value} must be at least {least}")
-        for key in shares:
-            if not 0 <= (value := getattr(self, key)) <= 1:
-                raise ValueError(f"{key}={value} must be between 0 and 1")
-        for key in positive:
-            if (value := getattr(self, key)) <= 0:
-                raise ValueError(f"{key}={value} must be above 0: it gives what was never seen a probability")
+def _check(
+    settings: object, *, at_least: Mapping[str, int], shares: tuple[str, ...], positive: tuple[str, ...]
+) -> None:
+    values = vars(settings)
+    for key, least in at_least.items():
+        if values[key] < least:
+            raise ValueError(f"{key}={values[key]} must be at least {least}")
+    for key in shares:
+        if not 0 <= values[key] <= 1:
+            raise ValueError(f"{key}={values[key]} must be between 0 and 1")
+    for key in positive:
+        if values[key] <= 0:
+            raise ValueError(f"{key}={values[key]} must be above 0: it gives what was never seen a probability")
 
 
 @dataclass(frozen=True)
-class CountSettings(_Settings):
+class Lookup:
+    """How a history is looked up in counts.
+
+    Attributes:
+        length: so many of the newest items count.
+        decay: gamma, the weight of an item beside that of the next newer one.
+        prior: mu, the weight of the coarser level.
+    """
+
+    length: int
+    decay: float
+    prior: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountSettings:
     """How items are counted and looked up: keys of a model's YAML.
 
     Raises:
@@ -59,27 +68,28 @@ class CountSettings(_Settings):
     repeats: str
 
     def __post_init__(self) -> None:
-        self._check(
-            at_least={"window": 1, "history_length": 1, "max_successors": 0},
+        _check(
+            self, at_least={"window": 1, "history_length": 1, "max_successors": 0},
             shares=("window_decay", "backward", "history_decay", "discount"), positive=("prior", "popularity_prior"),
         )  # fmt: skip
         if self.repeats not in REPEATS:
             raise ValueError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
 
-    def table(self, users: Tensor, items: Tensor, n: int) -> Successors:
+    def table(self, users: Tensor, items: Tensor, n: int) -> TransitionCounts:
         """The counts of items."""
-        return Successors(
+        return TransitionCounts(
             users, items, n=n, window=self.window, window_decay=self.window_decay, backward=self.backward,
             discount=self.discount, most=self.max_successors,
         )  # fmt: skip
 
-    def look(self) -> dict[str, Any]:
-        """Arguments of :meth:`Successors.masses`."""
-        return {"length": self.history_length, "decay": self.history_decay, "prior": self.prior}
+    @property
+    def lookup(self) -> Lookup:
+        """How a history is looked up."""
+        return Lookup(self.history_length, self.history_decay, self.prior)
 
 
-@dataclass(frozen=True)
-class IntentCountSettings(_Settings):
+@dataclass(frozen=True, kw_only=True)
+class IntentCountSettings:
     """The same for intents.
 
     Raises:
@@ -93,24 +103,24 @@ class IntentCountSettings(_Settings):
     intent_prior: float
 
     def __post_init__(self) -> None:
-        self._check(
-            at_least={"intent_window": 1}, positive=("intent_prior",),
+        _check(
+            self, at_least={"intent_window": 1}, positive=("intent_prior",),
             shares=("intent_window_decay", "intent_history_decay", "intent_discount"),
         )  # fmt: skip
 
-    def table(self, users: Tensor, intents: Tensor, n: int) -> Successors:
+    def table(self, users: Tensor, intents: Tensor, n: int) -> TransitionCounts:
         """The counts of intents."""
-        return Successors(
+        return TransitionCounts(
             users, intents, n=n, window=self.intent_window, window_decay=self.intent_window_decay, backward=0.0,
             discount=self.intent_discount, most=0,
         )  # fmt: skip
 
-    def look(self, length: int) -> dict[str, Any]:
-        """Arguments of :meth:`Successors.masses`; all `length` of a history count."""
-        return {"length": length, "decay": self.intent_history_decay, "prior": self.intent_prior}
+    def lookup(self, length: int) -> Lookup:
+        """How a history is looked up; all `length` of it count."""
+        return Lookup(length, self.intent_history_decay, self.intent_prior)
 
 
-class Successors(nn.Module):
+class TransitionCounts(nn.Module):
     """c* of every pair of ids, by source, with N and N* of each source. In the state dict.
 
     Args:
@@ -156,22 +166,29 @@ class Successors(nn.Module):
         at = first[which] + within
         return which, self.successor[at].long(), self.count[at].double()
 
-    def masses(self, sources: Tensor, *, length: int, decay: float, prior: float) -> tuple[Tensor, Tensor]:
-        """mu + E and mu + E - sum e of each row. sources: [B, L] ids, newest first, 0 for none; the first `length` of
-        them count. Returns [B] each."""
-        sources = sources[:, :length]
-        weight = decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=sources.device)
+    def masses(self, sources: Tensor, lookup: Lookup) -> tuple[Tensor, Tensor]:
+        """mu + E and mu + E - sum e of each row.
+
+        Args:
+            sources: [B, L] ids, newest first, 0 for none.
+            lookup: how they are looked up.
+
+        Returns:
+            [B] each.
+        """
+        sources = sources[:, : lookup.length]
+        weight = lookup.decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=sources.device)
         weight = weight * (sources > 0)
         left_out = self.total - self.kept
-        return (weight * self.total[sources]).sum(1) + prior, (weight * left_out[sources]).sum(1) + prior
+        return (weight * self.total[sources]).sum(1) + lookup.prior, (weight * left_out[sources]).sum(1) + lookup.prior
 
-    def evidence(self, sources: Tensor, *, length: int, decay: float, prior: float) -> Tensor:  # noqa: ARG002
-        """e of every id. Arguments as :meth:`masses`. Returns [B, n]: for the few ids of intents."""
-        made = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
-        for i, source in enumerate(sources[:, :length].unbind(1)):
+    def evidence(self, sources: Tensor, lookup: Lookup) -> Tensor:
+        """e of every id, [B, n]: for the few ids of intents. Arguments as :meth:`masses`."""
+        evidence = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
+        for i, source in enumerate(sources[:, : lookup.length].unbind(1)):
             row, successor, count = self.of(source)
-            made[row, successor] += decay**i * count
-        return made
+            evidence[row, successor] += lookup.decay**i * count
+        return evidence
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         """Tables of another train split have another size."""
@@ -225,16 +242,17 @@ class Evidence:
     old: Tensor
 
 
-def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, length: int = 0,
-                  decay: float = 1.0, prior: float = 0.0) -> Evidence:  # fmt: skip  # noqa: ARG001
+def item_evidence(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, *, n_items: int) -> Evidence:
     """e(v) of a batch of histories.
 
     Args:
-        table: None if nothing is remembered. newest: [B, L] items, newest first; the first `length` are looked up.
-        prior: not read; it is among the settings of a look-up.
+        table: None if nothing is remembered.
+        newest: [B, L] items, newest first.
+        lookup: how they are looked up.
+        n_items: V.
     """
     B, V = len(newest), n_items
-    sources = () if table is None else newest[:, :length].unbind(1)
+    sources = () if table is None else newest[:, : lookup.length].unbind(1)
     pairs = [table.of(source) for source in sources]  # in one, no row has an item twice
     in_history = newest > 0
     of_row = torch.arange(B, device=newest.device)[:, None].expand_as(newest)
@@ -245,31 +263,32 @@ def item_evidence(table: Successors | None, newest: Tensor, *, n_items: int, len
     old[place[: len(own)]] = True
     done = len(own)
     for i, (_, _, count) in enumerate(pairs):
-        value[place[done : done + len(count)]] += decay**i * count
+        value[place[done : done + len(count)]] += lookup.decay**i * count
         done += len(count)
     return Evidence(key // V, key % V, value, old)
 
 
-def with_repeats(found: Evidence, plain: Tensor, extra: Tensor, rho: Tensor | None, *, n_rows: int,
-                 n_items: int) -> tuple[Exceptions, Tensor]:  # fmt: skip
+def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor | None, *, n_rows: int,
+                 n_items: int) -> tuple[ScoreOverrides, Tensor]:  # fmt: skip
     """(3): what users take again is said by the data, the rest is shared among the other items.
 
     Args:
-        found: the items with evidence of their own. plain, extra: [E] the two parts of their probability, that which
-            any item has and what the evidence adds.
+        evidence: the items with evidence of their own.
+        plain: [E] the part of their probability that any item has.
+        extra: [E] the part that the evidence adds.
         rho: share of interactions that are with an item of the history; None to leave probabilities as they are.
 
     Returns:
-        the exceptions, and [B] the factor of everything that is none: `extra` is to be used beside it.
+        the overrides, and [B] the factor of everything that is none: `extra` is to be used beside it.
     """
     if rho is None:
         one = torch.ones(n_rows, dtype=extra.dtype, device=extra.device)
-        return Exceptions(found.row, found.item, extra, torch.ones_like(extra), n_items), one
+        return ScoreOverrides(evidence.row, evidence.item, extra, torch.ones_like(extra), n_items), one
     probability = plain + extra
-    old = torch.bincount(found.row[found.old], weights=probability[found.old], minlength=n_rows)
+    old = torch.bincount(evidence.row[evidence.old], weights=probability[evidence.old], minlength=n_rows)
     others = (1 - rho) / (1 - old).clamp(min=1e-12)
-    factor = torch.where(found.old, (rho / old / others)[found.row], 1.0)
-    return Exceptions(found.row, found.item, extra * others[found.row], factor, n_items), others
+    factor = torch.where(evidence.old, (rho / old / others)[evidence.row], 1.0)
+    return ScoreOverrides(evidence.row, evidence.item, extra * others[evidence.row], factor, n_items), others
 
 
 def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:

@@ -49,6 +49,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.counts import (
     CountSettings,
@@ -58,62 +60,46 @@ from recbole_cafe.model.counts import (
     repeat_rate,
     with_repeats,
 )
-from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
+from recbole_cafe.model.net import Net
+from recbole_cafe.ranking.factored import FactoredCatalogue
+from recbole_cafe.ranking.query import Query
 
 
-class IntentBackoffNet(nn.Module):
+class IntentBackoffNet(Net):
     """The probabilities of the module's docstring.
 
     Args:
-        n_items: V, padding included.
-        item2intent: [V]; 0 for padding, C for an item without an intent.
-        n_intents: C, padding included.
-        max_seq_length: L.
-        train_pairs: users and items of the training interactions, [P] each, in the order of users, then time.
-        The rest: see props/model/IntentBackoff.yaml.
-
-    Raises:
-        ValueError: a setting outside of its range.
+        data: what the data know.
+        counts: how transitions between items are counted and looked up.
+        intent_counts: the same for intents.
+        use_intents: False for one intent that all items have.
+        popularity_exponent: alpha.
     """
+
+    learns = False
+    needs_intents = True
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        max_seq_length: int,
-        train_pairs: tuple[Tensor, Tensor],
+        data: DataFacts,
+        counts: CountSettings,
+        intent_counts: IntentCountSettings,
         use_intents: bool,
-        window: int,
-        window_decay: float,
-        backward: float,
-        history_length: int,
-        history_decay: float,
-        discount: float,
-        prior: float,
-        max_successors: int,
-        intent_window: int,
-        intent_window_decay: float,
-        intent_history_decay: float,
-        intent_discount: float,
-        intent_prior: float,
         popularity_exponent: float,
-        popularity_prior: float,
-        repeats: str,
     ) -> None:
-        counts, intent_counts = CountSettings.of(locals()), IntentCountSettings.of(locals())
         super().__init__()
+        n_items, item2intent, n_intents = data.n_items, data.item2intent, data.n_intents
         if not use_intents:  # one intent that all items have
             item2intent, n_intents = (torch.arange(n_items) > 0).long(), 2
         self.scores_intents = use_intents
-        self.repeats, self.n_items, self.n_intents = repeats, n_items, n_intents
-        self.item_look, self.intent_look = counts.look(), intent_counts.look(max_seq_length)
-        users, items = (ids.cpu() for ids in train_pairs)
+        self.n_items, self.n_intents, self.counts = n_items, n_intents, counts
+        self.intent_lookup = intent_counts.lookup(data.max_seq_length)
+        users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, n_items)
         self.intents = intent_counts.table(users, item2intent[items], n_intents + 1) if use_intents else None
         seen = torch.bincount(items, minlength=n_items).double()  # [V] n(v)
-        weight = (seen + popularity_prior) ** popularity_exponent
+        weight = (seen + counts.popularity_prior) ** popularity_exponent
         weight[0] = 0
         inside = torch.bincount(item2intent, weights=weight, minlength=n_intents + 1)  # [C + 1]
         intent = torch.bincount(item2intent, weights=seen, minlength=n_intents + 1) + 1
@@ -121,69 +107,57 @@ class IntentBackoffNet(nn.Module):
         self.register_buffer("item2intent", item2intent, persistent=False)
         self.register_buffer("within", weight / inside.clamp(min=1e-300)[item2intent])  # [V] P(v | c_v)
         self.register_buffer("intent_share", intent / intent.sum())  # [C + 1] P(c)
-        rho = repeat_rate(users.numpy(), items.numpy(), max_seq_length)
+        rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
         # RecBole's trainer wants something to optimise, as RecBole's own models without gradients have it
         self.nothing = nn.Parameter(torch.zeros(1))
 
-    def loss(self, _item_seq: Tensor, _target: Tensor, _user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:  # noqa: ARG002
         """0: the counts are there since the model was built."""
         return 0.0 * self.nothing.sum()
 
-    def last(self, item_seq: Tensor) -> tuple[Exceptions, Tensor]:
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
         """What the histories say.
 
-        Args:
-            item_seq: [B, L], padded on the right.
-
-        Returns:
-            the items with evidence of their own and those of the history, and [B, C + 1] float64, what an intent
-            contributes to any other of its items: (1) is (terms P(v | c) + extra) factor.
+        The overrides are the items with evidence of their own and those of the history; `terms`, [B, C + 1] float64,
+        are what an intent contributes to any other of its items: (1) is (terms P(v | c) + extra) factor.
         """
-        newest = newest_first(item_seq)
-        found = item_evidence(self.items, newest, n_items=self.n_items, **self.item_look)
-        seen, rest = self.items.masses(newest, **self.item_look)
-        terms = self._intent_probability(newest) * (rest / seen)[:, None]
-        plain = terms[found.row, self.item2intent[found.item]] * self.within[found.item]
-        rho = self.rho if self.repeats == "observed" else None
-        exceptions, others = with_repeats(
-            found, plain, found.value / seen[found.row], rho, n_rows=len(item_seq), n_items=self.n_items
-        )
-        return exceptions, terms * others[:, None]
+        newest = newest_first(history)
+        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
+        mass, rest = self.items.masses(newest, self.counts.lookup)
+        terms = self._intent_probability(newest) * (rest / mass)[:, None]
+        plain = terms[evidence.row, self.item2intent[evidence.item]] * self.within[evidence.item]
+        rho = self.rho if self.counts.repeats == "observed" else None
+        extra = evidence.value / mass[evidence.row]
+        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(history), n_items=self.n_items)
+        return Query(terms=terms * others[:, None], overrides=overrides)
 
-    def intent_probabilities(self, item_seq: Tensor) -> Tensor:
-        """(2) after the histories. item_seq: [B, L]. Returns [B, C + 1] float64, 0 for padding."""
-        return self._intent_probability(newest_first(item_seq))
+    def intent_probabilities(self, history: Tensor) -> Tensor:
+        """(2) after the histories. history: [B, L]. Returns [B, C + 1] float64, 0 for padding."""
+        return self._intent_probability(newest_first(history))
 
     def _intent_probability(self, newest: Tensor) -> Tensor:
         """(2). Returns [B, C + 1]; without intents 1 for the one that all items have."""
         if self.intents is None:
             return self.intent_share.expand(len(newest), -1)
         sources = self.item2intent[newest]
-        evidence = self.intents.evidence(sources, **self.intent_look)
-        seen, rest = self.intents.masses(sources, **self.intent_look)
-        return (evidence + rest[:, None] * self.intent_share) / seen[:, None]
+        evidence = self.intents.evidence(sources, self.intent_lookup)
+        mass, rest = self.intents.masses(sources, self.intent_lookup)
+        return (evidence + rest[:, None] * self.intent_share) / mass[:, None]
 
-    def scores(self, state: Exceptions, terms: Tensor, items: Tensor | None = None,
-               intents: Tensor | None = None) -> Tensor:  # fmt: skip
-        """P(v | h) of every item, or of given candidates, in float64.
+    def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
+        """P(v | h) of every item, [B, V], or of given candidates, [B, K], in float64; see :meth:`Net.scores`.
 
-        Args:
-            state, terms: from :meth:`last`.
-            items: [B, K] candidates; None for all V.
-            intents: [B, K] intents to score the candidates with, instead of their own (only `authors100` does): the
-                term of that intent, with the item's P(v | c) inside its own.
-
-        Returns:
-            [B, V] (column 0 is padding) or [B, K].
+        A candidate with a foreign intent has the term of that intent and its own P(v | c).
         """
+        terms, overrides = query.terms, query.overrides
         if items is None:
             score = terms[:, self.item2intent] * self.within
-            at = (state.row, state.item)
-            score[at] = (score[at] + state.extra) * state.factor
+            at = (overrides.row, overrides.item)
+            score[at] = (score[at] + overrides.extra) * overrides.factor
             return score
         row = torch.arange(len(items), device=items.device)[:, None].expand_as(items)
-        extra, factor = state.of(row, items)
+        extra, factor = overrides.of(row, items)
         intent = self.item2intent[items] if intents is None else intents
         return (terms.gather(1, intent) * self.within[items] + extra) * factor
 
@@ -196,4 +170,3 @@ class IntentBackoff(NetRecommender):
     """IntentBackoff as RecBole sees it."""
 
     net = IntentBackoffNet
-    learns = False

@@ -6,107 +6,115 @@ right. A net of these says how positions become states; base.py makes a RecBole 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.layers.attention import SelfAttention
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.cloze import Cloze
 from recbole_cafe.layers.embedding import PaddedEmbedding
-from recbole_cafe.layers.encoder import SequenceEncoder
-from recbole_cafe.layers.losses import GBCE_T, LOSSES, check_loss, next_id_loss
+from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
+from recbole_cafe.model.net import Net
+from recbole_cafe.model.settings import SOFTMAX, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
+from recbole_cafe.ranking.query import Query
 
-Negatives = Callable[..., Any]
 
-
-class ItemNet(nn.Module):
+class ItemNet(Net):
     """States of positions to the next item, at every position that has a target.
 
     A subclass implements :meth:`states`, and :meth:`item_vectors` where an item's vector is not its embedding.
 
     Args:
-        n_items: V, padding included.
+        data: what the data know.
+        loss: how the next item is learned.
         hidden_size: D.
         initializer_range: standard deviation of the item table at the start.
-        loss_type: one of `losses` (recbole_cafe.layers.losses). n_negatives, gbce_t, item_negatives: for all but CE.
         n_special: further rows of the item table behind V, such as a mask. They are never scored.
         item_bias: each item has a bias.
         sparse_tables: gradients of the item table hold the rows a batch touched (not with CE, which touches all).
-
-    Raises:
-        ValueError: see :func:`recbole_cafe.layers.losses.check_loss`.
     """
 
-    losses = LOSSES
-    scores_intents = False  # whether the score of a candidate depends on its intent
     item_bias: Tensor | None
 
-    def __init__(self, *, n_items: int, hidden_size: int, initializer_range: float, loss_type: str,
-                 n_negatives: int = 1, gbce_t: float = GBCE_T, item_negatives: Negatives | None = None,
-                 n_special: int = 0, item_bias: bool = False, sparse_tables: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        *,
+        data: DataFacts,
+        loss: LossSettings,
+        hidden_size: int,
+        initializer_range: float,
+        n_special: int = 0,
+        item_bias: bool = False,
+        sparse_tables: bool = False,
+    ) -> None:
         super().__init__()
-        check_loss(loss_type, n_negatives, gbce_t, self.losses)
-        self.n_items, self.loss_type, self.n_negatives, self.gbce_t = n_items, loss_type, n_negatives, gbce_t
-        self.item_negatives = item_negatives
-        sparse = sparse_tables and loss_type != "CE"
-        self.item_embedding = PaddedEmbedding(n_items + n_special, hidden_size, std=initializer_range, sparse=sparse)
-        self.item_bias = nn.Parameter(torch.zeros(n_items)) if item_bias else None
+        self.n_items, self.loss_settings = data.n_items, loss
+        self.item_negatives = data.item_negatives(loss.loss_type)
+        sparse = sparse_tables and loss.loss_type != "CE"
+        rows = data.n_items + n_special
+        self.item_embedding = PaddedEmbedding(rows, hidden_size, std=initializer_range, sparse=sparse)
+        self.item_bias = nn.Parameter(torch.zeros(data.n_items)) if item_bias else None
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
         """What each real position says about the item to predict there.
 
         Args:
-            item_seq: [B, L]. user: [B], None for nets that do not read it.
+            history: [B, L].
+            user: [B], None for nets that do not read it.
 
         Returns:
             [N, D] and where the N positions are.
         """
         raise NotImplementedError
 
-    def forward(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, Packing]:
-        """:meth:`states`."""
-        return self.states(item_seq, user)
+    def forward(self, history: Tensor, user: Tensor | None = None) -> tuple[Tensor, Packing]:
+        """See :meth:`states`."""
+        return self.states(history, user)
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
-        """Loss of the next item.
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of the next item, whose negatives are none of the user's own items."""
+        state, packing = self(batch.history, batch.user)
+        return self.packed_loss(state, packing, batch.target, batch.user)
+
+    def packed_loss(self, state: Tensor, packing: Packing, target: Tensor, user: Tensor) -> Tensor:
+        """:meth:`target_loss` of the positions that have a target.
 
         Args:
-            item_seq: [B, L]. target: [B, L] the item that follows each position, 0 where there is none.
-            user: [B], whose own items are no negatives.
+            state: [N, D].
+            packing: where the positions are.
+            target: [B, L], 0 where there is none.
+            user: [B].
         """
-        state, packing = self(item_seq, user)
         item, owner = packing.pack(target), user[packing.row]
-        return self.item_loss(state, item, owner)
+        has_target = item > 0
+        if not has_target.all():
+            state, item, owner = state[has_target], item[has_target], owner[has_target]
+        return self.target_loss(state, item, owner)
 
-    def item_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:
-        """state: [N, D]; item, owner: [N], item 0 where there is no target; offset: see :func:`next_id_loss`."""
-        wanted = item > 0
-        if not wanted.all():
-            state, item, owner = state[wanted], item[wanted], owner[wanted]
-            offset = None if offset is None else offset[wanted]
-        return self.target_loss(state, item, owner, offset)
+    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
+        """Loss of states that all have a target; zero, still part of the graph, without states.
 
-    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:
-        """:meth:`item_loss` where every state has a target. Returns zero, still part of the graph, without states."""
+        Args:
+            state: [N, D].
+            item: [N] targets.
+            owner: [N] users.
+        """
         return next_id_loss(
-            state, item, owner, self.item_embedding, loss_type=self.loss_type, n_ids=self.n_items,
-            negatives=self.item_negatives, n_negatives=self.n_negatives, gbce_t=self.gbce_t, bias=self.item_bias,
-            offset=offset,
+            state, item, owner, self.item_embedding, loss_type=self.loss_settings.loss_type, n_ids=self.n_items,
+            negatives=self.item_negatives, n_negatives=self.loss_settings.n_negatives,
+            gbce_t=self.loss_settings.gbce_t, bias=self.item_bias,
         )  # fmt: skip
 
     # Scores: the inner product of a query and an item's vector --------------------------------------------------------
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:
-        """The query that the history of each row makes, [B, D'], and no terms of intents."""
-        state, packing = self(item_seq, user)
-        return self.query(packing.last(state)), None
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """The vector [B, D'] that the history of each row makes."""
+        state, packing = self(history, user)
+        return Query(self.query_vector(packing.last(state)))
 
-    def query(self, state: Tensor) -> Tensor:
+    def query_vector(self, state: Tensor) -> Tensor:
         """[B, D] to [B, D']: what :meth:`item_vectors` are multiplied with. A 1 picks up the items' bias."""
         return state if self.item_bias is None else torch.cat((state, torch.ones_like(state[:, :1])), dim=1)
 
@@ -119,38 +127,15 @@ class ItemNet(nn.Module):
             bias = None if self.item_bias is None else self.item_bias[items]
         return vectors if bias is None else torch.cat((vectors, bias[..., None]), dim=-1)
 
-    def scores(self, query: Tensor, _terms: None = None, items: Tensor | None = None,
-               _intents: Tensor | None = None) -> Tensor:  # fmt: skip
-        """Scores of every item, or of given candidates.
-
-        Args:
-            query: from :meth:`last`. items: [B, K] candidates; None for all V.
-
-        Returns:
-            [B, V] (column 0 is padding) or [B, K].
-        """
+    def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """The inner products, [B, V] (column 0 is padding) or [B, K]; see :meth:`Net.scores`."""
         if items is None:
-            return query @ self.item_vectors().T
-        return torch.einsum("bd,bkd->bk", query, self.item_vectors(items))
+            return query.vector @ self.item_vectors().T
+        return torch.einsum("bd,bkd->bk", query.vector, self.item_vectors(items))
 
     def catalogue(self) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
         return Catalogue.of_items(self.item_vectors().detach())
-
-
-def bert_encoder(*, hidden_size: int, inner_size: int, n_layers: int, n_heads: int, max_seq_length: int,
-                 hidden_dropout_prob: float, attn_dropout_prob: float, hidden_act: str,
-                 positions: str | None = "end") -> SequenceEncoder:  # fmt: skip
-    """BERT4Rec's blocks: attention to both sides, LayerNorm after each part, positions counted from the end."""
-    attention = partial(
-        SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-        dropout=attn_dropout_prob, causal=False,
-    )  # fmt: skip
-    return SequenceEncoder(
-        attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-        max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-        arrangement="post", positions=positions,
-    )  # fmt: skip
 
 
 class MaskedIntents(nn.Module):
@@ -159,13 +144,14 @@ class MaskedIntents(nn.Module):
     Were it visible, training would learn from the very thing that is unknown at inference: what is wanted next.
 
     Args:
-        item2intent: [V], 0 for padding, C for an item without intent. n_intents: C. The table has C + 2 rows, the last
-            for hidden items; the items' mask has id V.
-        hidden_size: D. initializer_range: see :class:`ItemNet`.
+        data: the intents. The table has C + 2 rows, the last for hidden items; the items' mask has id V.
+        hidden_size: D.
+        initializer_range: see :class:`ItemNet`.
     """
 
-    def __init__(self, *, item2intent: Tensor, n_intents: int, hidden_size: int, initializer_range: float) -> None:
+    def __init__(self, *, data: DataFacts, hidden_size: int, initializer_range: float) -> None:
         super().__init__()
+        item2intent, n_intents = data.item2intent, data.n_intents
         of_mask = torch.tensor([n_intents + 1], device=item2intent.device)
         self.register_buffer("item2intent", torch.cat((item2intent, of_mask)), persistent=False)
         self.embedding = PaddedEmbedding(n_intents + 2, hidden_size, std=initializer_range)
@@ -179,35 +165,49 @@ class ClozeNet(ItemNet):
     """States of hidden positions to the hidden items, read from both sides (recbole_cafe.layers.cloze).
 
     Args:
+        data: what the data know. The item table has one more row, the mask, with id V.
         mask_ratio: share of a row's items that is hidden in training. None: learn the next item instead, as
             :class:`ItemNet` does; the subclass then has to be causal.
-        max_seq_length: L.
-        The rest: see :class:`ItemNet`. The item table has one more row, the mask, with id V.
+        hidden_size: D.
+        initializer_range: standard deviation of the item table at the start.
+        loss: how the item is learned.
+        item_bias: each item has a bias.
     """
 
-    def __init__(self, *, mask_ratio: float | None, max_seq_length: int, n_items: int, **common: object) -> None:
-        super().__init__(n_items=n_items, n_special=1, **common)
+    def __init__(
+        self,
+        *,
+        data: DataFacts,
+        mask_ratio: float | None,
+        hidden_size: int,
+        initializer_range: float,
+        loss: LossSettings = SOFTMAX,
+        item_bias: bool = True,
+    ) -> None:
+        super().__init__(
+            data=data, loss=loss, hidden_size=hidden_size, initializer_range=initializer_range, n_special=1,
+            item_bias=item_bias,
+        )  # fmt: skip
         self.cloze = None
         if mask_ratio is not None:
-            self.cloze = Cloze(mask_id=n_items, mask_ratio=mask_ratio, max_seq_length=max_seq_length)
+            self.cloze = Cloze(mask_id=data.n_items, mask_ratio=mask_ratio, max_seq_length=data.max_seq_length)
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Mean loss of the hidden items of rows that end with the item after the history. See :meth:`ItemNet.loss`."""
         if self.cloze is None:
-            return super().loss(item_seq, target, user)
-        rows, answer = self.cloze.hide(self.cloze.rows(item_seq, target))
-        state, packing = self(rows, user)
-        return self.item_loss(state, packing.pack(answer), user[packing.row])
+            return super().loss(batch)
+        rows, answer = self.cloze.hide(self.cloze.rows(batch.history, batch.target))
+        state, packing = self(rows, batch.user)
+        return self.packed_loss(state, packing, answer, batch.user)
 
-    def item_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
+    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
         """See :class:`ItemNet`; only states that have a target are transformed."""
-        wanted = item > 0
-        return super().item_loss(self.transform(state[wanted]), item[wanted], owner[wanted])
+        return super().target_loss(self.transform(state), item, owner)
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:
-        """The query at a mask put after the history; see :meth:`ItemNet.last`."""
-        state, packing = self(item_seq if self.cloze is None else self.cloze.question(item_seq), user)
-        return self.query(self.transform(packing.last(state))), None
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """The vector at a mask put after the history; see :meth:`ItemNet.query`."""
+        state, packing = self(history if self.cloze is None else self.cloze.question(history), user)
+        return Query(self.query_vector(self.transform(packing.last(state))))
 
     def transform(self, state: Tensor) -> Tensor:
         """What stands between a state and the scores; nothing here. [N, D] to [N, D]."""

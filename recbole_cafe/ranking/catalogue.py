@@ -23,6 +23,7 @@ from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
 from recbole_cafe.ranking.precision import full_float32
+from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 BLOCK = 2**22  # scores held at a time: 16 MB of float32
@@ -147,12 +148,13 @@ class Catalogue:
     # Rank of the target -----------------------------------------------------------------------------------------------
 
     @full_float32()
-    def rank(self, state: Tensor, terms: Tensor | None, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
+    def rank(self, query: Query, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
              at_most: int | None = None) -> Ranks:  # fmt: skip
         """Where each state's target stands among all items.
 
         Args:
-            state: [B, D]. terms: [B, C + 1] or None. target: [B].
+            query: `vector` [B, D] and, unless all items are one group, `terms` [B, C + 1] are read.
+            target: [B].
             excluded: items that are no candidates, one tensor per state (the target among them stays one).
             at_most: a target with this many items above it is not looked at further; its `above` is then at least
                 `at_most`, not exact. None for exact ranks.
@@ -160,6 +162,7 @@ class Catalogue:
         Raises:
             ScoreError: NaN in states or scores.
         """
+        state, terms = _parts(query)
         B = len(state)
         own = self._own(state, terms, target)
         threshold, slack = self.thresholds(own, terms), self.slack(state)
@@ -185,7 +188,7 @@ class Catalogue:
         """Add to above and tied, [B], how many of all items score above, and the same as, a given number.
 
         Args:
-            state, terms: as :meth:`rank`. own: [B] float64. limit: [B] counts that are enough, or None.
+            state: [B, D]. terms: [B, C + 1] or None. own: [B] float64. limit: [B] counts that are enough, or None.
         """
         nobody = torch.full_like(above, -1)
         threshold, slack = self.thresholds(own, terms), self.slack(state)
@@ -247,16 +250,19 @@ class Catalogue:
     # Best items -------------------------------------------------------------------------------------------------------
 
     @full_float32()
-    def top(self, state: Tensor, terms: Tensor | None, k: int,
+    def top(self, query: Query, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The k best items of each state, best first; equal scores by item id.
 
         Args:
-            state: [B, D]. terms: [B, C + 1] or None. excluded: items not wanted, one tensor per state.
+            query: as :meth:`rank`.
+            k: how many.
+            excluded: items not wanted, one tensor per state.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
         """
+        state, terms = _parts(query)
         B = len(state)
         self.counters.possible += B * len(self.items)
         slack = self.slack(state)
@@ -323,6 +329,17 @@ class Catalogue:
         items[:], scores[:] = best(row, item, score, len(items), k)
 
 
+def _parts(query: Query) -> tuple[Tensor, Tensor | None]:
+    """What a query for this catalogue holds.
+
+    Raises:
+        TypeError: it is one for another catalogue.
+    """
+    if query.vector is None:
+        raise TypeError("a Catalogue reads the vector of a query")
+    return query.vector, query.terms
+
+
 def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
     """low - slack and high + slack in float32, rounded away from each other."""
     low, high = (low - slack).float(), (high + slack).float()
@@ -330,12 +347,13 @@ def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @full_float32()
-def rank_streamed(catalogue: Catalogue, state: Tensor, terms: Tensor | None, target: Tensor) -> Ranks:
+def rank_streamed(catalogue: Catalogue, query: Query, target: Tensor) -> Ranks:
     """Exact ranks by blocks of the table in its own order, nothing pruned: for catalogues without useful intents, and
     to hold the pruned search to.
 
     Args and returns as :meth:`Catalogue.rank`.
     """
+    state, terms = _parts(query)
     own = catalogue._own(state, terms, target)
     threshold, slack = catalogue.thresholds(own, terms), catalogue.slack(state)
     low, high = outwards(*threshold, slack)

@@ -1,9 +1,9 @@
 """Exact ranking of scores that are a product of an intent's and an item's number, but for a few items of each row.
 
-B rows, V items, C intents. An item v of intent c scores ``terms[b, c] * weight[v]`` in row b, and the items a row lists
-as exceptions score ``(terms[b, c] * weight[v] + extra) * factor``. No number is negative, so that within an intent all
+B rows, V items, C intents. An item v of intent c scores ``terms[b, c] * weight[v]`` in row b, and the items a row
+overrides score ``(terms[b, c] * weight[v] + extra) * factor``. No number is negative, so that within an intent all
 rows rank alike: by weight. What is above a given score is found by a binary search among the intent's distinct weights;
-exceptions are counted one by one. Nothing of size [B, V] is made, and nothing is approximated: each comparison is that
+overrides are counted one by one. Nothing of size [B, V] is made, and nothing is approximated: each comparison is that
 of the float64 scores a dense ranking compares.
 """
 
@@ -15,34 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 PAIRS = 2**22  # pairs of a row and an intent, or of a row and an item, looked at in one go
-
-
-@dataclass(frozen=True)
-class Exceptions:
-    """Items of which a row knows more than intent and weight; sorted by row, then item, each once.
-
-    Attributes:
-        row, item: [E]. extra, factor: [E] float64, at least 0; an item that is none has 0 and 1.
-        n_items: V.
-    """
-
-    row: Tensor
-    item: Tensor
-    extra: Tensor
-    factor: Tensor
-    n_items: int
-
-    def of(self, row: Tensor, item: Tensor) -> tuple[Tensor, Tensor]:
-        """extra and factor of any items. row, item: of one shape. Returns two tensors of that shape."""
-        if not len(self.row):
-            return torch.zeros_like(row, dtype=torch.float64), torch.ones_like(row, dtype=torch.float64)
-        own, asked = self.row * self.n_items + self.item, row * self.n_items + item
-        at = torch.searchsorted(own, asked).clamp(max=len(own) - 1)
-        there = own[at] == asked
-        return self.extra[at].where(there, 0.0), self.factor[at].where(there, 1.0)
 
 
 @dataclass
@@ -85,26 +61,28 @@ class FactoredCatalogue:
         return len(self.weight)
 
     def plain(self, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
-        """Score of items as if they were no exceptions. row, item: of one shape. Returns that shape."""
+        """Score of items as if they were not overridden. row, item: of one shape. Returns that shape."""
         return terms[row, self.item2intent[item]] * self.weight[item]
 
-    def score(self, state: Exceptions, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
+    def score(self, overrides: ScoreOverrides, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
         """The score that decides; as :meth:`plain`."""
-        extra, factor = state.of(row, item)
+        extra, factor = overrides.of(row, item)
         return (self.plain(terms, row, item) + extra) * factor
 
-    def rank(self, state: Exceptions, terms: Tensor, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
+    def rank(self, query: Query, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
              at_most: int | None = None) -> Ranks:  # fmt: skip  # noqa: ARG002
         """Where each row's target stands among all items.
 
         Args:
-            state: of the rows. terms: [B, C + 1] float64. target: [B].
+            query: `terms` [B, C + 1] float64 and `overrides` are read.
+            target: [B].
             excluded: items that are no candidates, each once, one tensor per row (the target among them stays one).
             at_most: no use is made of it: ranks are exact in any case.
 
         Raises:
             ScoreError: NaN in terms or scores.
         """
+        state, terms = _parts(query)
         everyone = torch.arange(len(target), device=target.device)
         own = self.score(state, terms, everyone, target)
         if bool(own.isnan().any()) or bool(terms.isnan().any()) or bool(state.extra.isnan().any()):
@@ -121,7 +99,7 @@ class FactoredCatalogue:
             higher, equal = self._among_levels(terms[r, c], own[r], c)
             above.index_add_(0, r, higher)
             tied.index_add_(0, r, equal)
-        # The target has been counted as if it were a competitor and no exception, the exceptions as if they were none
+        # The target has been counted as if it were a competitor and no exception, the overrides as if they were none
         count(everyone, self.plain(terms, everyone, target), -1)
         other = state.item != target[state.row]
         r, item = state.row[other], state.item[other]
@@ -155,24 +133,27 @@ class FactoredCatalogue:
             low = torch.where(open_ & ~yes, middle + 1, low)
         return low
 
-    def top(self, state: Exceptions, terms: Tensor, k: int,
+    def top(self, query: Query, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The k best items of each row, best first; equal scores by item id.
 
         Args:
-            state, terms: as :meth:`rank`. excluded: items not wanted, each once, one tensor per row.
+            query: as :meth:`rank`.
+            k: how many.
+            excluded: items not wanted, each once, one tensor per row.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
         """
+        state, terms = _parts(query)
         B, device = len(terms), terms.device
         items = torch.zeros(B, k, dtype=torch.long, device=device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=device)
         gone = torch.cat([b * self.n_items + e for b, e in enumerate(excluded)]) if excluded else items.new_zeros(0)
-        exceptions = state.row * self.n_items + state.item
-        aside = torch.cat((exceptions, gone))  # not among those ranked by intent and weight alone
+        overrides = state.row * self.n_items + state.item
+        aside = torch.cat((overrides, gone))  # not among those ranked by intent and weight alone
         # An item beyond so many has k better ones: all of them but these score at least what they do without exception
-        worse = torch.cat((exceptions[state.factor < 1], gone)) // self.n_items
+        worse = torch.cat((overrides[state.factor < 1], gone)) // self.n_items
         n = min(k + int(torch.bincount(worse, minlength=1).max()), self.n_items - 1)
         # The best item of each intent, by its id: of equal ones the smaller is the better
         occupied = (self.size > 0).nonzero()[:, 0]
@@ -196,6 +177,17 @@ class FactoredCatalogue:
             found = best(row - rows[0], item, score, len(rows), k)
             items[rows], scores[rows] = found
         return items, scores
+
+
+def _parts(query: Query) -> tuple[ScoreOverrides, Tensor]:
+    """What a query for this catalogue holds.
+
+    Raises:
+        TypeError: it is one for another catalogue.
+    """
+    if query.overrides is None or query.terms is None:
+        raise TypeError("a FactoredCatalogue reads the terms and the overrides of a query")
+    return query.overrides, query.terms
 
 
 def pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:

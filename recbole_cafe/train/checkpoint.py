@@ -117,7 +117,7 @@ def _like(template: dict, pairs: Iterator[tuple[Any, Any]]) -> dict:
     if type(template) is not OrderedDict:
         return dict(pairs)
     made: OrderedDict = OrderedDict(pairs)
-    if hasattr(template, "_metadata"):
+    if "_metadata" in vars(template):
         made._metadata = template._metadata  # type: ignore[attr-defined]
     return made
 
@@ -148,7 +148,7 @@ def _enum_name(obj: Enum, where: str) -> str:
     from recbole.utils import enum_type
 
     name = type(obj).__name__
-    if getattr(enum_type, name, None) is not type(obj):
+    if vars(enum_type).get(name) is not type(obj):
         raise TypeError(f"{where or 'the object'}: {obj!r} is no enum of RecBole, so it cannot be kept")
     return name
 
@@ -178,7 +178,7 @@ def _encode_sparse(obj: Any, where: str) -> dict[str, Any]:
 def _decode_enum(obj: dict[str, Any]) -> Enum:
     from recbole.utils import enum_type
 
-    kind = getattr(enum_type, obj["type"], None)
+    kind = vars(enum_type).get(obj["type"])
     if not (isinstance(kind, type) and issubclass(kind, Enum)):
         raise CheckpointError(f"{obj['type']!r} is not an enum of RecBole")
     return kind[obj["name"]]
@@ -200,7 +200,7 @@ def _decode_sparse(obj: dict[str, Any]) -> Any:
     compressed = obj["format"] in ("csr", "csc")
     kind = f"{obj['format'] if compressed else 'coo'}_{'array' if obj['array'] else 'matrix'}"
     parts = (data, *places) if compressed else (data, tuple(places))
-    return getattr(scipy.sparse, kind)(parts, shape=tuple(obj["shape"])).asformat(obj["format"])
+    return vars(scipy.sparse)[kind](parts, shape=tuple(obj["shape"])).asformat(obj["format"])
 
 
 _READERS = {
@@ -231,7 +231,7 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
         TypeError: a part which has no plain form; nothing is written.
     """
     state = dict(state)
-    if hasattr(state.get("config"), "final_config_dict"):
+    if not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
         state["config"] = plain_config(state["config"])
     other = state.get("other_parameter")
     if isinstance(other, dict):
@@ -293,7 +293,7 @@ def load(
         raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
-    if hasattr(state.get("config"), "final_config_dict"):
+    if not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
         state["config"] = plain_config(state["config"])
     return decode(state)
 

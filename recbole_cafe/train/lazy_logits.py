@@ -100,7 +100,7 @@ class PromisedLogits(TorchFunctionMode):
     def __torch_function__(self, func: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in PRODUCTS and len(args) == 2 and not kwargs:
             state, other = args
-            table = self.tables.get(id(getattr(other, "_base", None)))
+            table = self.tables.get(id(other._base)) if isinstance(other, Tensor) else None
             if table is not None and state.dim() == 2 and other.shape == table.T.shape and state.shape[1] == len(other):
                 return CatalogueLogits(state, table)
         return func(*args, **(kwargs or {}))

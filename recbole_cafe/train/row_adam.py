@@ -168,7 +168,7 @@ def untouched_zeros(like: Tensor) -> Tensor:
     return torch.from_numpy(np.zeros(tuple(like.shape), dtype=np.float32)).to(like.dtype)  # calloc
 
 
-class Together(torch.optim.Optimizer):
+class ChainedOptimizer(torch.optim.Optimizer):
     """Several optimisers as one: what RecBole's trainer holds, steps and saves.
 
     Args:

@@ -19,7 +19,7 @@ from recbole.utils import get_model, get_trainer
 
 import recbole_cafe
 from recbole_cafe.config.props import model_yaml, props_dir
-from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.sequences import NetDataset
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.host import registry
 from recbole_cafe.model.cafe import CaFe
@@ -95,7 +95,7 @@ def train(name: str, toy_path: Path) -> tuple[str, list[list[float]]]:
     config = Config(name, "toy", config_dict=TINY | {"data_path": str(toy_path)})
     assert config["joint"] == "sum"
     dataset = create_dataset(config)
-    assert type(dataset) is SequenceDataset
+    assert type(dataset) is NetDataset
     train_data, valid_data, test_data = data_preparation(config, dataset)
     model = get_model(name)(config, train_data._dataset)
     trainer_class = get_trainer(config["MODEL_TYPE"], name)
@@ -131,7 +131,7 @@ def test_a_registered_model_is_trained_saved_and_loaded_again(site: Path, toy_pa
     assert type(model) is MyCaFe
     assert scores_of(model, test_data) == scores
     name, dataset, elsewhere = loaded_elsewhere(checkpoint, site, "import registering.own")
-    assert (name, dataset) == ("MyCaFe", "SequenceDataset")
+    assert (name, dataset) == ("MyCaFe", "NetDataset")
     for row, known in zip(elsewhere, scores, strict=True):
         assert row == pytest.approx(known, abs=1e-6)
 
@@ -143,7 +143,7 @@ def test_a_model_of_an_entry_point_is_known_without_an_import(site: Path, toy_pa
     assert (result.model, result.config["joint"]) == ("DeclaredCaFe", "sum")
     _, model, _, _, _, test_data = load_data_and_model(result.checkpoint)
     name, dataset, elsewhere = loaded_elsewhere(result.checkpoint, site, "import recbole_cafe")
-    assert (name, dataset) == ("DeclaredCaFe", "SequenceDataset")
+    assert (name, dataset) == ("DeclaredCaFe", "NetDataset")
     for row, known in zip(elsewhere, scores_of(model, test_data), strict=True):
         assert row == pytest.approx(known, abs=1e-6)
 

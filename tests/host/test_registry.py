@@ -22,7 +22,7 @@ from recbole.utils import get_model, get_trainer
 import recbole_cafe
 from recbole_cafe import CaFe
 from recbole_cafe.cli.main import main
-from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.sequences import NetDataset
 from recbole_cafe.host import registry
 from recbole_cafe.model import MODELS
 from recbole_cafe.train.trainer import NetTrainer
@@ -59,7 +59,7 @@ def test_recboles_lookups_find_every_model() -> None:
         assert get_model(name).__module__ == module
         assert get_model(name).__name__ == name
         assert get_trainer(None, name) is NetTrainer
-        assert getattr(recbole.data.dataset, f"{name}Dataset") is SequenceDataset
+        assert getattr(recbole.data.dataset, f"{name}Dataset") is NetDataset
 
 
 def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -
         assert config["load_col"]["item"] == ["item_id", "intent"]
         assert config["train_neg_sample_args"]["distribution"] == "none"
         dataset = create_dataset(config)
-        assert type(dataset) is SequenceDataset
+        assert type(dataset) is NetDataset
         train, _, test = data_preparation(config, dataset)
         assert type(get_model("CaFe")(config, train._dataset)) is CaFe
         assert len(test._dataset) == len(set(test._dataset.inter_feat["user_id"].tolist()))

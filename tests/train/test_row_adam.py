@@ -8,7 +8,7 @@ from torch import nn
 
 from recbole_cafe.train import row_adam as optim
 from recbole_cafe.train.gradients import clip_grad_norm
-from recbole_cafe.train.row_adam import RowWise, Together, sparse_tables
+from recbole_cafe.train.row_adam import RowWise, ChainedOptimizer, sparse_tables
 from recbole_cafe.train.weight_average import WeightAverage
 
 V, D = 200, 8
@@ -125,10 +125,10 @@ def test_the_norm_of_sparse_and_dense_gradients_is_that_of_all_of_them():
 
 def test_several_optimisers_are_saved_and_restored_as_one():
     sparse, linear = nn.Embedding(5, 3, sparse=True), nn.Linear(3, 1)
-    whole = Together(torch.optim.Adam(linear.parameters()), RowWise(sparse.parameters()))
+    whole = ChainedOptimizer(torch.optim.Adam(linear.parameters()), RowWise(sparse.parameters()))
     linear(sparse(torch.tensor([1, 2]))).sum().backward()
     whole.step()
-    again = Together(torch.optim.Adam(linear.parameters()), RowWise(sparse.parameters()))
+    again = ChainedOptimizer(torch.optim.Adam(linear.parameters()), RowWise(sparse.parameters()))
     again.load_state_dict(whole.state_dict())
     assert torch.equal(again.parts[1].state[sparse.weight]["exp_avg"], whole.parts[1].state[sparse.weight]["exp_avg"])
     whole.zero_grad()
