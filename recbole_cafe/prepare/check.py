@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cafe.files.atomic import AtomicFileError, read_header, read_table, restore
+from recbole_cafe.files.atomic import AtomicFileError, read_header, read_table
+from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import is_simulated
 
 RARE = 5  # interactions; an item with fewer belongs to the long tail
@@ -108,7 +109,7 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
     table, header = None, {}
     try:
         header = read_header(inter)
-        table = read_table(inter, [user, item, *([time] if time in header else [])])
+        table = read_table(inter, [user, item, *([time] if time in header else [])]).to_pandas()
     except AtomicFileError as error:
         found.faults.append(str(error))
     features = _features(found, folder / f"{name}.item", item, intent)
@@ -135,7 +136,7 @@ def _features(found: Findings, path: Path, item: str, intent: str) -> pd.Series 
             names = ", ".join(header)
             found.faults.append(f"{path}: no column {intent!r} for the intent, found {names}; name it with --intent")
             return None
-        table = read_table(path, [item, intent])
+        table = read_table(path, [item, intent]).to_pandas()
     except AtomicFileError as error:
         found.faults.append(str(error))
         return None

@@ -6,17 +6,14 @@ expressions on them, so their results agree to the byte.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,18 +24,23 @@ from tqdm import tqdm
 
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
+from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
 
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
 _CONFIGURED = ("PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "SPARK_REMOTE")  # somebody else says where Spark runs
+_NOT_INSTALLED = (
+    "Spark's executors lack this package; install it in the Python that they run (PYSPARK_PYTHON), on every machine: "
+    "pip install recbole-cafe"
+)
 
 
 class Engine(Protocol):
     """What the pipeline needs."""
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
-        """Run the tasks of `raw.run_task`; their results in order."""
+        """Run the tasks of `tasks.run_task`; their results in order."""
 
     def read(self, pattern: str, name: str) -> Any:
         """An Ibis table of Parquet files."""
@@ -57,7 +59,13 @@ class Engine(Protocol):
 
 
 def connect(engine: str, work: Path, *, memory: str, threads: int) -> Engine:
-    """An engine that keeps what does not fit into memory in the folder `work`.
+    """Start an engine.
+
+    Args:
+        engine: one of `ENGINES`.
+        work: folder for what does not fit into memory.
+        memory: that it may use, as in "2GB".
+        threads: that it may use.
 
     Raises:
         PrepareError: the engine is not installed or does not start.
@@ -88,9 +96,9 @@ class DuckDB:
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
         sizes = [raw.size_of(task["path"]) for task in tasks]
         total = None if None in sizes else sum(sizes)  # type: ignore[arg-type]
-        here = any(task["path"].startswith("memory://") for task in tasks) or (total is not None and total < SMALL)
+        small = any(task["path"].startswith("memory://") for task in tasks) or (total is not None and total < SMALL)
         with tqdm(total=total, desc="read", unit="B", unit_scale=True, disable=not show) as bar:
-            if here:
+            if small:
                 return [_in_process(task, bar) for task in tasks]
             return _in_workers(tasks, self.work, self.threads, bar)
 
@@ -99,11 +107,11 @@ class DuckDB:
 
     def keep(self, expression: Any, name: str) -> Any:
         self._generation += 1  # the expression may read the table that it replaces
-        made = self.connection.create_table(f"{name}_{self._generation}", expression)
+        table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
             self.connection.raw_sql(f'DROP TABLE "{self._kept[name]}"')
         self._kept[name] = f"{name}_{self._generation}"
-        return made
+        return table
 
     def one(self, expression: Any) -> dict[str, Any]:
         return self.connection.to_pyarrow(expression).to_pylist()[0]
@@ -118,8 +126,8 @@ class DuckDB:
 class Spark:
     """A cluster, or this machine: spark-submit and SPARK_CONF_DIR decide, else it is a session on this machine.
 
-    On a cluster the raw files and the work folder must be reachable from every executor. Executors need Python, Arrow,
-    NumPy, pandas, tqdm and psutil; what they need of this package is sent to them.
+    On a cluster the raw files and the work folder must be reachable from every executor, and this package must be
+    installed there.
     """
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
@@ -130,8 +138,8 @@ class Spark:
 
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder.appName("recbole-cafe prepare")
-        self._was_there = SparkSession.getActiveSession() is not None
-        if not self._was_there and not any(map(os.environ.get, _CONFIGURED)):
+        self._is_foreign = SparkSession.getActiveSession() is not None
+        if not self._is_foreign and not any(map(os.environ.get, _CONFIGURED)):
             local = {
                 "spark.master": f"local[{threads}]",
                 "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
@@ -153,11 +161,13 @@ class Spark:
         del show  # Spark has a bar of its own
         for task in tasks:
             raw.size_of(task["path"])  # a missing file is named before anything starts
-        context = self.session.sparkContext
-        if context.applicationId not in _sent:
-            context.addPyFile(str(_package(_for_this_process())))
-            _sent.add(context.applicationId)
-        results = context.parallelize(list(tasks), len(tasks)).map(raw.run_task_or_tell).collect()
+        rows = self.session.sparkContext.parallelize(list(tasks), len(tasks)).map(run_task_or_tell)
+        try:
+            results = rows.collect()
+        except Exception as error:  # Py4J has no class of its own for it
+            if re.search(r"No module named '(recbole_cafe|pyarrow|numpy|tqdm)", str(error)):
+                raise PrepareError(_NOT_INSTALLED) from error
+            raise
         return [_checked(result) for result in results]
 
     def read(self, pattern: str, name: str) -> Any:
@@ -183,19 +193,8 @@ class Spark:
             yield from pq.ParquetFile(part).iter_batches(_BATCH)
 
     def close(self) -> None:
-        if not self._was_there:
+        if not self._is_foreign:
             self.session.stop()
-
-
-_sent: set[str] = set()  # Spark applications that have the readers
-
-
-@functools.cache
-def _for_this_process() -> Path:
-    """A folder that lasts as long as this process, as what a session of Spark was given must."""
-    path = tempfile.mkdtemp(prefix="recbole-cafe-")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return Path(path)
 
 
 # Reading on this machine ----------------------------------------------------------------------------------------------
@@ -203,23 +202,26 @@ def _for_this_process() -> Path:
 
 def _in_process(task: dict[str, Any], bar: tqdm) -> dict[str, Any]:
     begin = bar.n
-    return raw.run_task(task, lambda n_bytes: bar.update(begin + n_bytes - bar.n))
+    return run_task(task, lambda n_bytes: bar.update(begin + n_bytes - bar.n))
 
 
 def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: tqdm) -> list[dict[str, Any]]:
     """Each task in a process of its own, at most `threads` at a time; the largest files first."""
-    package, files = _package(work), []
+    files = []
     for number, task in enumerate(tasks):
         files.append(work / f"task-{number}.json")
         files[-1].write_text(json.dumps(task), encoding="utf-8")
     waiting = sorted(range(len(tasks)), key=lambda i: raw.size_of(tasks[i]["path"]) or 0)
-    running: dict[int, subprocess.Popen] = {}
+    running: dict[int, subprocess.Popen[bytes]] = {}
     results: dict[int, dict[str, Any]] = {}
+    # a worker finds its modules where this process does, whether the package is installed or not
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         while waiting or running:
             while waiting and len(running) < max(1, threads):
                 number = waiting.pop()
-                running[number] = subprocess.Popen([sys.executable, str(package), str(files[number])])
+                command = [sys.executable, "-m", "recbole_cafe.prepare.tasks", str(files[number])]
+                running[number] = subprocess.Popen(command, env=environment)
             for number, process in list(running.items()):
                 if process.poll() is not None:
                     results[number] = _checked(_result(files[number], process.returncode))
@@ -255,20 +257,3 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise PrepareError(result["error"])
     return result
-
-
-def _package(work: Path) -> Path:
-    """A zip file with what a reader needs of this package and nothing else, so that a worker starts without PyTorch."""
-    path, here = work / "recbole_cafe_readers.zip", Path(__file__).resolve().parent
-    if not path.exists():
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr(
-                "__main__.py",
-                "import sys\nfrom recbole_cafe.prepare.raw import worker\nsys.exit(worker(sys.argv[1]))\n",
-            )
-            for empty in ("recbole_cafe", "recbole_cafe/data", "recbole_cafe/data/prepare"):
-                file.writestr(f"{empty}/__init__.py", "")
-            file.write(here.parent / "atomic.py", "recbole_cafe/data/atomic.py")
-            for module in ("raw", "amazon", "tmall", "atomic", "table"):
-                file.write(here / f"{module}.py", f"recbole_cafe/data/prepare/{module}.py")
-    return path

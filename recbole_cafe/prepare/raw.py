@@ -12,20 +12,15 @@ import contextlib
 import csv
 import gzip
 import hashlib
-import importlib
 import io
 import json
 import lzma
 import math
 import os
 import re
-import sys
-import threading
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -394,53 +389,3 @@ def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[A
 def _shown(found: object) -> str:
     text = str(found)
     return ascii(text if len(text) <= 80 else text[:77] + "...")
-
-
-# Tasks ----------------------------------------------------------------------------------------------------------------
-
-
-def run_task(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
-    """Read one raw file into one Parquet file (see `Source`). Returns what was read and what was wrong.
-
-    Raises:
-        PrepareError: a file that cannot be opened, lacks columns, or has a fault while strict.
-    """
-    reader = importlib.import_module(f"recbole_cafe.prepare.{task['source']}")
-    source = Source(task, progress)
-    source.write(task["out"], reader.rows(source, task["role"]))
-    return source.result() | {"role": task["role"]}
-
-
-def run_task_or_tell(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
-    """As `run_task`, with the message of a PrepareError as `error`, which travels between processes."""
-    try:
-        return run_task(task, progress)
-    except PrepareError as error:
-        return {"error": str(error)}
-
-
-def worker(path: str) -> int:
-    """What a worker process does: the task in a JSON file, its result beside it; ends when its parent does."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    said = [0.0]
-
-    def progress(n_bytes: int) -> None:
-        if time.monotonic() > said[0]:
-            said[0] = time.monotonic() + 0.2
-            Path(f"{path}.progress").write_text(str(n_bytes))
-
-    result = run_task_or_tell(json.loads(Path(path).read_text(encoding="utf-8")), progress)
-    Path(f"{path}.part").write_text(json.dumps(result), encoding="utf-8")
-    os.replace(f"{path}.part", f"{path}.result")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(worker(sys.argv[1]))

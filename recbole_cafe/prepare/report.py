@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recbole_cafe.files.atomic import Written
+from recbole_cafe.files.atomic_writer import Written
 from recbole_cafe.prepare.pipeline import Options, Report
 
 # Table 1 of arXiv:2204.01839: sequences, items, intents, interactions
