@@ -20,6 +20,7 @@ from recbole_cafe.cli.main import main
 from recbole_cafe.prepare import pipeline, raw, report
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.sources import amazon, table, tmall
+from recbole_cafe.prepare.tasks import run_task
 
 INTER, ITEM = "user_id:token\titem_id:token\ttimestamp:float\n", "item_id:token\tintent:token\n"
 
@@ -496,7 +497,7 @@ def test_a_source_counts_bytes_and_checksum_of_what_it_read(tmp_path: Path) -> N
     path = zipped(tmp_path / "r.json.gz", [review("A", "B", 1)])
     task = {"source": "amazon", "role": "interactions", "path": path, "number": 3, "strict": False, "options": {},
             "out": str(tmp_path / "o.parquet")}  # fmt: skip
-    result = raw.run_task(task)
+    result = run_task(task)
     content = Path(path).read_bytes()
     assert (result["bytes"], result["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert pq.read_table(task["out"]).to_pylist() == [
