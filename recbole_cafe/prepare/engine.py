@@ -43,16 +43,16 @@ class Engine(Protocol):
         """Run the tasks of `tasks.run_task`; their results in order."""
 
     def read(self, pattern: str, name: str) -> Any:
-        """An Ibis table of Parquet files."""
+        """Return an Ibis table of Parquet files."""
 
     def keep(self, expression: Any, name: str) -> Any:
         """Compute an Ibis table once; the name may be used again, for a table that replaces the old one."""
 
     def one(self, expression: Any) -> dict[str, Any]:
-        """The only row of a table."""
+        """Return the only row of a table."""
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
-        """The rows of an ordered table, never all at once."""
+        """Yield the rows of an ordered table, never all at once."""
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -81,6 +81,7 @@ class DuckDB:
     """One machine, out of core: memory is bounded, the rest goes to disk."""
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
+        """Start; see `connect`."""
         import ibis
 
         self.work, self.threads = work, threads
@@ -94,6 +95,7 @@ class DuckDB:
         self._generation, self._kept = 0, {}
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
+        """See `Engine`."""
         sizes = [raw.size_of(task["path"]) for task in tasks]
         total = None if None in sizes else sum(sizes)  # type: ignore[arg-type]
         small = any(task["path"].startswith("memory://") for task in tasks) or (total is not None and total < SMALL)
@@ -103,9 +105,11 @@ class DuckDB:
             return _in_workers(tasks, self.work, self.threads, bar)
 
     def read(self, pattern: str, name: str) -> Any:
+        """See `Engine`."""
         return self.connection.read_parquet(pattern, table_name=name)
 
     def keep(self, expression: Any, name: str) -> Any:
+        """See `Engine`."""
         self._generation += 1  # the expression may read the table that it replaces
         table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
@@ -114,12 +118,15 @@ class DuckDB:
         return table
 
     def one(self, expression: Any) -> dict[str, Any]:
+        """See `Engine`."""
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
+        """See `Engine`."""
         yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
 
     def close(self) -> None:
+        """See `Engine`."""
         self.connection.disconnect()
 
 
@@ -131,6 +138,7 @@ class Spark:
     """
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
+        """Start; see `connect`."""
         # Spark warns of pandas 3, of which it does less here than it fears for
         warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
         import ibis
@@ -158,6 +166,7 @@ class Spark:
         self.work, self._generation, self._kept = work, 0, {}
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
+        """See `Engine`."""
         del show  # Spark has a bar of its own
         for task in tasks:
             raw.size_of(task["path"])  # a missing file is named before anything starts
@@ -171,9 +180,11 @@ class Spark:
         return [_checked(result) for result in results]
 
     def read(self, pattern: str, name: str) -> Any:
+        """See `Engine`."""
         return self.connection.read_parquet(pattern, table_name=name)
 
     def keep(self, expression: Any, name: str) -> Any:
+        """See `Engine`."""
         self._generation += 1
         path = self.work / f"{name}-{self._generation}"
         self.connection.to_parquet(expression, str(path))
@@ -183,9 +194,11 @@ class Spark:
         return self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
 
     def one(self, expression: Any) -> dict[str, Any]:
+        """See `Engine`."""
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
+        """See `Engine`."""
         self._generation += 1
         path = self.work / f"sorted-{self._generation}"
         self.connection.to_parquet(expression, str(path))
@@ -193,6 +206,7 @@ class Spark:
             yield from pq.ParquetFile(part).iter_batches(_BATCH)
 
     def close(self) -> None:
+        """See `Engine`."""
         if not self._is_foreign:
             self.session.stop()
 

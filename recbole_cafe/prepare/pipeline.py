@@ -80,6 +80,7 @@ class Report:
 
     @property
     def faults(self) -> int:
+        """Rows of the raw files that were left out."""
         return sum(fault["count"] for file in self.files for fault in file["faults"].values())
 
 

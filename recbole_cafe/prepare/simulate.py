@@ -469,7 +469,7 @@ def is_simulated(folder: str | Path) -> dict[str, Any] | None:
     """The content of `simulation.json` if the data set in `folder` is simulated, else None.
 
     Raises:
-        AtomicFileError: the file is there and is not such a manifest.
+        AtomicFileError: the file exists and is not such a manifest.
     """
     path = Path(folder) / MANIFEST
     if not path.exists():
@@ -576,13 +576,13 @@ def _command(name: str, parameters: dict[str, Any]) -> str:
     if parameters["seed"] != SEED:
         options += f" --seed={parameters['seed']}"
     command = f"recbole-cafe simulate --name={name} --out=dataset_atomic{options}"
-    changed = {k: v for k, v in parameters.items() if getattr(Structure, k, v) != v}
+    changed = {key: parameters[key] for key, value in asdict(Structure()).items() if parameters[key] != value}
     return command + (f"   # with Structure(**{changed}), from Python" if changed else "")
 
 
 # ----------------------------------------------------------------------------------------------- command line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `recbole-cafe simulate`."""
+    """Add the arguments of `recbole-cafe simulate`."""
     parser.add_argument("--name", default="amazon", help="name of the data set (default: %(default)s)")
     parser.add_argument("--out", default="dataset_atomic", help="folder of data sets (default: %(default)s)")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """RecBole's published atomic files, whose intents are a column of another name: a seller, a brand, categories.
 
-They are tables like any others; here it is found which of the two files has the intent.
+They are tables like any others; `files_of` says which of the two files has the intent.
 """
 
 from __future__ import annotations
