@@ -92,7 +92,8 @@ class DuckDB:
         )
         self.connection.raw_sql("SET preserve_insertion_order = false")
         self.connection.raw_sql("SET enable_progress_bar = false")
-        self._generation, self._kept = 0, {}
+        self._generation = 0
+        self._kept: dict[str, str] = {}  # table of this session -> its name with the generation
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
         """See `Engine`."""
@@ -153,7 +154,7 @@ class Spark:
                 "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
                 "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
                 "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
-                "spark.local.dir": str(work / "spill"),
+                "spark.local.dir": str(work / "spill"), "spark.executorEnv.PYTHONPATH": _search_path(),
             }  # fmt: skip
             for key, value in local.items():
                 builder = builder.config(key, value)
@@ -163,7 +164,8 @@ class Spark:
             raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
-        self.work, self._generation, self._kept = work, 0, {}
+        self.work, self._generation = work, 0
+        self._kept: dict[str, Path] = {}  # table of this session -> its folder
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
         """See `Engine`."""
@@ -211,6 +213,11 @@ class Spark:
             self.session.stop()
 
 
+def _search_path() -> str:
+    """Where this process finds its modules, so that a worker on this machine finds the same ones."""
+    return os.pathsep.join(filter(None, sys.path))
+
+
 # Reading on this machine ----------------------------------------------------------------------------------------------
 
 
@@ -228,8 +235,7 @@ def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: 
     waiting = sorted(range(len(tasks)), key=lambda i: raw.size_of(tasks[i]["path"]) or 0)
     running: dict[int, subprocess.Popen[bytes]] = {}
     results: dict[int, dict[str, Any]] = {}
-    # a worker finds its modules where this process does, whether the package is installed or not
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = os.environ | {"PYTHONPATH": _search_path()}
     try:
         while waiting or running:
             while waiting and len(running) < max(1, threads):

@@ -48,6 +48,11 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        """Check each choice.
+
+        Raises:
+            PrepareError: one that cannot be.
+        """
         if self.level not in ("leaf", "path") and not (
             self.level.isascii() and self.level.isdigit() and int(self.level)
         ):
@@ -65,7 +70,7 @@ class Options:
                 raise PrepareError(f"--{name.replace('_', '-')}={getattr(self, name)}: expected at least 1")
         if self.users is not None and self.users < 1:
             raise PrepareError(f"--users={self.users}: expected at least 1")
-        if None not in (self.after, self.before) and self.after >= self.before:
+        if self.after is not None and self.before is not None and self.after >= self.before:
             raise PrepareError(f"the time range is empty: it begins at {self.after:g} and ends before {self.before:g}")
 
 

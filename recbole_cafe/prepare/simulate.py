@@ -89,6 +89,11 @@ class Structure:
     item_offset: int = 2
 
     def __post_init__(self) -> None:
+        """Check each number.
+
+        Raises:
+            ValueError: one that cannot be.
+        """
         if min(self.transition, self.favourite, self.stay) < 0 or self.transition + self.favourite + self.stay > 100:
             raise ValueError(
                 f"transition={self.transition}, favourite={self.favourite}, stay={self.stay}: "

@@ -491,6 +491,15 @@ def test_large_files_are_read_by_workers_with_the_same_result(tmp_path: Path, mo
     assert main(["prepare", *arguments, "--strict", "--name=f", "--out=out"]) == 2
 
 
+def test_executors_without_the_package_are_told_to_install_it(
+    tmp_path: Path, spark: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recbole_cafe.prepare.engine.run_task_or_tell", lambda _: __import__("recbole_cafe.nowhere"))
+    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", "--engine=spark"]) == 2
+    assert "Spark's executors lack this package; install it in the Python that they run" in capsys.readouterr().err
+    assert not os.path.exists("out/d")
+
+
 def test_a_source_counts_bytes_and_checksum_of_what_it_read(tmp_path: Path) -> None:
     import hashlib
 
