@@ -118,18 +118,21 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> pa.Table:
         if name not in header:
             raise AtomicFileError(f"{path}: no column {name!r}, found {', '.join(header)}")
     _check_lines(path, len(header))
-    texts = pa.csv.read_csv(
-        path,
-        read_options=pa.csv.ReadOptions(column_names=list(header), skip_rows=1, block_size=_CSV_BLOCK),
-        parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
-        # As text first, numbers too: only then can a bad value be shown as it stands.
-        convert_options=pa.csv.ConvertOptions(
-            include_columns=names,
-            column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in names},
-            strings_can_be_null=False,
-            check_utf8=False,
-        ),
-    )
+    try:
+        texts = pa.csv.read_csv(
+            path,
+            read_options=pa.csv.ReadOptions(column_names=list(header), skip_rows=1, block_size=_CSV_BLOCK),
+            parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False),
+            # As text first, numbers too: only then can a bad value be shown as it stands.
+            convert_options=pa.csv.ConvertOptions(
+                include_columns=names,
+                column_types={name: pa.dictionary(pa.int32(), pa.string()) for name in names},
+                strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:  # a carriage return inside a line, or a line longer than a block
+        raise AtomicFileError(f"{path}: {error}") from None
     return pa.table({name: _values(path, name, header[name], texts.column(name)) for name in names})
 
 

@@ -95,6 +95,12 @@ class TestReading:
         path.write_bytes(b"user_id:token\titem_id:token\r\na\ti\r\nb\tj")
         assert atomic.read_table(path)["item_id"].to_pylist() == ["i", "j"]
 
+    def test_a_carriage_return_inside_a_line_is_an_error(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.inter"
+        path.write_bytes(b"user_id:token\titem_id:token\na\ti\nb\rc\tj\n")
+        with pytest.raises(AtomicFileError, match=r"x\.inter: "):
+            atomic.read_table(path)
+
     def test_an_unknown_column_is_named(self, shop: Path) -> None:
         with pytest.raises(AtomicFileError, match=r"no column 'brand', found item_id, intent"):
             atomic.read_table(shop / "shop.item", ["brand"])
