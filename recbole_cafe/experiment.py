@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 import torch.multiprocessing
 from recbole.data.utils import get_dataloader
@@ -24,7 +25,7 @@ from recbole_cafe.data.sequences import NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.ranks import save_ranks
+from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
 from recbole_cafe.train import checkpoint
@@ -107,12 +108,26 @@ def run(
     logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
     logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
     if ranks_file and config["local_rank"] == 0:
-        save_ranks(ranks_file, test_data._dataset, trainer.evaluation.ranks)
+        users, order = _users_in_order(test_data._dataset)
+        ranks = {
+            protocol: RankArrays(
+                *(values.numpy()[order] for values in (of.above, of.tied, of.n_candidates)), limit=of.limit
+            )
+            for protocol, of in trainer.evaluation.ranks.items()
+        }
+        save_ranks(ranks_file, users, ranks)
         logger.info(f"ranks written to {ranks_file}")
     if result_file and config["local_rank"] == 0:
         result.save(result_file)
         logger.info(f"result written to {result_file}")
     return result
+
+
+def _users_in_order(test: SequenceDataset) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of the users of the test split, one row a user, in the order of their ids, and the rows in that order."""
+    users = test.inter_feat[test.uid_field].numpy()
+    order = np.argsort(users, kind="stable")
+    return np.asarray(test.field2id_token[test.uid_field])[users[order]], order
 
 
 def run_distributed(

@@ -42,8 +42,8 @@ def main() -> None:
     if options.quick:
         options.reviews = 20_000
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        found = measured(options, Path(folder))
-    result = {"benchmark": "prepare", **found, "quick": options.quick, "threads": options.threads, "command": COMMAND}
+        numbers = measured(options, Path(folder))
+    result = {"benchmark": "prepare", **numbers, "quick": options.quick, "threads": options.threads, "command": COMMAND}
     line = json.dumps(result | {"processor": processor(), "versions": versions()}, default=str)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +142,10 @@ def generate(folder: Path, number: int, n_reviews: int) -> tuple[int, int, int]:
 
 
 def reviews(rng: np.random.Generator, n: int, n_users: int, n_items: int, number: int, texts: list[str]) -> bytes:
-    """Lines of reviews: popular items and busy users by the square of a uniform number; one line in 10,000 is broken,
-    one in 50 is there twice."""
+    """Make lines of reviews: popular items and busy users by the square of a uniform number.
+
+    One line in 10,000 is broken, one in 50 comes twice.
+    """
     users = (n_users * rng.random(n) ** 2).astype(np.int64)
     items = (n_items * rng.random(n) ** 2).astype(np.int64)
     days = 14_000 + rng.integers(0, 3_500, n)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from recbole_cafe.files.atomic import AtomicFileError, Written, check_target
+from recbole_cafe.files.atomic import AtomicFileError
+from recbole_cafe.files.atomic_writer import Written, check_target
 from recbole_cafe.prepare import fetch
 from recbole_cafe.prepare.engine import ENGINES
 from recbole_cafe.prepare.pipeline import CORES, DUPLICATES, RARE, Options, Report, prepare

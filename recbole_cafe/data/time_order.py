@@ -22,8 +22,9 @@ from recbole_cafe.config.config import Config
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import DataError
-from recbole_cafe.files.atomic import read_header, restore
+from recbole_cafe.files.atomic import read_header
 from recbole_cafe.files.places import data_folders
+from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
 
 

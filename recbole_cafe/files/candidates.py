@@ -17,9 +17,11 @@ from logging import getLogger
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from recbole_cafe.files.whole import written_whole
 
+Ids = npt.NDArray[np.integer]
 FORMAT = 1  # of the stored file; part of its fingerprint
 CHUNK = 4096  # users drawn at a time
 AUTHORS_NOTICE = (
@@ -50,7 +52,10 @@ class Protocol:
 
 
 def parse_protocol(name: object) -> Protocol:
-    """`full`, `pop100`, `uni100`, `authors100` (any positive number).
+    """Read the name of a protocol.
+
+    Args:
+        name: `full`, `pop100`, `uni100`, `authors100` (any positive number).
 
     Raises:
         ValueError: anything else.
@@ -74,24 +79,28 @@ class Candidates:
         path: where the table is stored.
     """
 
-    negatives: np.ndarray
+    negatives: Ids
     digest: str
     n_short: int
     path: Path | None = None
 
 
-def draw(users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, n_negatives: int, distribution: str,
+def draw(users: Ids, items: Ids, *, n_users: int, n_items: int, n_negatives: int, distribution: str,
          seed: int) -> Candidates:  # fmt: skip
     """Draw the negatives of all users.
 
-    A draw in proportion to counts is a uniform draw of an interaction; drawing on until N distinct, foreign items are
-    there is sampling without replacement in proportion to counts. A user for whom this takes too long (small
+    A draw in proportion to counts is a uniform draw of an interaction; drawing on until there are N distinct,
+    foreign items is sampling without replacement in proportion to counts. A user for whom this takes too long (small
     catalogues, very active users) is finished by the equivalent exponential race over the items still eligible.
 
     Args:
-        users, items: [P] all interactions (train, validation and test), ids as in RecBole.
-        n_users, n_items: padding included.
+        users: [P] users of all interactions (train, validation and test), ids as in RecBole.
+        items: [P] their items.
+        n_users: padding included.
+        n_items: padding included.
+        n_negatives: N, of a user.
         distribution: ``pop`` or ``uni``.
+        seed: of the draw.
 
     Raises:
         ValueError: an unknown distribution.
@@ -108,18 +117,18 @@ def draw(users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, n_
     negatives = np.zeros((n_users, n_negatives), dtype=np.int64)
     for start in range(1, n_users, CHUNK):
         block = np.arange(start, min(start + CHUNK, n_users))
-        found = np.zeros((len(block), 0), dtype=np.int64)
+        drawn: Ids = np.zeros((len(block), 0), dtype=np.int64)
         for _ in range(6):
             shape = (len(block), n_negatives + n_negatives // 2 + 8)
             if distribution == "pop":
                 fresh = items[rng.integers(0, len(items), shape)]
             else:
                 fresh = rng.integers(1, n_items, shape)
-            found = np.concatenate((found, fresh), axis=1)
-            kept = _first_distinct_foreign(found, block, own, n_items, n_negatives)
+            drawn = np.concatenate((drawn, fresh), axis=1)
+            kept = _first_distinct_foreign(drawn, block, own, n_items, n_negatives)
             if (kept[:, -1] > 0).all():
                 break
-            found = kept
+            drawn = kept
         for i in np.flatnonzero(kept[:, -1] == 0):
             kept[i] = _race(kept[i], block[i], own, weight, n_items, rng)
         negatives[block] = kept
@@ -127,8 +136,19 @@ def draw(users: np.ndarray, items: np.ndarray, *, n_users: int, n_items: int, n_
     return Candidates(negatives, hashlib.sha256(negatives.astype("<i8").tobytes()).hexdigest(), n_short)
 
 
-def _first_distinct_foreign(drawn: np.ndarray, block: np.ndarray, own: np.ndarray, n_items: int, n: int) -> np.ndarray:
-    """The first n values of each row that are new in the row, not 0 and not the user's. drawn: [b, m]. [b, n]."""
+def _first_distinct_foreign(drawn: Ids, block: Ids, own: Ids, n_items: int, n: int) -> Ids:
+    """Keep the first n values of each row that are new in the row, not 0 and not the user's.
+
+    Args:
+        drawn: [b, m] items.
+        block: [b] users.
+        own: sorted keys of (user, item) of all interactions.
+        n_items: padding included.
+        n: values to keep.
+
+    Returns:
+        [b, n], zeros where there are fewer.
+    """
     b, m = drawn.shape
     key = block[:, None] * n_items + drawn
     at = np.minimum(np.searchsorted(own, key), len(own) - 1)
@@ -148,26 +168,43 @@ def _first_distinct_foreign(drawn: np.ndarray, block: np.ndarray, own: np.ndarra
     return out
 
 
-def _race(kept: np.ndarray, user: int, own: np.ndarray, weight: np.ndarray, n_items: int,
-          rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-    """Fill a user's row from the items still eligible: the smallest Exp(1) / weight come first."""
-    there = kept[kept > 0]
+def _race(kept: Ids, user: int, own: Ids, weight: npt.NDArray[np.float64], n_items: int,
+          rng: np.random.Generator) -> Ids:  # fmt: skip
+    """Fill a user's row from the items still eligible: the smallest Exp(1) / weight come first.
+
+    Args:
+        kept: [N] the row so far, zeros at the end.
+        user: its user.
+        own: sorted keys of (user, item) of all interactions.
+        weight: [V] of each item, 0 for padding.
+        n_items: V.
+        rng: source of chance.
+    """
+    present = kept[kept > 0]
     left = weight.copy()
     lo, hi = np.searchsorted(own, (user * n_items, (user + 1) * n_items))
     left[own[lo:hi] - user * n_items] = 0.0
-    left[there] = 0.0
+    left[present] = 0.0
     eligible = np.flatnonzero(left)
     time = rng.standard_exponential(len(eligible)) / left[eligible]
     out = np.zeros_like(kept)
-    more = eligible[np.argsort(time, kind="stable")[: len(kept) - len(there)]]
-    out[: len(there)] = there
-    out[len(there) : len(there) + len(more)] = more
+    more = eligible[np.argsort(time, kind="stable")[: len(kept) - len(present)]]
+    out[: len(present)] = present
+    out[len(present) : len(present) + len(more)] = more
     return out
 
 
-def fingerprint(dataset_name: str, user_tokens: np.ndarray, item_tokens: np.ndarray, users: np.ndarray,
-                items: np.ndarray) -> str:  # fmt: skip
-    """Identifies the interactions the candidates belong to: same tokens, same ids, same interactions in any order."""
+def fingerprint(dataset_name: str, user_tokens: npt.NDArray[np.generic],
+                item_tokens: npt.NDArray[np.generic], users: Ids, items: Ids) -> str:  # fmt: skip
+    """Identify the interactions the candidates belong to: same tokens, same ids, same interactions in any order.
+
+    Args:
+        dataset_name: name of the data set.
+        user_tokens: token of each user id.
+        item_tokens: token of each item id.
+        users: [P] users of all interactions.
+        items: [P] their items.
+    """
     digest = hashlib.sha256(f"{FORMAT}:{dataset_name}".encode())
     for tokens in (user_tokens, item_tokens):
         digest.update("\n".join(map(str, tokens)).encode())
@@ -179,10 +216,15 @@ def fingerprint(dataset_name: str, user_tokens: np.ndarray, item_tokens: np.ndar
 
 def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
            make: Callable[[], Candidates]) -> Candidates:  # fmt: skip
-    """The candidates from `folder`, or drawn by `make` and stored there, whole or not at all.
+    """Read the candidates from `folder`, or draw them with `make` and store them there, whole or not at all.
 
     Args:
-        name: of the data set. data: :func:`fingerprint`.
+        folder: of stored candidates.
+        name: of the data set.
+        data: what :func:`fingerprint` gives.
+        protocol: one that samples.
+        seed: of the draw.
+        make: draws the candidates.
 
     Raises:
         ValueError: the stored file is damaged or does not belong to its name; delete it to draw again.
@@ -191,11 +233,11 @@ def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
     path = folder / f"{name}-{drawn_by}{protocol.n_negatives}-seed{seed}-{data[:12]}.npz"
     if path.is_file():
         return _load(path, data)
-    made = make()
+    drawn = make()
     with written_whole(path) as file:
-        np.savez_compressed(file, negatives=made.negatives, data=np.array(data), digest=np.array(made.digest))
-    getLogger().info(f"candidates drawn and stored: {path} (sha256 {made.digest[:16]})")
-    return Candidates(made.negatives, made.digest, made.n_short, path)
+        np.savez_compressed(file, negatives=drawn.negatives, data=np.array(data), digest=np.array(drawn.digest))
+    getLogger().info(f"candidates drawn and stored: {path} (sha256 {drawn.digest[:16]})")
+    return Candidates(drawn.negatives, drawn.digest, drawn.n_short, path)
 
 
 def _load(path: Path, data: str) -> Candidates:
@@ -210,11 +252,14 @@ def _load(path: Path, data: str) -> Candidates:
     return Candidates(negatives, digest, int((negatives[1:, -1] == 0).sum()), path)
 
 
-def other_intents(target_intent: np.ndarray, *, n_intents: int, n_negatives: int, seed: int) -> np.ndarray:
-    """Random intents for the negatives, distinct and different from the target's: what CaFe's released code does.
+def other_intents(target_intent: Ids, *, n_intents: int, n_negatives: int, seed: int) -> Ids:
+    """Draw random intents for the negatives, distinct and different from the target's: what CaFe's released code does.
 
     Args:
-        target_intent: [B] (an item without intent, id C, excludes none). n_intents: C, padding included.
+        target_intent: [B] (an item without intent, id C, excludes none).
+        n_intents: C, padding included.
+        n_negatives: N.
+        seed: of the draw.
 
     Returns:
         [B, N] intents in 1..C-1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -13,9 +14,8 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None, "~": None}
 _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, yaml.YAMLError)
 
 
-class ConfigLoader(yaml.SafeLoader):
-    """SafeLoader which reads ``1e-3`` as a number; a class of its own, so no other user of PyYAML sees
-    that."""
+class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
+    """SafeLoader which reads ``1e-3`` as a number; a class of its own, so no other user of PyYAML sees that."""
 
 
 # YAML 1.1 wants a dot in a float. RecBole's YAML files do not write it, and its own loader accepts that too.
@@ -41,11 +41,14 @@ def parse_value(text: str) -> Any:
     ``{k: 1e-3}``). Only None, bool, int, float, str and lists, tuples, dicts of them come out; ``1+2j``,
     ``b'x'``, ``{1, 2}``, ``...``, every expression (``2*3``, ``__import__('os')``) and RecBole's intervals
     (``[5,inf]``) stay text.
+
+    Args:
+        text: as it was written.
     """
     stripped = text.strip()
     if stripped.lower() in _WORDS:
         return _WORDS[stripped.lower()]
-    readers = [ast.literal_eval]
+    readers: list[Callable[[str], object]] = [ast.literal_eval]
     if stripped[:1] in ("[", "{"):
         readers.append(_read_yaml)
     for read in readers:
@@ -57,13 +60,13 @@ def parse_value(text: str) -> Any:
     return text
 
 
-def _read_yaml(text: str) -> Any:
+def _read_yaml(text: str) -> object:
     if re.fullmatch(r"\[.*,\s*[-+]?inf\s*\]", text, re.I):
         raise ValueError("an interval, which RecBole wants as text")
     return yaml.load(text, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, dict):
         return all(_is_plain(part) for pair in value.items() for part in pair)
     if isinstance(value, (list, tuple)):

@@ -1,34 +1,92 @@
-"""Where every test target stands, as a NumPy archive."""
+"""Where every test target stands, as a NumPy archive without pickles.
+
+It holds `users`, [N] tokens, and for each protocol `<protocol>.above`, `<protocol>.tied`, `<protocol>.n_candidates`,
+[N] int32 in the order of the users, and `<protocol>.limit`, -1 if all ranks are exact. So anyone can redo metrics and
+tests without the model. The ids of users depend on the columns a model loads: compare by token.
+"""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.files.whole import written_whole
-from recbole_cafe.ranking.ranks import Ranks
+
+_COUNTS = ("above", "tied", "n_candidates")
+_UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)
 
 
-def save_ranks(path: str | Path, dataset: Any, ranks: Mapping[str, Ranks]) -> None:
-    """Write where every test target stands, so that anyone can redo metrics and tests without the model.
+@dataclass(frozen=True)
+class RankArrays:
+    """Where N targets stand.
 
-    A NumPy archive without pickles: `users`, [N] tokens in the order of the data set's user ids, and for each protocol
-    `<protocol>.above`, `<protocol>.tied`, `<protocol>.n_candidates`, [N] as in recbole_cafe.ranking.ranks.Ranks, and
-    `<protocol>.limit`, -1 if all ranks are exact. User ids depend on the columns a model loads: compare by token.
+    Attributes:
+        above: [N] candidates with a higher score.
+        tied: [N] other candidates with the same score.
+        n_candidates: [N] candidates, the target included.
+        limit: None if all ranks are exact; else `above` from `limit` on is a lower bound.
+    """
+
+    above: npt.NDArray[np.integer]
+    tied: npt.NDArray[np.integer]
+    n_candidates: npt.NDArray[np.integer]
+    limit: int | None = None
+
+
+def save_ranks(path: str | Path, users: npt.NDArray[np.str_], ranks: Mapping[str, RankArrays]) -> None:
+    """Write ranks, whole or not at all.
 
     Args:
-        dataset: the test split, one row per user. ranks: protocol -> ranks of its rows.
+        path: the file to write.
+        users: [N] tokens.
+        ranks: protocol -> ranks, [N] in the order of `users`.
     """
-    field = dataset.uid_field
-    users = dataset.inter_feat[field].numpy()
-    order = np.argsort(users, kind="stable")
-    columns = {"users": np.asarray(dataset.field2id_token[field])[users[order]].astype(str)}
+    columns: dict[str, npt.NDArray[np.generic]] = {"users": users.astype(str)}
     for protocol, of in ranks.items():
-        for name in ("above", "tied", "n_candidates"):
-            columns[f"{protocol}.{name}"] = getattr(of, name).numpy()[order].astype(np.int32)
+        for name, values in zip(_COUNTS, (of.above, of.tied, of.n_candidates), strict=True):
+            columns[f"{protocol}.{name}"] = values.astype(np.int32)
         columns[f"{protocol}.limit"] = np.array(-1 if of.limit is None else of.limit, dtype=np.int32)
     with written_whole(Path(path)) as file:
-        np.savez_compressed(file, **columns)
+        np.savez_compressed(file, allow_pickle=False, **columns)
+
+
+def load_ranks(path: str | Path) -> tuple[npt.NDArray[np.str_], dict[str, RankArrays]]:
+    """Read what `save_ranks` wrote.
+
+    Args:
+        path: the file.
+
+    Returns:
+        [N] tokens of users, and protocol -> ranks.
+
+    Raises:
+        DataError: no such file, one that is no such archive, or one without an array that belongs to it.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, npt.NDArray[Any]] = {name: file[name] for name in file.files}
+    except _UNREADABLE as error:
+        raise DataError(f"{path}: not a readable file of ranks ({error})") from error
+    users = _array(path, arrays, "users", None)
+    ranks = {}
+    for protocol in dict.fromkeys(name.rpartition(".")[0] for name in arrays if name != "users"):
+        above, tied, n_candidates = (_array(path, arrays, f"{protocol}.{name}", len(users)) for name in _COUNTS)
+        limit = int(arrays.get(f"{protocol}.limit", -1))
+        ranks[protocol] = RankArrays(above, tied, n_candidates, None if limit < 0 else limit)
+    return users, ranks
+
+
+def _array(path: str | Path, arrays: Mapping[str, npt.NDArray[Any]], name: str, n: int | None) -> npt.NDArray[Any]:
+    if name not in arrays:
+        raise DataError(f"{path}: no array {name!r}, found {', '.join(arrays)}")
+    array = arrays[name]
+    if array.ndim != 1 or (n is not None and len(array) != n):
+        raise DataError(f"{path}: {name!r} has the shape {array.shape}, expected ({n or 'number of users'},)")
+    return array

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from dataclasses import asdict, dataclass, field
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.files.whole import write_json
+
+_LATER: dict[str, Any] = {"validations_since_best": None}  # keys that older results lack -> their value there
 
 
 @dataclass
@@ -15,12 +22,25 @@ class Result:
     """What a run gave.
 
     Attributes:
+        model: name of the model.
+        dataset: name of the data set.
+        seed: of the run.
+        simulated: the data set is simulated.
         test_result: protocol -> metric -> value, not rounded.
+        best_valid_score: value of the validation metric at the best epoch.
         best_valid_result: metrics of the first protocol at the best epoch.
-        validations_since_best: 0 if the last validation was the best so far, so that more epochs might have helped.
+        epochs: that were trained.
+        validations_since_best: 0 if the last validation was the best so far, so that more epochs might have
+            helped; None in results of versions that did not write it.
         seconds: wall-clock seconds of data, train and evaluation.
         peak_memory_mb: largest resident size of the process, in MiB.
-        simulated: the data set is simulated.
+        parameters: numbers that were trained.
+        data: counts of the data set.
+        candidates: protocol -> checksum of its sampled candidates.
+        versions: of Python and of packages, and the device.
+        config: every key of the configuration.
+        checkpoint: file of the best weights; empty if they were not kept.
+        command: the command line.
     """
 
     model: str
@@ -31,7 +51,7 @@ class Result:
     best_valid_score: float
     best_valid_result: dict[str, float]
     epochs: int
-    validations_since_best: int
+    validations_since_best: int | None
     seconds: dict[str, float]
     peak_memory_mb: float
     parameters: int
@@ -43,11 +63,55 @@ class Result:
     command: list[str] = field(default_factory=lambda: list(sys.argv))
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, whole or not at all."""
+        """Write as JSON, whole or not at all.
+
+        Args:
+            path: the file to write.
+        """
         write_json(Path(path), asdict(self))
 
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file. Keys that are not those of a result are passed over: a benchmark adds its own.
+
+        Raises:
+            DataError: no such file, one that is no JSON object, or a key that is missing or of another type.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not a readable result file ({error})") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: holds a {type(content).__name__}, expected a JSON object")
+        return cls.of(content, path)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], path: str | Path) -> Result:
+        """Make a result of what a JSON file holds.
+
+        Args:
+            content: the JSON object.
+            path: where it comes from, for errors.
+
+        Raises:
+            DataError: a key that is missing or of another type.
+        """
+        hints = typing.get_type_hints(cls)
+        values: dict[str, Any] = {}
+        for one in fields(cls):
+            if one.name not in content and one.name not in _LATER:
+                raise DataError(f"{path}: no key {one.name!r}, expected a result of recbole-cafe")
+            value = content.get(one.name, _LATER.get(one.name))
+            if fault := _fault(value, hints[one.name], one.name):
+                raise DataError(f"{path}: {fault}")
+            values[one.name] = value
+        return cls(**values)
+
     def table(self) -> str:
-        """The test result as a Markdown table, protocols as columns."""
+        """Format the test result as a Markdown table, protocols as columns."""
         protocols = list(self.test_result)
         metrics = list(dict.fromkeys(m for values in self.test_result.values() for m in values))
         lines = ["| test | " + " | ".join(protocols) + " |", "|---|" + "---|" * len(protocols)]
@@ -55,3 +119,22 @@ class Result:
             cells = [f"{self.test_result[p][metric]:.4f}" if metric in self.test_result[p] else "" for p in protocols]
             lines.append(f"| {metric} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
+
+
+def _fault(value: object, hint: Any, key: str) -> str | None:
+    """What is wrong with a value of JSON, by the type it shall have; None when it is good."""
+    kind, parts = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Any:
+        return None
+    if kind is types.UnionType:
+        faults = [_fault(value, part, key) for part in parts]
+        return None if None in faults else f"{key} is {value!r}, expected {hint}"
+    allowed = (int, float) if kind is float else (kind,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        return f"{key} is {value!r}, expected {hint if parts else hint.__name__}"
+    faults = []
+    if isinstance(value, dict):
+        faults = [_fault(part, parts[1], f"{key}.{name}") for name, part in value.items()]
+    elif isinstance(value, list):
+        faults = [_fault(part, parts[0], f"{key}[{i}]") for i, part in enumerate(value)]
+    return next(filter(None, faults), None)

@@ -1,22 +1,38 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all, whenever the process is killed."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import json
 import os
+import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator
+from glob import escape as glob_escape
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
+
+import psutil
+
+# Files ----------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that becomes `path` when the block ends, and leaves nothing behind when it fails.
+    """Open a binary file that becomes `path` when the block ends, and leaves nothing behind when it fails.
 
     The folder of `path` is made if needed; what was at `path` stays until then.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        The open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
@@ -29,8 +45,118 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
-    """JSON, whole or not at all. What JSON has no form for is written as text."""
+def write_json(path: Path, content: object) -> None:
+    """Write JSON, whole or not at all.
+
+    Args:
+        path: the file to write.
+        content: what JSON has no form for is written as text.
+    """
     with written_whole(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
         json.dump(content, text, indent=2, default=str)
         text.write("\n")
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path, *, replace: bool, check: Callable[[], None]) -> Iterator[Path]:
+    """Make a folder beside `folder` that takes its place when the block ends, and goes when it fails.
+
+    Whatever fails, `folder` is the old one or the new one. On Linux the two change places in one step. Elsewhere it
+    takes two renames; if the process is killed in the microseconds between them, the old folder stands whole beside its
+    place, and whoever looks for it next (`restore`) puts it back.
+
+    Args:
+        folder: resolved path of the folder to write.
+        replace: whether a folder that holds something may be replaced.
+        check: raises if `folder` may not be written. Called at first, and again before the folder takes its place:
+            writing took time, and another process may have been there.
+
+    Yields:
+        The temporary folder to write to.
+    """
+    check()
+    with beside(folder, "tmp") as temporary:
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:  # on the disk before it counts, should the power fail
+                os.fsync(file.fileno())
+        check()
+        _put_in_place(temporary, folder, replace)
+
+
+@contextlib.contextmanager
+def beside(folder: Path, ending: str) -> Iterator[Path]:
+    """Make a hidden temporary folder beside `folder`, removed when the block ends.
+
+    Its name holds host and process, so that what a killed process leaves is removed by the next one.
+
+    Args:
+        folder: need not exist.
+        ending: of the temporary folder's name.
+
+    Yields:
+        The temporary folder.
+    """
+    _sweep(folder)
+    temporary = folder.with_name(f".{folder.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def restore(folder: str | Path) -> None:
+    """Put back the old folder if a replacement was killed between its two renames; else do nothing."""
+    folder = Path(folder).resolve()
+    old = _old(folder)
+    if old.is_dir() and not folder.exists():
+        os.replace(old, folder)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary folders of `beside` whose process is gone. Those of other hosts stay: who knows."""
+    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
+    for path in folder.parent.glob(f".{glob_escape(folder.name)}.*"):
+        if (match := ours.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _put_in_place(temporary: Path, folder: Path, replace: bool) -> None:
+    old = _old(folder)
+    if folder.exists() and replace and _exchange(temporary, folder):
+        shutil.rmtree(old, ignore_errors=True)
+        return
+    if folder.exists() and replace:
+        shutil.rmtree(old, ignore_errors=True)  # of a process killed after its second rename: `folder` is whole
+        os.replace(folder, old)
+    elif folder.exists():
+        folder.rmdir()  # empty, or it fails: another process has just put a folder there
+    try:
+        os.replace(temporary, folder)
+    except BaseException:
+        restore(folder)
+        raise
+    if replace:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step (Linux's renameat2); False where that cannot be done."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    cwd, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(cwd, os.fsencode(one), cwd, os.fsencode(other), exchange) == 0)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cafe.files.atomic import AtomicFileError, read_header, read_table, restore
+from recbole_cafe.files.atomic import AtomicFileError, read_header, read_table
+from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import is_simulated
 
 RARE = 5  # interactions; an item with fewer belongs to the long tail
@@ -21,7 +22,16 @@ DENSE = 20.0  # interactions per item beyond which the paper has no data
 
 @dataclass
 class Findings:
-    """`numbers`, and sentences: `faults` keep a data set from being used, `warnings` from being used well."""
+    """What was counted, and what follows from it, in sentences.
+
+    Attributes:
+        name: of the data set.
+        folder: its own.
+        numbers: what was counted.
+        faults: what keeps the data set from being used.
+        warnings: what keeps it from being used well.
+        expectation: what CaFe can be expected to gain.
+    """
 
     name: str
     folder: Path
@@ -31,7 +41,7 @@ class Findings:
     expectation: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Format for people."""
         lines = [f"data set {self.name} in {self.folder}"]
         lines += [f"  {_WORDS[key]:<58} {_shown(key, value)}" for key, value in self.numbers.items()]
         for title, texts in (("FAULT", self.faults), ("warning", self.warnings), ("expect", self.expectation)):
@@ -74,23 +84,30 @@ def _shown(key: str, value: Any) -> str:
 
 
 def locate(data: str, folders: list[Path]) -> tuple[Path, str]:
-    """Folder and name of a data set: a name, looked for in `folders`, a folder, or a file.
+    """Find a data set.
+
+    Args:
+        data: a name, which is looked for in `folders`, a folder, or a file.
+        folders: folders of data sets.
+
+    Returns:
+        The data set's own folder and its name.
 
     Raises:
-        AtomicFileError: nothing there.
+        AtomicFileError: no such data set, or several.
     """
     path = Path(data)
     if path.suffix in (".inter", ".item") and path.is_file():
         return path.parent.resolve(), path.stem
     for place in (path, *(folder / data for folder in folders)):
         restore(place)
-        found = sorted(place.glob("*.inter")) if place.is_dir() else []
-        if (named := place / f"{place.resolve().name}.inter") in found:
-            found = [named]
-        if len(found) == 1:
-            return place.resolve(), found[0].stem
-        if found:
-            raise AtomicFileError(f"{place}: holds {', '.join(file.name for file in found)}; name one of the files")
+        files = sorted(place.glob("*.inter")) if place.is_dir() else []
+        if (named := place / f"{place.resolve().name}.inter") in files:
+            files = [named]
+        if len(files) == 1:
+            return place.resolve(), files[0].stem
+        if files:
+            raise AtomicFileError(f"{place}: holds {', '.join(file.name for file in files)}; name one of the files")
     looked = ", ".join(map(str, (path, *(folder / data for folder in folders))))
     raise AtomicFileError(f"no data set {data!r}: looked for a .inter file in {looked}")
 
@@ -99,65 +116,75 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
             time: str = "timestamp") -> Findings:  # fmt: skip
     """Count what matters. Faults of the files are findings with file and line, not errors.
 
-    intent, user, item, time: names of columns.
+    Args:
+        folder: the data set's own.
+        name: of the data set.
+        intent: name of the column of the intent.
+        user: name of the column of the user.
+        item: name of the column of the item.
+        time: name of the column of the time.
     """
-    found = Findings(name, folder)
+    findings = Findings(name, folder)
     if is_simulated(folder) is not None:
-        found.warnings.append("simulated: numbers measured on it say that the code works, not how good a model is")
+        findings.warnings.append("simulated: numbers measured on it say that the code works, not how good a model is")
     inter = folder / f"{name}.inter"
     table, header = None, {}
     try:
         header = read_header(inter)
-        table = read_table(inter, [user, item, *([time] if time in header else [])])
+        table = read_table(inter, [user, item, *([time] if time in header else [])]).to_pandas()
     except AtomicFileError as error:
-        found.faults.append(str(error))
-    features = _features(found, folder / f"{name}.item", item, intent)
+        findings.faults.append(str(error))
+    features = _features(findings, folder / f"{name}.item", item, intent)
     if table is None:
-        return found
+        return findings
     if time not in header:
-        found.warnings.append(f"{inter.name} has no column {time}: the order of the file counts as the order in time")
+        findings.warnings.append(
+            f"{inter.name} has no column {time}: the order of the file counts as the order in time"
+        )
         table[time] = np.arange(len(table), dtype=np.float64)
-    _count(found, table.rename(columns={user: "user", item: "item", time: "time"}))
+    _count(findings, table.rename(columns={user: "user", item: "item", time: "time"}))
     if features is not None:
-        _count_intents(found, table[user], table[item], table[time], features)
-    _judge(found)
-    return found
+        _count_intents(findings, table[user], table[item], table[time], features)
+    _judge(findings)
+    return findings
 
 
-def _features(found: Findings, path: Path, item: str, intent: str) -> pd.Series | None:
+def _features(findings: Findings, path: Path, item: str, intent: str) -> pd.Series | None:
     """Intent of each item (NaN: none), None where there is no usable file."""
     if not path.is_file():
-        found.faults.append(f"{path}: no such file; CaFe needs the intent of each item ({item}:token, {intent}:token)")
+        findings.faults.append(
+            f"{path}: no such file; CaFe needs the intent of each item ({item}:token, {intent}:token)"
+        )
         return None
     try:
         header = read_header(path)
         if intent not in header:
             names = ", ".join(header)
-            found.faults.append(f"{path}: no column {intent!r} for the intent, found {names}; name it with --intent")
+            findings.faults.append(f"{path}: no column {intent!r} for the intent, found {names}; name it with --intent")
             return None
-        table = read_table(path, [item, intent])
+        table = read_table(path, [item, intent]).to_pandas()
     except AtomicFileError as error:
-        found.faults.append(str(error))
+        findings.faults.append(str(error))
         return None
     double = table[item].duplicated().to_numpy()
     if double.any():
         row = int(np.argmax(double))
-        found.faults.append(
+        findings.faults.append(
             f"{path}: line {row + 2}: item {table[item].iloc[row]!r} has a second row ({int(double.sum()):,} such rows)"
         )
         table = table[~double]
     texts = table[intent].astype(object)
     if header[intent] == "token_seq":
-        found.warnings.append(f"{intent} holds several tokens an item; counted here is the first (key intent_from)")
+        findings.warnings.append(f"{intent} holds several tokens an item; counted here is the first (key intent_from)")
         texts = texts.map(lambda text: text.split(" ")[0] if isinstance(text, str) else text)
     return pd.Series(texts.to_numpy(), index=table[item].astype(str).to_numpy())
 
 
-def _count(found: Findings, table: pd.DataFrame) -> None:
+def _count(findings: Findings, table: pd.DataFrame) -> None:
     users, items = table["user"].cat, table["item"].cat
     per_user, per_item = np.bincount(users.codes), np.bincount(items.codes)
     rare = per_item < RARE
-    found.numbers |= {
+    findings.numbers |= {
         "users": len(per_user),
         "items": len(per_item),
         "interactions": len(table),
@@ -172,7 +199,7 @@ def _count(found: Findings, table: pd.DataFrame) -> None:
     }
 
 
-def _count_intents(found: Findings, user: pd.Series, item: pd.Series, time: pd.Series, features: pd.Series) -> None:
+def _count_intents(findings: Findings, user: pd.Series, item: pd.Series, time: pd.Series, features: pd.Series) -> None:
     occurring = pd.Index(item.cat.categories.astype(str))
     of_item = features.reindex(occurring)
     codes, names = pd.factorize(of_item)  # -1: none
@@ -190,7 +217,7 @@ def _count_intents(found: Findings, user: pd.Series, item: pd.Series, time: pd.S
     # Of two interactions of a user drawn at random, how often both have one intent, weighted by the user's steps
     agree = np.bincount(pairs, weights=per_pair * (per_pair - 1.0), minlength=len(different))[often > 1]
     steps = (longer - 1).sum()
-    found.numbers |= {
+    findings.numbers |= {
         "intents": len(names),
         "items_without_row": int((~occurring.isin(features.index)).sum()),
         "items_without_intent": int((codes < 0).sum()),
@@ -203,43 +230,43 @@ def _count_intents(found: Findings, user: pd.Series, item: pd.Series, time: pd.S
     }
 
 
-def _judge(found: Findings) -> None:
+def _judge(findings: Findings) -> None:
     """Sentences from the numbers."""
-    numbers = found.numbers
+    numbers = findings.numbers
     without = numbers.get("items_without_intent", 0)
     if without:
         share = without / numbers["items"]
-        found.warnings.append(f"{share:.1%} of the items have no intent; CaFe gives them all the same, an empty one")
+        findings.warnings.append(f"{share:.1%} of the items have no intent; CaFe gives them all the same, an empty one")
     if numbers.get("items_without_row"):
-        found.warnings.append(
+        findings.warnings.append(
             f"RecBole leaves out interactions with the {numbers['items_without_row']:,} items that the .item file does "
             "not list (filter_inter_by_user_or_item)"
         )
     if numbers["short_users"] > 0:
-        found.warnings.append(
+        findings.warnings.append(
             f"{numbers['short_users']:.1%} of the users have fewer than {SHORT} interactions and cannot be split "
             "into training, validation and test"
         )
     if numbers["ties"] > 0.1:
-        found.warnings.append(
+        findings.warnings.append(
             f"{numbers['ties']:.1%} of the interactions have no order in time among themselves; the file's order "
             "decides, which a model may read. Compare with tie_order: random"
         )
     if numbers["repeats"] > 0.1:
-        found.warnings.append(f"{numbers['repeats']:.1%} are repeats; state whether results use mask_history")
+        findings.warnings.append(f"{numbers['repeats']:.1%} are repeats; state whether results use mask_history")
     intents = numbers.get("intents")
     if intents is None:
         return
     if intents < 2:
-        found.faults.append(f"{intents} intent(s): there is nothing for the intent to tell")
+        findings.faults.append(f"{intents} intent(s): there is nothing for the intent to tell")
         return
     if numbers["intent_items_median"] < 2:
-        found.warnings.append(
+        findings.warnings.append(
             "half of the intents have one item only: as sparse as the items; merge them (prepare --min-intent)"
         )
     if numbers["intents_per_user"] < 1.5:
-        found.warnings.append("users hardly change their intent: its sequence has little to learn")
-    found.expectation = _expectation(numbers)
+        findings.warnings.append("users hardly change their intent: its sequence has little to learn")
+    findings.expectation = _expectation(numbers)
 
 
 def _expectation(numbers: dict[str, Any]) -> list[str]:

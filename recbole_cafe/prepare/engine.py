@@ -6,17 +6,14 @@ expressions on them, so their results agree to the byte.
 
 from __future__ import annotations
 
-import atexit
-import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,37 +24,48 @@ from tqdm import tqdm
 
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
+from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
 
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
 _CONFIGURED = ("PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "SPARK_REMOTE")  # somebody else says where Spark runs
+_NOT_INSTALLED = (
+    "Spark's executors lack this package; install it in the Python that they run (PYSPARK_PYTHON), on every machine: "
+    "pip install recbole-cafe"
+)
 
 
 class Engine(Protocol):
     """What the pipeline needs."""
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
-        """Run the tasks of `raw.run_task`; their results in order."""
+        """Run the tasks of `tasks.run_task`; their results in order."""
 
     def read(self, pattern: str, name: str) -> Any:
-        """An Ibis table of Parquet files."""
+        """Return an Ibis table of Parquet files."""
 
     def keep(self, expression: Any, name: str) -> Any:
         """Compute an Ibis table once; the name may be used again, for a table that replaces the old one."""
 
     def one(self, expression: Any) -> dict[str, Any]:
-        """The only row of a table."""
+        """Return the only row of a table."""
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
-        """The rows of an ordered table, never all at once."""
+        """Yield the rows of an ordered table, never all at once."""
 
     def close(self) -> None:
         """Let go of what is held."""
 
 
 def connect(engine: str, work: Path, *, memory: str, threads: int) -> Engine:
-    """An engine that keeps what does not fit into memory in the folder `work`.
+    """Start an engine.
+
+    Args:
+        engine: one of `ENGINES`.
+        work: folder for what does not fit into memory.
+        memory: that it may use, as in "2GB".
+        threads: that it may use.
 
     Raises:
         PrepareError: the engine is not installed or does not start.
@@ -73,6 +81,7 @@ class DuckDB:
     """One machine, out of core: memory is bounded, the rest goes to disk."""
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
+        """Start; see `connect`."""
         import ibis
 
         self.work, self.threads = work, threads
@@ -83,46 +92,54 @@ class DuckDB:
         )
         self.connection.raw_sql("SET preserve_insertion_order = false")
         self.connection.raw_sql("SET enable_progress_bar = false")
-        self._generation, self._kept = 0, {}
+        self._generation = 0
+        self._kept: dict[str, str] = {}  # table of this session -> its name with the generation
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
+        """See `Engine`."""
         sizes = [raw.size_of(task["path"]) for task in tasks]
         total = None if None in sizes else sum(sizes)  # type: ignore[arg-type]
-        here = any(task["path"].startswith("memory://") for task in tasks) or (total is not None and total < SMALL)
+        small = any(task["path"].startswith("memory://") for task in tasks) or (total is not None and total < SMALL)
         with tqdm(total=total, desc="read", unit="B", unit_scale=True, disable=not show) as bar:
-            if here:
+            if small:
                 return [_in_process(task, bar) for task in tasks]
             return _in_workers(tasks, self.work, self.threads, bar)
 
     def read(self, pattern: str, name: str) -> Any:
+        """See `Engine`."""
         return self.connection.read_parquet(pattern, table_name=name)
 
     def keep(self, expression: Any, name: str) -> Any:
+        """See `Engine`."""
         self._generation += 1  # the expression may read the table that it replaces
-        made = self.connection.create_table(f"{name}_{self._generation}", expression)
+        table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
             self.connection.raw_sql(f'DROP TABLE "{self._kept[name]}"')
         self._kept[name] = f"{name}_{self._generation}"
-        return made
+        return table
 
     def one(self, expression: Any) -> dict[str, Any]:
+        """See `Engine`."""
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
+        """See `Engine`."""
         yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
 
     def close(self) -> None:
+        """See `Engine`."""
         self.connection.disconnect()
 
 
 class Spark:
     """A cluster, or this machine: spark-submit and SPARK_CONF_DIR decide, else it is a session on this machine.
 
-    On a cluster the raw files and the work folder must be reachable from every executor. Executors need Python, Arrow,
-    NumPy, pandas, tqdm and psutil; what they need of this package is sent to them.
+    On a cluster the raw files and the work folder must be reachable from every executor, and this package must be
+    installed there.
     """
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
+        """Start; see `connect`."""
         # Spark warns of pandas 3, of which it does less here than it fears for
         warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
         import ibis
@@ -130,14 +147,14 @@ class Spark:
 
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder.appName("recbole-cafe prepare")
-        self._was_there = SparkSession.getActiveSession() is not None
-        if not self._was_there and not any(map(os.environ.get, _CONFIGURED)):
+        self._is_foreign = SparkSession.getActiveSession() is not None
+        if not self._is_foreign and not any(map(os.environ.get, _CONFIGURED)):
             local = {
                 "spark.master": f"local[{threads}]",
                 "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
                 "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
                 "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
-                "spark.local.dir": str(work / "spill"),
+                "spark.local.dir": str(work / "spill"), "spark.executorEnv.PYTHONPATH": _search_path(),
             }  # fmt: skip
             for key, value in local.items():
                 builder = builder.config(key, value)
@@ -147,23 +164,29 @@ class Spark:
             raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
-        self.work, self._generation, self._kept = work, 0, {}
+        self.work, self._generation = work, 0
+        self._kept: dict[str, Path] = {}  # table of this session -> its folder
 
     def stage(self, tasks: Sequence[dict[str, Any]], show: bool) -> list[dict[str, Any]]:
+        """See `Engine`."""
         del show  # Spark has a bar of its own
         for task in tasks:
             raw.size_of(task["path"])  # a missing file is named before anything starts
-        context = self.session.sparkContext
-        if context.applicationId not in _sent:
-            context.addPyFile(str(_package(_for_this_process())))
-            _sent.add(context.applicationId)
-        results = context.parallelize(list(tasks), len(tasks)).map(raw.run_task_or_tell).collect()
+        rows = self.session.sparkContext.parallelize(list(tasks), len(tasks)).map(run_task_or_tell)
+        try:
+            results = rows.collect()
+        except Exception as error:  # Py4J has no class of its own for it
+            if re.search(r"No module named '(recbole_cafe|pyarrow|numpy|tqdm)", str(error)):
+                raise PrepareError(_NOT_INSTALLED) from error
+            raise
         return [_checked(result) for result in results]
 
     def read(self, pattern: str, name: str) -> Any:
+        """See `Engine`."""
         return self.connection.read_parquet(pattern, table_name=name)
 
     def keep(self, expression: Any, name: str) -> Any:
+        """See `Engine`."""
         self._generation += 1
         path = self.work / f"{name}-{self._generation}"
         self.connection.to_parquet(expression, str(path))
@@ -173,9 +196,11 @@ class Spark:
         return self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
 
     def one(self, expression: Any) -> dict[str, Any]:
+        """See `Engine`."""
         return self.connection.to_pyarrow(expression).to_pylist()[0]
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
+        """See `Engine`."""
         self._generation += 1
         path = self.work / f"sorted-{self._generation}"
         self.connection.to_parquet(expression, str(path))
@@ -183,19 +208,14 @@ class Spark:
             yield from pq.ParquetFile(part).iter_batches(_BATCH)
 
     def close(self) -> None:
-        if not self._was_there:
+        """See `Engine`."""
+        if not self._is_foreign:
             self.session.stop()
 
 
-_sent: set[str] = set()  # Spark applications that have the readers
-
-
-@functools.cache
-def _for_this_process() -> Path:
-    """A folder that lasts as long as this process, as what a session of Spark was given must."""
-    path = tempfile.mkdtemp(prefix="recbole-cafe-")
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return Path(path)
+def _search_path() -> str:
+    """Where this process finds its modules, so that a worker on this machine finds the same ones."""
+    return os.pathsep.join(filter(None, sys.path))
 
 
 # Reading on this machine ----------------------------------------------------------------------------------------------
@@ -203,23 +223,25 @@ def _for_this_process() -> Path:
 
 def _in_process(task: dict[str, Any], bar: tqdm) -> dict[str, Any]:
     begin = bar.n
-    return raw.run_task(task, lambda n_bytes: bar.update(begin + n_bytes - bar.n))
+    return run_task(task, lambda n_bytes: bar.update(begin + n_bytes - bar.n))
 
 
 def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: tqdm) -> list[dict[str, Any]]:
     """Each task in a process of its own, at most `threads` at a time; the largest files first."""
-    package, files = _package(work), []
+    files = []
     for number, task in enumerate(tasks):
         files.append(work / f"task-{number}.json")
         files[-1].write_text(json.dumps(task), encoding="utf-8")
     waiting = sorted(range(len(tasks)), key=lambda i: raw.size_of(tasks[i]["path"]) or 0)
-    running: dict[int, subprocess.Popen] = {}
+    running: dict[int, subprocess.Popen[bytes]] = {}
     results: dict[int, dict[str, Any]] = {}
+    environment = os.environ | {"PYTHONPATH": _search_path()}
     try:
         while waiting or running:
             while waiting and len(running) < max(1, threads):
                 number = waiting.pop()
-                running[number] = subprocess.Popen([sys.executable, str(package), str(files[number])])
+                command = [sys.executable, "-m", "recbole_cafe.prepare.tasks", str(files[number])]
+                running[number] = subprocess.Popen(command, env=environment)
             for number, process in list(running.items()):
                 if process.poll() is not None:
                     results[number] = _checked(_result(files[number], process.returncode))
@@ -255,20 +277,3 @@ def _checked(result: dict[str, Any]) -> dict[str, Any]:
     if "error" in result:
         raise PrepareError(result["error"])
     return result
-
-
-def _package(work: Path) -> Path:
-    """A zip file with what a reader needs of this package and nothing else, so that a worker starts without PyTorch."""
-    path, here = work / "recbole_cafe_readers.zip", Path(__file__).resolve().parent
-    if not path.exists():
-        with zipfile.ZipFile(path, "w") as file:
-            file.writestr(
-                "__main__.py",
-                "import sys\nfrom recbole_cafe.prepare.raw import worker\nsys.exit(worker(sys.argv[1]))\n",
-            )
-            for empty in ("recbole_cafe", "recbole_cafe/data", "recbole_cafe/data/prepare"):
-                file.writestr(f"{empty}/__init__.py", "")
-            file.write(here.parent / "atomic.py", "recbole_cafe/data/atomic.py")
-            for module in ("raw", "amazon", "tmall", "atomic", "table"):
-                file.write(here / f"{module}.py", f"recbole_cafe/data/prepare/{module}.py")
-    return path

@@ -29,7 +29,7 @@ class Release:
     metadata: str
 
     def urls(self, category: str) -> tuple[str, str]:
-        """Of the reviews and of the metadata."""
+        """Return those of the reviews and of the metadata."""
         return self.reviews.format(category), self.metadata.format(category)
 
 
@@ -53,14 +53,25 @@ TMALL = {
 def amazon(
     version: str, categories: list[str], folder: Path, *, download: bool, show: bool
 ) -> tuple[list[str], list[str]]:
-    """Review files and metadata files of categories in `folder`; what is not there yet is downloaded.
+    """List review files and metadata files of categories; what `folder` lacks is downloaded.
+
+    Args:
+        version: a key of `AMAZON`.
+        categories: such as Books.
+        folder: of the raw files.
+        download: whether to download.
+        show: a progress bar on stderr.
+
+    Returns:
+        The paths of both kinds.
 
     Raises:
-        PrepareError: a file is not there and cannot be had; the message says where to get it and where to put it.
+        PrepareError: a file is missing and cannot be had; the message says where to get it and where to put it.
     """
-    release, found = AMAZON[version], ([], [])
+    release = AMAZON[version]
+    paths: tuple[list[str], list[str]] = ([], [])
     for category in categories:
-        for files, url in zip(found, release.urls(category), strict=True):
+        for files, url in zip(paths, release.urls(category), strict=True):
             path = folder / url.rpartition("/")[2]
             if not path.exists():
                 if not download:
@@ -70,16 +81,22 @@ def amazon(
                 except (OSError, http.client.HTTPException) as error:
                     raise PrepareError(f"{url}: {error}; {by_hand(path, url, release.page)}") from error
             files.append(str(path))
-    return found
+    return paths
 
 
 def by_hand(path: Path, url: str, page: str) -> str:
-    """What a person has to do."""
+    """Say what a person has to do.
+
+    Args:
+        path: where the file belongs.
+        url: of the file.
+        page: that describes it.
+    """
     return f"{path} is missing: download {url} (see {page}) and put it there; a download that broke off is resumed"
 
 
 def tmall_by_hand() -> str:
-    """Likewise for the logs, which want an account."""
+    """Say likewise for the logs, which need an account."""
     files = "; ".join(f"{page}: {file}" for page, file in TMALL.items())
     return (
         f"give --log; Alibaba hands the logs out to people with an account only. Get one from {files}; then "
@@ -88,9 +105,14 @@ def tmall_by_hand() -> str:
 
 
 def fetch(url: str, path: Path, show: bool = False) -> None:
-    """Download a file. A part that is there is continued if the server has still the same file.
+    """Download a file. A part of it is continued if the server still has the same file.
 
-    The checksum goes to `SHA256SUMS` beside the file; if it is there already, the file must have it.
+    The checksum goes to `SHA256SUMS` beside the file; if that names the file already, the file must have its checksum.
+
+    Args:
+        url: of the file.
+        path: where it goes.
+        show: a progress bar on stderr.
 
     Raises:
         OSError: no network, or the server has no such file.
@@ -120,7 +142,7 @@ def fetch(url: str, path: Path, show: bool = False) -> None:
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """File name -> sha256, from `SHA256SUMS`."""
+    """Read `SHA256SUMS` of a folder: file name -> sha256."""
     path = folder / SUMS
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     pairs = (line.split(maxsplit=1) for line in lines if line.strip())
@@ -128,7 +150,11 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 def _continue(url: str, part: Path, note: Path, show: bool) -> int | None:
-    """Append to `part` what is missing. Returns the whole file's size, None if the server does not say."""
+    """Append to `part` what is missing.
+
+    Returns:
+        The whole file's size, None if the server does not say.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "recbole-cafe"})
     have = part.stat().st_size if part.exists() else 0
     mark = json.loads(note.read_text()).get("mark") if have and note.exists() else None

@@ -16,8 +16,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from recbole_cafe.files import atomic
-from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, Stream, Written
+from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER
+from recbole_cafe.files.atomic_writer import Stream, Written, check_target, write_dataset
+from recbole_cafe.files.whole import beside
 from recbole_cafe.prepare import engine as engines
 from recbole_cafe.prepare.raw import SEPARATOR, PrepareError
 
@@ -47,6 +48,11 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
+        """Check each choice.
+
+        Raises:
+            PrepareError: one that cannot be.
+        """
         if self.level not in ("leaf", "path") and not (
             self.level.isascii() and self.level.isdigit() and int(self.level)
         ):
@@ -64,7 +70,7 @@ class Options:
                 raise PrepareError(f"--{name.replace('_', '-')}={getattr(self, name)}: expected at least 1")
         if self.users is not None and self.users < 1:
             raise PrepareError(f"--users={self.users}: expected at least 1")
-        if None not in (self.after, self.before) and self.after >= self.before:
+        if self.after is not None and self.before is not None and self.after >= self.before:
             raise PrepareError(f"the time range is empty: it begins at {self.after:g} and ends before {self.before:g}")
 
 
@@ -79,6 +85,7 @@ class Report:
 
     @property
     def faults(self) -> int:
+        """Rows of the raw files that were left out."""
         return sum(fault["count"] for file in self.files for fault in file["faults"].values())
 
 
@@ -109,13 +116,17 @@ def prepare(
     """Read raw files and write a data set, all of it or nothing.
 
     Args:
-        folder, name, replace: as for `atomic.write_dataset`.
-        tasks: of `raw.run_task`, without "out", "number" and "strict".
+        folder: as for `write_dataset`.
+        name: as for `write_dataset`.
+        tasks: of `tasks.run_task`, without "out", "number" and "strict".
         options: what to keep.
         readme: the text of README.md.
-        engine, memory, threads: where it runs, with how much.
+        engine: one of `engine.ENGINES`.
+        memory: of the engine, as in "2GB".
+        threads: of the engine, and files that are read at a time.
         work: folder for intermediate files; beside the data set if None.
-        old_files: files of the present data set that may go with it.
+        replace: as for `write_dataset`.
+        old_files: as for `write_dataset`.
         show_progress: bars on stderr.
         say: takes a line about each step.
 
@@ -125,24 +136,24 @@ def prepare(
     """
     begin = time.perf_counter()
     folder = Path(folder).resolve()
-    atomic.check_target(folder, name, old_files, replace)
-    beside = folder if work is None else Path(work).resolve() / folder.name
-    with atomic.beside(beside, "work") as place:
+    check_target(folder, name, old_files, replace)
+    neighbour = folder if work is None else Path(work).resolve() / folder.name
+    with beside(neighbour, "work") as place:
         run = engines.connect(engine, place, memory=memory, threads=threads)
         try:
-            made = _Pipeline(run, place, options, say, show_progress)
-            made.stage(tasks)
-            made.filter()
-            inter, items, n_items = made.result()
-            report = made.report
+            steps = _Pipeline(run, place, options, say, show_progress)
+            steps.stage(tasks)
+            steps.filter()
+            inter, items, n_items = steps.result()
+            report = steps.report
             report.seconds = time.perf_counter() - begin
-            written = atomic.write_streams(
+            written = write_dataset(
                 folder,
                 name,
                 inter,
                 items,
                 n_items=n_items,
-                readme=lambda written: readme(report, written),
+                texts={"README.md": lambda written: readme(report, written)},
                 replace=replace,
                 old_files=old_files,
                 show_progress=show_progress,
@@ -154,8 +165,12 @@ def prepare(
 
 
 class _Pipeline:
-    """One run. `rows` is the present table of interactions (user, item, time, place); `items` has levels for each
-    item."""
+    """One run.
+
+    Attributes:
+        rows: the present table of interactions (user, item, time, place).
+        items: a table with the levels of each item.
+    """
 
     def __init__(self, engine: Any, work: Path, options: Options, say: Say, show: bool) -> None:
         self.engine, self.work, self.options, self.say, self.show = engine, work, options, say, show
@@ -300,9 +315,9 @@ class _Pipeline:
         # every item that occurs: RecBole would leave out the interactions of one without a row
         items = self.rows.select("item").distinct().left_join(self.items, "item").select("item", "levels", "kinds")
         items = items.mutate(n=ibis.ifelse(_.levels.isnull(), 0, parts.length()))
-        wanted = ibis.least(_.n, int(kept.level)) if kept.level.isdigit() else _.n
+        depth = ibis.least(_.n, int(kept.level)) if kept.level.isdigit() else _.n
         items = self.engine.keep(
-            items.mutate(depth=wanted.cast("int64")).select("item", "levels", "kinds", "depth"), "chosen"
+            items.mutate(depth=depth.cast("int64")).select("item", "levels", "kinds", "depth"), "chosen"
         )
         while True:
             named = items.mutate(intent=self._name(items))
@@ -331,7 +346,7 @@ class _Pipeline:
     # Result -----------------------------------------------------------------------------------------------------------
 
     def result(self) -> tuple[Stream, Stream, int]:
-        """The streams of both files and the number of items; fills the report's numbers."""
+        """Compute the streams of both files and the number of items; fill the report's numbers."""
         from ibis import _
 
         self._choose()
@@ -392,10 +407,15 @@ class _Pipeline:
 
 
 def intent_numbers(sizes: pa.Table, n_items: int, n_interactions: int) -> dict[str, Any]:
-    """Numbers of intents: how many, how evenly spread, and how much of the data they cover.
+    """Compute the numbers of intents: how many, how evenly spread, and how much of the data they cover.
 
-    sizes: columns intent, items, interactions. `entropy` is in bits, over interactions; 2**entropy is the number of
-    equally frequent intents that would be as hard to guess.
+    `entropy` is in bits, over interactions; 2**entropy is the number of equally frequent intents that would be as hard
+    to guess.
+
+    Args:
+        sizes: columns intent, items, interactions.
+        n_items: in all.
+        n_interactions: in all.
     """
     items, clicks = (sizes.column(name).to_pylist() for name in ("items", "interactions"))
     total = sum(clicks)

@@ -12,20 +12,15 @@ import contextlib
 import csv
 import gzip
 import hashlib
-import importlib
 import io
 import json
 import lzma
 import math
 import os
 import re
-import sys
-import threading
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -59,8 +54,9 @@ class Source:
     """One raw file on its way to Parquet: its lines, and what is wrong with them.
 
     Args:
-        task: "source" (module of the reader), "role" (interactions or items), "path" (or URL), "number" (of the file),
+        task: "source" (of `sources.READERS`), "role" (interactions or items), "path" (or URL), "number" (of the file),
             "strict", "options" (of the reader), and "out", the Parquet file to write.
+        progress: takes the bytes read so far.
     """
 
     def __init__(self, task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> None:
@@ -73,13 +69,18 @@ class Source:
 
     # Faults -----------------------------------------------------------------------------------------------------------
 
-    def fault(self, kind: str, line: int, found: object = None) -> None:
+    def fault(self, kind: str, line: int, value: object = None) -> None:
         """Count a fault; with strict, the first one is an error.
+
+        Args:
+            kind: what is wrong, the same for all rows of which it is.
+            line: where.
+            value: what the file has there.
 
         Raises:
             PrepareError: names file, line, what was found and what was expected.
         """
-        shown = "" if found is None else f": found {_shown(found)}"
+        shown = "" if value is None else f": found {_shown(value)}"
         where = f"{self.path}: line {line}{shown}"
         if self.strict:
             raise PrepareError(f"{where}: {kind} (--strict stops here; without it the row is left out and counted)")
@@ -88,7 +89,7 @@ class Source:
     # Lines ------------------------------------------------------------------------------------------------------------
 
     def blocks(self) -> Iterator[list[bytes]]:
-        """The lines of the file, a block at a time, without their ends. A file that breaks off ends there."""
+        """Yield the lines of the file without their ends, a block at a time; what breaks off ends there."""
         self._file = _Counted(open_raw(self.path))
         with contextlib.closing(self._file):
             stream, rest, line = decompressed(self._file, self.path), b"", 1
@@ -113,15 +114,16 @@ class Source:
                     return
 
     def texts(self) -> Iterator[str]:
-        """The lines as text. Bytes that are no UTF-8 become lone surrogates, which no token may have (see `write`)."""
+        """Yield the lines as text. Bytes that are no UTF-8 become lone surrogates, which no token may have."""
         for lines in self.blocks():
             for raw in lines:
                 yield raw.decode("utf-8", "surrogateescape")
 
     def records(self, parse: Callable[[str], Any] = json.loads) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Line number and record of each line of JSON; empty lines are passed over.
+        """Yield line number and record of each line of JSON; empty lines are passed over.
 
-        parse: raises ValueError for what it cannot read.
+        Args:
+            parse: raises ValueError for what it cannot read.
         """
         for line, text in enumerate(self.texts(), 1):
             if not text or text.isspace():
@@ -139,11 +141,12 @@ class Source:
 
     def rows(self, columns: Mapping[str, str], *, separator: str = ",", quotes: bool = True,
              types: bool = False) -> Iterator[tuple[int, list[str]]]:  # fmt: skip
-        """Line number and cells of each row of a CSV file with a header, cells in the order of `columns`.
+        """Yield line number and cells of each row of a CSV file with a header, cells in the order of `columns`.
 
         Args:
             columns: what a column is for -> its name in the header.
-            separator, quotes: of the format.
+            separator: between cells.
+            quotes: whether quotation marks enclose cells.
             types: the header says `name:type`, as atomic files do.
 
         Raises:
@@ -187,9 +190,11 @@ class Source:
     # Rows -------------------------------------------------------------------------------------------------------------
 
     def write(self, out: str, rows: Iterator[tuple[Any, ...]]) -> None:
-        """Write the reader's rows, each a value for every column of the schema and its line in place of `place`.
+        """Write the reader's rows. Users and items are text that RecBole can read back, or the row is a fault.
 
-        Users and items are text that RecBole can read back, or the row is a fault.
+        Args:
+            out: the Parquet file.
+            rows: each a value for every column of the schema, and its line in place of `place`.
         """
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(open_raw(out, "wb"))
@@ -232,7 +237,7 @@ class Source:
             return pa.array(clean, pa.string())
 
     def result(self) -> dict[str, Any]:
-        """What was read, as plain data."""
+        """Return what was read, as plain data."""
         counted = self._file
         return {
             "path": self.path, "read": self.read, "kept": self.kept, "faults": self.faults,
@@ -241,35 +246,37 @@ class Source:
 
 
 def unsafe(texts: pa.Array) -> pa.Array:
-    """Which tokens RecBole would not read back as they are: empty, 'NA' and its like, with a tab or line break inside
-    or a quotation mark in front."""
+    """Mark the tokens that RecBole would not read back as they are.
+
+    These are empty, 'NA' and its like, with a tab or line break inside, or with a quotation mark in front.
+    """
     wrong = pc.or_(pc.match_substring_regex(texts, _UNSAFE), pc.starts_with(texts, '"'))
     return pc.or_(pc.or_(wrong, pc.equal(texts, "")), pc.is_in(texts, pa.array(sorted(MISSING))))
 
 
 def token(value: Any) -> str | None:
-    """The text of an id: text as it is, a whole number in digits; None for anything else."""
+    """Return the text of an id: text as it is, a whole number in digits; None for anything else."""
     if type(value) is str:
         return value
     return str(value) if type(value) is int else None
 
 
 def number(value: Any) -> float | None:
-    """A finite number, also one in digits; None for anything else."""
+    """Return a finite number, also of one in digits; None for anything else."""
     if type(value) not in (float, int) and (type(value) is not str or "_" in value):
         return None
     try:
-        found = float(value)
+        result = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return result if math.isfinite(result) else None
 
 
 _intents: dict[str, str | None] = {}
 
 
 def intent_text(value: Any) -> str | None:
-    """The name of an intent: white space runs are one blank, quotation marks in front are dropped; None for none."""
+    """Clean the name of an intent: white space runs become one blank, quotation marks in front go; None for none."""
     if type(value) is not str:
         value = token(value)
     if value is None:
@@ -283,7 +290,7 @@ def intent_text(value: Any) -> str | None:
 
 
 def levels(values: Sequence[Any]) -> str | None:
-    """Names of intents from the most general to the most special one, as one text."""
+    """Join names of intents, from the most general to the most special one, to one text."""
     return SEPARATOR.join(filter(None, map(intent_text, values))) or None
 
 
@@ -291,7 +298,11 @@ def levels(values: Sequence[Any]) -> str | None:
 
 
 def open_raw(path: str, mode: str = "rb") -> Any:
-    """A local file or one that fsspec knows (s3://..., https://..., zip://member::archive.zip).
+    """Open a local file or one that fsspec knows.
+
+    Args:
+        path: a path or a URL (s3://..., https://..., zip://member::archive.zip).
+        mode: as for `open`.
 
     Raises:
         PrepareError: no such file, or fsspec or its part for this kind of URL is not installed.
@@ -313,7 +324,7 @@ def open_raw(path: str, mode: str = "rb") -> Any:
 
 
 def size_of(path: str) -> int | None:
-    """Bytes of a file, None where that is not known.
+    """Return the bytes of a file, None where that is not known.
 
     Raises:
         PrepareError: as `open_raw`.
@@ -334,7 +345,18 @@ def size_of(path: str) -> int | None:
 
 
 def decompressed(file: Any, path: str) -> Any:
-    """The content of an open file, decompressed if its first bytes say so. Has `read1`."""
+    """Return the content of an open file, decompressed if its first bytes say so.
+
+    Args:
+        file: has `peek`.
+        path: where it comes from, for errors.
+
+    Returns:
+        A file with `read1`.
+
+    Raises:
+        PrepareError: a zip archive.
+    """
     head = file.peek(6)
     if head[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=file)
@@ -352,7 +374,7 @@ class _Counted(io.RawIOBase):
     """A file that counts what is read from it, and its checksum."""
 
     def __init__(self, file: Any) -> None:
-        self._file = file if hasattr(file, "peek") else io.BufferedReader(file)
+        self._file = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)
         self.bytes, self.digest = 0, hashlib.sha256()
 
     def readable(self) -> bool:
@@ -391,56 +413,6 @@ def _chunks(rows: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[A
         yield part
 
 
-def _shown(found: object) -> str:
-    text = str(found)
+def _shown(value: object) -> str:
+    text = str(value)
     return ascii(text if len(text) <= 80 else text[:77] + "...")
-
-
-# Tasks ----------------------------------------------------------------------------------------------------------------
-
-
-def run_task(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
-    """Read one raw file into one Parquet file (see `Source`). Returns what was read and what was wrong.
-
-    Raises:
-        PrepareError: a file that cannot be opened, lacks columns, or has a fault while strict.
-    """
-    reader = importlib.import_module(f"recbole_cafe.prepare.{task['source']}")
-    source = Source(task, progress)
-    source.write(task["out"], reader.rows(source, task["role"]))
-    return source.result() | {"role": task["role"]}
-
-
-def run_task_or_tell(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
-    """As `run_task`, with the message of a PrepareError as `error`, which travels between processes."""
-    try:
-        return run_task(task, progress)
-    except PrepareError as error:
-        return {"error": str(error)}
-
-
-def worker(path: str) -> int:
-    """What a worker process does: the task in a JSON file, its result beside it; ends when its parent does."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    said = [0.0]
-
-    def progress(n_bytes: int) -> None:
-        if time.monotonic() > said[0]:
-            said[0] = time.monotonic() + 0.2
-            Path(f"{path}.progress").write_text(str(n_bytes))
-
-    result = run_task_or_tell(json.loads(Path(path).read_text(encoding="utf-8")), progress)
-    Path(f"{path}.part").write_text(json.dumps(result), encoding="utf-8")
-    os.replace(f"{path}.part", f"{path}.result")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(worker(sys.argv[1]))

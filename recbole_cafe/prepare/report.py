@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from recbole_cafe.files.atomic import Written
+from recbole_cafe.files.atomic_writer import Written
 from recbole_cafe.prepare.pipeline import Options, Report
 
 # Table 1 of arXiv:2204.01839: sequences, items, intents, interactions
@@ -23,7 +23,13 @@ _DEFAULTS = Options()
 
 
 def paper_row(source: str, written: Written, report: Report) -> str | None:
-    """The row of the result and that of the paper, for a source that the paper has."""
+    """Format the row of the result and that of the paper, for a source that the paper has.
+
+    Args:
+        source: a key of `SOURCES`.
+        written: what was written.
+        report: what happened.
+    """
     if source not in PAPER:
         return None
     ours = (written.users, written.items, report.numbers["intents"], written.interactions)
@@ -34,7 +40,15 @@ def paper_row(source: str, written: Written, report: Report) -> str | None:
 
 
 def readme(source: str, command: str, options: Options, report: Report, written: Written) -> str:
-    """The text of README.md: source, command, filters, counts, faults and checksums."""
+    """Write the text of README.md: source, command, filters, counts, faults and checksums.
+
+    Args:
+        source: a key of `SOURCES`.
+        command: the command line.
+        options: what was kept.
+        report: what happened.
+        written: what was written.
+    """
     numbers = report.numbers
     changed = {
         key: value for key, value in vars(options).items() if value != getattr(_DEFAULTS, key) and key != "strict"

@@ -31,21 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
-from recbole_cafe.files.atomic import (
-    INTENT,
-    ITEM,
-    TIME,
-    USER,
-    AtomicFileError,
-    Written,
-    check_target,
-    checksum,
-    restore,
-    write_dataset,
-)
+from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError, checksum
+from recbole_cafe.files.atomic_writer import Stream, Written, check_target, write_dataset
+from recbole_cafe.files.whole import restore
 
 GENERATOR = 1  # raise it when the same parameters give other data
 MANIFEST = "simulation.json"
@@ -97,6 +89,11 @@ class Structure:
     item_offset: int = 2
 
     def __post_init__(self) -> None:
+        """Check each number.
+
+        Raises:
+            ValueError: one that cannot be.
+        """
         if min(self.transition, self.favourite, self.stay) < 0 or self.transition + self.favourite + self.stay > 100:
             raise ValueError(
                 f"transition={self.transition}, favourite={self.favourite}, stay={self.stay}: "
@@ -111,10 +108,16 @@ class Structure:
 
 @dataclass(frozen=True)
 class Tables:
-    """A simulated data set: interactions sorted by user then time, one row an item, and what made it."""
+    """A simulated data set.
 
-    interactions: pd.DataFrame
-    items: pd.DataFrame
+    Attributes:
+        interactions: sorted by user, then time; ids are dictionary columns.
+        items: one row an item, likewise.
+        parameters: what made it.
+    """
+
+    interactions: pa.Table
+    items: pa.Table
     parameters: dict[str, Any]
 
 
@@ -135,8 +138,10 @@ def simulate(
     intent.
 
     Args:
-        n_users, n_items, n_intents, n_interactions: the shape; at least 5 interactions a user, 1 an item and
-            intent.
+        n_users: at least 1.
+        n_items: at least 1 an intent.
+        n_intents: at least 1.
+        n_interactions: at least 5 a user and 1 an item.
         seed: any non-negative integer.
         structure: how predictable users are.
         show_progress: a progress bar on stderr.
@@ -161,14 +166,14 @@ def simulate(
     intent_of_number[item_number] = intent_number[intent_of]
     item_names = _names("i", n_items)
     return Tables(
-        interactions=pd.DataFrame(
+        interactions=pa.table(
             {
                 USER: _categorical(np.repeat(np.arange(n_users, dtype=np.int32), lengths), _names("u", n_users)),
                 ITEM: _categorical(item_number[items], item_names),
                 TIME: times,
             }
         ),
-        items=pd.DataFrame(
+        items=pa.table(
             {
                 ITEM: _categorical(np.arange(n_items, dtype=np.int32), item_names),
                 INTENT: _categorical(intent_of_number, _names("c", n_intents)),
@@ -334,10 +339,15 @@ def _avoid_repeats(
     events: np.ndarray,
     events_in: np.ndarray,
 ) -> None:
-    """Swap, in place, an item that its user already had with that of another event of the intent; how often
-    an item occurs stays as it was. A few rounds: what is left are intents with hardly any item but this one.
+    """Swap, in place, an item that its user already had with that of another event of the intent.
+
+    How often an item occurs stays as it was. A few rounds: what is left are intents with hardly any item but this one.
 
     Args:
+        random: source of chance.
+        users: of each event.
+        items: of each event, changed in place.
+        intents: of each event.
         events: the events sorted by intent.
         events_in: events of each intent, [n_intents].
     """
@@ -358,8 +368,9 @@ def _avoid_repeats(
 
 
 def _times(random: _Random, lengths: np.ndarray) -> np.ndarray:
-    """Seconds since 1970, int64 [n_interactions]: a user starts within four years from 2010 and stays half a
-    year to five years on average.
+    """Draw seconds since 1970, int64 [n_interactions].
+
+    A user starts within four years from 2010 and stays half a year to five years on average.
 
     Whole hours, as RecBole turns time into float32, which at 1.3e9 s cannot tell apart what is within 128 s.
     """
@@ -372,8 +383,8 @@ def _times(random: _Random, lengths: np.ndarray) -> np.ndarray:
     return _EPOCH + _HOUR * hours
 
 
-def _categorical(codes: np.ndarray, names: list[str]) -> pd.Categorical:
-    return pd.Categorical.from_codes(codes, categories=names)
+def _categorical(codes: np.ndarray, names: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes, pa.int32()), pa.array(names))
 
 
 def _names(letter: str, n: int) -> list[str]:
@@ -412,7 +423,7 @@ def write_simulated(
     tables = simulate(**parameters, show_progress=show_progress)
 
     def manifest(written: Written) -> str:
-        intents = tables.items[INTENT].nunique()
+        intents = len(pc.unique(tables.items[INTENT]))
         content = {
             "simulated": True,
             "generator": GENERATOR,
@@ -431,10 +442,10 @@ def write_simulated(
     return write_dataset(
         folder,
         name,
-        tables.interactions,
-        tables.items,
-        readme=lambda written: _readme(json.loads(manifest(written))),
-        extra_files={MANIFEST: manifest},
+        Stream.of(tables.interactions),
+        Stream.of(tables.items),
+        n_items=tables.items.num_rows,  # each occurs
+        texts={MANIFEST: manifest, "README.md": lambda written: _readme(json.loads(manifest(written)))},
         replace=replace,
         show_progress=show_progress,
     )
@@ -463,7 +474,7 @@ def is_simulated(folder: str | Path) -> dict[str, Any] | None:
     """The content of `simulation.json` if the data set in `folder` is simulated, else None.
 
     Raises:
-        AtomicFileError: the file is there and is not such a manifest.
+        AtomicFileError: the file exists and is not such a manifest.
     """
     path = Path(folder) / MANIFEST
     if not path.exists():
@@ -492,9 +503,11 @@ def verify(folder: str | Path) -> dict[str, Any]:
     for file, expected in content["sha256"].items():
         if not (folder / file).is_file():
             raise AtomicFileError(f"{folder / file}: no such file, but {MANIFEST} names it")
-        found = checksum(folder / file)
-        if found != expected:
-            raise AtomicFileError(f"{folder / file}: found sha256 {found}, expected {expected}; it is not as simulated")
+        actual = checksum(folder / file)
+        if actual != expected:
+            raise AtomicFileError(
+                f"{folder / file}: found sha256 {actual}, expected {expected}; it is not as simulated"
+            )
     return content
 
 
@@ -518,7 +531,7 @@ The file `{MANIFEST}` is how the package knows that they are simulated.
 | interactions per item | {_ratio(counts["interactions"], counts["items"])} |
 | interactions per user | {_ratio(counts["interactions"], counts["users"])} |
 
-**Source.** Made by `recbole_cafe/data/simulate.py`, generator {manifest["generator"]},
+**Source.** Made by `recbole_cafe/prepare/simulate.py`, generator {manifest["generator"]},
 seed {parameters["seed"]}. No person and no shop is behind any row.
 
 **Licence.** Dedicated to the public domain
@@ -560,7 +573,7 @@ def _ratio(above: int, below: int) -> str:
 
 def _command(name: str, parameters: dict[str, Any]) -> str:
     shape = {key: parameters[key] for key in PRESETS["amazon"]}
-    options = next((f" --preset={preset}" for preset, wanted in PRESETS.items() if wanted == shape), None)
+    options = next((f" --preset={preset}" for preset, known in PRESETS.items() if known == shape), None)
     if options is None:
         options = "".join(f" --{key.removeprefix('n_')}={value}" for key, value in shape.items())
     elif shape == PRESETS["amazon"]:
@@ -568,13 +581,13 @@ def _command(name: str, parameters: dict[str, Any]) -> str:
     if parameters["seed"] != SEED:
         options += f" --seed={parameters['seed']}"
     command = f"recbole-cafe simulate --name={name} --out=dataset_atomic{options}"
-    changed = {k: v for k, v in parameters.items() if getattr(Structure, k, v) != v}
+    changed = {key: parameters[key] for key, value in asdict(Structure()).items() if parameters[key] != value}
     return command + (f"   # with Structure(**{changed}), from Python" if changed else "")
 
 
 # ----------------------------------------------------------------------------------------------- command line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `recbole-cafe simulate`."""
+    """Add the arguments of `recbole-cafe simulate`."""
     parser.add_argument("--name", default="amazon", help="name of the data set (default: %(default)s)")
     parser.add_argument("--out", default="dataset_atomic", help="folder of data sets (default: %(default)s)")
     parser.add_argument(

@@ -21,22 +21,24 @@ package = types.ModuleType("recbole_cafe")
 package.__path__, package.__version__ = [sys.argv[1]], "test"
 sys.modules["recbole_cafe"] = package
 from pathlib import Path
-import pandas as pd
-from recbole_cafe.data import atomic
-from recbole_cafe.prepare import cli
+import pyarrow as pa
+from recbole_cafe.cli import prepare as command
+from recbole_cafe.files import whole
+from recbole_cafe.files.atomic import checksum
+from recbole_cafe.files.atomic_writer import Stream, write_dataset
 
-HERE, FOLDER = Path.cwd(), Path("out/d").resolve()
+FOLDER = Path("out/d").resolve()
 
 def content():
     """Letter of the data set that the folder holds; every file must be of the same one."""
-    atomic.restore(FOLDER)  # as whoever looks for a data set does
+    whole.restore(FOLDER)  # as whoever looks for a data set does
     files = {path.name: path.read_text() for path in FOLDER.iterdir()}
     assert sorted(files) == ["README.md", "d.inter", "d.item"], sorted(files)
     letter = files["d.inter"].splitlines()[1][0]
     for name in ("d.inter", "d.item"):
         assert len(files[name].splitlines()) == ROWS[name] + 1, name
         assert all(letter in line for line in files[name].splitlines()[1:]), name
-        assert atomic.checksum(FOLDER / name) in files["README.md"] or files["README.md"] == letter, name
+        assert checksum(FOLDER / name) in files["README.md"] or files["README.md"] == letter, name
     return letter
 
 def hidden():
@@ -62,9 +64,10 @@ def child(work, until=None):
 ROWS = {"d.inter": 3, "d.item": 2}
 
 def write(letter):
-    inter = pd.DataFrame({"user_id:token": [letter] * 3, "item_id:token": [letter + "1", letter + "2", letter + "1"]})
-    item = pd.DataFrame({"item_id:token": [letter + "1", letter + "2"], "intent:token": [letter, letter]})
-    atomic.write_dataset(FOLDER, "d", inter, item, readme=letter, replace=True)
+    inter = pa.table({"user_id:token": [letter] * 3, "item_id:token": [letter + "1", letter + "2", letter + "1"]})
+    item = pa.table({"item_id:token": [letter + "1", letter + "2"], "intent:token": [letter, letter]})
+    texts = {"README.md": letter}
+    write_dataset(FOLDER, "d", Stream.of(inter), Stream.of(item), n_items=2, texts=texts, replace=True)
 
 def write_killed(letter, point, exchange):
     steps = [0]
@@ -78,12 +81,12 @@ def write_killed(letter, point, exchange):
                     result = function(*arguments, **options)
             return result
         return call
-    atomic._exchange = dying(atomic._exchange) if exchange else (lambda *_: False)
-    atomic.os = types.SimpleNamespace(**{**vars(os), "replace": dying(os.replace), "fsync": dying(os.fsync)})
-    atomic.shutil = types.SimpleNamespace(**{**vars(shutil), "rmtree": dying(shutil.rmtree)})
+    whole._exchange = dying(whole._exchange) if exchange else (lambda *_: False)
+    whole.os = types.SimpleNamespace(**{**vars(os), "replace": dying(os.replace), "fsync": dying(os.fsync)})
+    whole.shutil = types.SimpleNamespace(**{**vars(shutil), "rmtree": dying(shutil.rmtree)})
     write(letter)
 
-found = {}
+seen = {}
 for exchange in (True, False):
     held, point = [], 0
     while True:
@@ -94,7 +97,7 @@ for exchange in (True, False):
         held.append(content())
         if not killed:
             break
-    found["exchange" if exchange else "renames"] = "".join(held)
+    seen["exchange" if exchange else "renames"] = "".join(held)
 write("a")
 assert not hidden(), hidden()
 
@@ -102,7 +105,7 @@ assert not hidden(), hidden()
 N = 3000
 ROWS = {"d.inter": N, "d.item": N}
 parsers = argparse.ArgumentParser()
-cli.add_arguments(parsers)
+command.add_arguments(parsers)
 for letter in "ab":
     rows = "".join(f"{letter}{i},{letter}{i},{i},{letter}\n" for i in range(N))
     Path(f"{letter}.csv").write_text("u,i,t,k\n" + rows)
@@ -110,7 +113,7 @@ for letter in "ab":
 def prepare(letter):
     arguments = ["table", f"--interactions={letter}.csv", "--user=u", "--item=i", "--time=t", "--intent=k",
                  "--name=d", "--out=out", "--replace", "--threads=1"]
-    assert cli.main(parsers.parse_args(arguments)) == 0
+    assert command.main(parsers.parse_args(arguments)) == 0
 
 child(lambda: prepare("a"))
 begin = time.monotonic()
@@ -122,10 +125,10 @@ for part in (0.02, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0, 1.05):
     letter = "b" if content() == "a" else "a"
     child(lambda: prepare(letter), until=part * lasts)
     held.append(content() == letter)
-found["command"] = held
+seen["command"] = held
 child(lambda: prepare("b"))
 assert content() == "b" and not hidden(), hidden()
-print(json.dumps(found))
+print(json.dumps(seen))
 '''
 
 
@@ -134,11 +137,9 @@ def test_old_or_new_whenever_it_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "script.py", str(Path(recbole_cafe.__file__).parent)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    seen = json.loads(done.stdout.splitlines()[-1])
     for way, least in (("exchange", 10), ("renames", 14)):
-        assert len(found[way]) >= least, found  # moments
-        old = found[way].rstrip("b")
-        assert set(old) == {"a"} and found[way].endswith("b"), (
-            found
-        )  # first the old one, from some moment on the new one
-    assert not found["command"][0], found  # killed at once: the old one
+        assert len(seen[way]) >= least, seen  # moments
+        old = seen[way].rstrip("b")
+        assert set(old) == {"a"} and seen[way].endswith("b"), seen  # first the old one, from some moment on the new one
+    assert not seen["command"][0], seen  # killed at once: the old one

@@ -20,6 +20,7 @@ from recbole_cafe.cli.main import main
 from recbole_cafe.prepare import pipeline, raw, report
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.sources import amazon, table, tmall
+from recbole_cafe.prepare.tasks import run_task
 
 INTER, ITEM = "user_id:token\titem_id:token\ttimestamp:float\n", "item_id:token\tintent:token\n"
 
@@ -490,13 +491,22 @@ def test_large_files_are_read_by_workers_with_the_same_result(tmp_path: Path, mo
     assert main(["prepare", *arguments, "--strict", "--name=f", "--out=out"]) == 2
 
 
+def test_executors_without_the_package_are_told_to_install_it(
+    tmp_path: Path, spark: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("recbole_cafe.prepare.engine.run_task_or_tell", lambda _: __import__("recbole_cafe.nowhere"))
+    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", "--engine=spark"]) == 2
+    assert "Spark's executors lack this package; install it in the Python that they run" in capsys.readouterr().err
+    assert not os.path.exists("out/d")
+
+
 def test_a_source_counts_bytes_and_checksum_of_what_it_read(tmp_path: Path) -> None:
     import hashlib
 
     path = zipped(tmp_path / "r.json.gz", [review("A", "B", 1)])
     task = {"source": "amazon", "role": "interactions", "path": path, "number": 3, "strict": False, "options": {},
             "out": str(tmp_path / "o.parquet")}  # fmt: skip
-    result = raw.run_task(task)
+    result = run_task(task)
     content = Path(path).read_bytes()
     assert (result["bytes"], result["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     assert pq.read_table(task["out"]).to_pylist() == [

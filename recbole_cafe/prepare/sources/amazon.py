@@ -30,7 +30,15 @@ _TAG = re.compile("<[^>]*>?")
 
 
 def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of `raw.SCHEMAS[role]`. Options: intent, the name of a column of the metadata or 'category'."""
+    """Read reviews or metadata. Options: intent, the name of a column of the metadata or 'category'.
+
+    Args:
+        source: the raw file.
+        role: interactions or items.
+
+    Returns:
+        Rows of `raw.SCHEMAS[role]`.
+    """
     return _reviews(source) if role == "interactions" else _metadata(source)
 
 
@@ -66,7 +74,10 @@ def _metadata(source: Source) -> Iterator[tuple[Any, ...]]:
 
 
 def literal(text: str) -> Any:
-    """A JSON record or a Python literal; nothing of it is run.
+    """Read a JSON record or a Python literal; nothing of it is run.
+
+    Args:
+        text: the line.
 
     Raises:
         ValueError: neither.
@@ -90,24 +101,24 @@ def _intent(record: dict[str, Any], choice: str) -> list[Any]:
         return [record.get("main_cat") or record.get("main_category") or (path[0] if path else None)]
     if choice == "brand":
         details = record.get("details")
-        found = record.get("brand") or record.get("store")
-        found = found or (details.get("Brand") if isinstance(details, dict) else None)
+        brand = record.get("brand") or record.get("store")
+        brand = brand or (details.get("Brand") if isinstance(details, dict) else None)
         # 2018 has the page's text: "by<line break>    <line break>    Name"
-        return [re.sub(r"^\s*by\s*\n\s*", "", _clean(found)) if isinstance(found, str) else found]
-    found = record.get(choice)
-    return found if isinstance(found, list) else [found]
+        return [re.sub(r"^\s*by\s*\n\s*", "", _clean(brand)) if isinstance(brand, str) else brand]
+    value = record.get(choice)
+    return value if isinstance(value, list) else [value]
 
 
 def _path(record: dict[str, Any]) -> list[str]:
     """The first path of categories, without the page's markup that the 2018 metadata have among them."""
-    found = record.get("categories") or record.get("category") or []
-    if isinstance(found, str):
-        found = [found]
-    if isinstance(found, list) and found and isinstance(found[0], list):
-        found = next(filter(None, found), [])
-    if not isinstance(found, list):
+    path = record.get("categories") or record.get("category") or []
+    if isinstance(path, str):
+        path = [path]
+    if isinstance(path, list) and path and isinstance(path[0], list):
+        path = next(filter(None, path), [])
+    if not isinstance(path, list):
         return []
-    return [name for name in (_clean(part) for part in found if isinstance(part, str)) if intent_text(name)]
+    return [name for name in (_clean(part) for part in path if isinstance(part, str)) if intent_text(name)]
 
 
 def _clean(text: str) -> str:

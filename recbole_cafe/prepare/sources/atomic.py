@@ -1,28 +1,27 @@
 """RecBole's published atomic files, whose intents are a column of another name: a seller, a brand, categories.
 
-They are tables like any others; here it is found which of the two files has the intent.
+They are tables like any others; `files_of` says which of the two files has the intent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from recbole_cafe.files.atomic import read_header
-from recbole_cafe.prepare.raw import PrepareError, Source
+from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.sources import table
 
-
-def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
-    """As `table.rows`."""
-    return table.rows(source, role)
+rows = table.rows
 
 
 def files_of(folder: str, intent: str) -> tuple[list[str], list[str], bool]:
-    """The .inter files and the .item files of a folder, and whether the intent is a list (token_seq).
+    """List the .inter files and the .item files of a folder, and say whether the intent is a list (token_seq).
 
     The .item files are left out where the interactions have the intent themselves.
+
+    Args:
+        folder: with the files.
+        intent: name of the column.
 
     Raises:
         PrepareError: no such files, or none with the intent.

@@ -18,7 +18,11 @@ _ENDINGS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "json", "ndjson
 
 
 def format_of(path: str, given: str | None = None) -> str:
-    """One of `FORMATS`, by the ending of the name if it is not given.
+    """Tell the format of a file.
+
+    Args:
+        path: of the file; the ending of its name tells the format if it is not given.
+        given: one of `FORMATS`.
 
     Raises:
         PrepareError: an ending that tells nothing.
@@ -28,17 +32,24 @@ def format_of(path: str, given: str | None = None) -> str:
     name = path.partition("::")[0].partition("?")[0].lower()
     for packed in (".gz", ".bz2", ".xz"):
         name = name.removesuffix(packed)
-    found = _ENDINGS.get(name.rpartition(".")[2])
-    if found is None:
+    kind = _ENDINGS.get(name.rpartition(".")[2])
+    if kind is None:
         raise PrepareError(f"{path}: the name does not tell the format; give --format, one of {', '.join(FORMATS)}")
-    return found
+    return kind
 
 
 def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of `raw.SCHEMAS[role]`.
+    """Read a table.
 
     Options: columns (purpose -> name: user, item, time, rating, intent), format, time_format, separator (between the
     levels inside an intent).
+
+    Args:
+        source: the raw file.
+        role: interactions or items.
+
+    Returns:
+        Rows of `raw.SCHEMAS[role]`.
 
     Raises:
         PrepareError: a file without one of the columns.
@@ -111,23 +122,27 @@ def _parquet(source: Source, columns: dict[str, str]) -> Iterator[tuple[int, lis
 
 
 def reader_of_times(form: str) -> Callable[[Any], float | None]:
-    """How a time is read.
+    """Make the function that reads a time.
 
-    form: 'auto' (a number as it is, a date and time of ISO 8601 as seconds since 1970, in UTC unless it names a zone),
-    's', 'ms', 'us' (numbers, as seconds), or a pattern of strptime such as '%d.%m.%Y'. None for no time.
+    Args:
+        form: 'auto' (a number as it is, a date and time of ISO 8601 as seconds since 1970, in UTC unless it names a
+            zone), 's', 'ms', 'us' (numbers, as seconds), or a pattern of strptime such as '%d.%m.%Y'.
+
+    Returns:
+        A function that gives None for no time.
     """
     parts = {"s": 1, "ms": 1_000, "us": 1_000_000}
     if form in parts:
-        return lambda value: None if (found := number(value)) is None else found / parts[form]
+        return lambda value: None if (count := number(value)) is None else count / parts[form]
     if form == "auto":
         return _any_time
     return functools.partial(_by_pattern, form)
 
 
 def _any_time(value: Any) -> float | None:
-    found = number(value)
-    if found is not None:
-        return found
+    seconds = number(value)
+    if seconds is not None:
+        return seconds
     if isinstance(value, datetime.datetime):
         return _seconds(value)
     if isinstance(value, datetime.date):

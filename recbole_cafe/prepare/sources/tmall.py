@@ -26,7 +26,14 @@ _CODES = {"user_id": {"0": "click", "1": "cart", "2": "buy", "3": "favourite"}, 
 
 
 def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of `raw.SCHEMAS["interactions"]`; items are those of the log. Options: intent, actions, year.
+    """Read a log. Options: intent, actions, year.
+
+    Args:
+        source: the raw file.
+        role: always interactions; items are those of the log.
+
+    Returns:
+        Rows of `raw.SCHEMAS["interactions"]`.
 
     Raises:
         PrepareError: a header of neither log, or one without the chosen intent.
@@ -41,12 +48,12 @@ def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
             f"user_log_format1.csv ({', '.join(IJCAI15)}) or of IJCAI-16's ijcai2016_taobao.csv ({', '.join(IJCAI16)})"
         )
     codes = _CODES[next(iter(kind))]
-    wanted, choice = set(source.options["actions"]), source.options["intent"]
+    actions, choice = set(source.options["actions"]), source.options["intent"]
     names = {purpose: name for name, purpose in kind.items() if name in header}
     columns = {purpose: names.get(purpose, purpose) for purpose in ("user", "item", "time", "action", choice)}
     days: dict[str, float | None] = {}
     for line, (user, item, stamp, action, intent) in source.rows(columns):
-        if codes.get(action) not in wanted:
+        if codes.get(action) not in actions:
             if action not in codes:
                 source.fault(f"an action that is none of {', '.join(codes)}", line, action)
             continue
@@ -59,7 +66,16 @@ def rows(source: Source, role: str) -> Iterator[tuple[Any, ...]]:
 
 
 def day(stamp: str, year: int, *, with_year: bool) -> float | None:
-    """Seconds since 1970 of a day's beginning in UTC; stamp: 829 for August 29, or 20150829. None for no day."""
+    """Compute the seconds since 1970 of a day's beginning in UTC.
+
+    Args:
+        stamp: 829 for August 29, or 20150829.
+        year: of a stamp without one.
+        with_year: whether the stamp has one.
+
+    Returns:
+        None for no day.
+    """
     if not stamp.isascii() or not stamp.isdigit() or len(stamp) > 8:
         return None
     whole = int(stamp)
