@@ -105,7 +105,9 @@ def linear_ce_loss(state: Tensor, weight: Tensor, target: Tensor, bias: Tensor |
     if state.dtype in (torch.float16, torch.bfloat16):
         state = state.float()  # a softmax over a catalogue is no place for eight bits
     with torch.autocast(device_type=state.device.type, enabled=False):
-        loss: Tensor = _LinearCE.apply(state, weight, target, bias)
+        loss: Tensor = _LinearCE.apply(  # type: ignore[no-untyped-call]  # PyTorch has not annotated it
+            state, weight, target, bias
+        )
     return loss
 
 

@@ -19,8 +19,8 @@ def joint_score(item_logit: Tensor, intent_term: Tensor | None, joint: str) -> T
 
     Args:
         item_logit: r^v of the candidates, any shape.
-        intent_term: the intent part of :func:`intent_terms` at the candidates, same shape; None for ``item``, which does not
-            read it.
+        intent_term: the intent part of :func:`intent_terms` at the candidates, same shape;
+            None for ``item``, which does not read it.
         joint: one of the three.
 
     Returns:
