@@ -176,8 +176,9 @@ class CaFeNet(Towers):
         return Query(state, intent_terms(packing.last(coarse) @ self.intent_embedding.weight.T, self.joint))
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
-        """What comes next, coarsely: a softmax of the intents' relevance. With ``loss_type="CE"`` the tower learns just
-        that; other losses order the intents and promise no probabilities.
+        """What comes next, coarsely: a softmax of the intents' relevance.
+
+        With ``loss_type="CE"`` the tower learns just that; other losses order the intents and promise no probabilities.
 
         Args:
             history: [B, L].

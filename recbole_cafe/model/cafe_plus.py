@@ -243,7 +243,8 @@ class CaFePlusNet(Towers):
             vectors = trust(seen_other, self.levels.shrinkage)[..., None] * self.item_embedding(other)
             logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
         logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
-        return logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)
+        log_sum: Tensor = torch.cat((logit[:, None], logits), 1).logsumexp(1)
+        return logit - log_sum
 
     def _log_intents(self, coarse: Tensor) -> Tensor:
         """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
