@@ -222,7 +222,8 @@ class CaFePlusNet(Towers):
         item = packing.pack(batch.target)
         has_target = item > 0
         if not has_target.any():
-            return fused.sum() * 0.0
+            zero: Tensor = fused.sum() * 0.0  # still part of the graph
+            return zero
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
@@ -231,9 +232,8 @@ class CaFePlusNet(Towers):
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
         """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
         intent, which = torch.unique(self.item2intent[item], return_inverse=True)  # [U], [N]
-        other, weight = self.inside.some(
-            intent, self.levels.n_in_intent
-        )  # [U, K]: one sample for all targets of an intent
+        # [U, K]: one sample for all targets of an intent
+        other, weight = self.inside.some(intent, self.levels.n_in_intent)
         # Without its own interaction: else a target has always been seen, and nothing is learnt about what has not
         seen, seen_other = (self.inside.seen[item] - 1).clamp(min=0), self.inside.seen[other]
         logit: Tensor = (seen + self.counts.popularity_prior).log()
