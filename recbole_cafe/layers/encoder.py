@@ -4,7 +4,6 @@ They work on the N real positions of a batch, [N, D], never on padding (recbole_
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -57,7 +56,7 @@ class EncoderBlock(nn.Module):
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, source: object = None) -> Tensor:
         """x: [N, D], at the positions of `packing`. source: what the attention reads besides. Returns [N, D]."""
         if self.arrangement == "post":
             x = self.attention_norm(x + self.dropout(self.attention(x, packing, source)))
@@ -122,7 +121,7 @@ class SequenceEncoder(nn.Module):
         self.arrangement = arrangement
         self.norm = nn.LayerNorm(hidden_size, eps=1e-8 if arrangement == "pre" else 1e-12)
 
-    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, source: object = None) -> Tensor:
         """Embeddings to states.
 
         Args:

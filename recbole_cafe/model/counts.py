@@ -52,6 +52,18 @@ class Lookup:
 class CountSettings:
     """How items are counted and looked up: keys of a model's YAML.
 
+    Attributes:
+        window: W, how far apart two items of a pair may be.
+        window_decay: delta, the weight of a pair beside that of a pair one place closer.
+        backward: beta, the weight of what came before an item.
+        history_length: so many of the newest items are looked up.
+        history_decay: gamma, the weight of an item beside that of the next newer one.
+        discount: D, taken off each count.
+        prior: mu, the weight of the coarser level.
+        max_successors: successors kept of an item, 0 for all.
+        popularity_prior: kappa, added to the count of every item.
+        repeats: ``observed`` for (3), ``free`` to leave probabilities as they are.
+
     Raises:
         ValueError: a setting outside of its range.
     """

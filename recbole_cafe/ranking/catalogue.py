@@ -271,7 +271,7 @@ class Catalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, one tensor per state.
+            excluded: items to leave out, one tensor per state.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).

@@ -143,7 +143,7 @@ class FactoredCatalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, each once, one tensor per row.
+            excluded: items to leave out, each once, one tensor per row.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).

@@ -100,7 +100,7 @@ class MemoryCatalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, one tensor per row.
+            excluded: items to leave out, one tensor per row.
 
         Returns:
             items [B, k] (0 where there are fewer) and ln of their scores [B, k] in float64 (-inf there).
