@@ -16,7 +16,7 @@ SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
 # setuptools and wheel: a test builds and installs the wheel
 TEST = [*BENCHMARK, *SPARK, "pytest>=7", "pytest-xdist>=3.5", "setuptools>=64", "wheel"]
-DEV = [*TEST, "ruff>=0.6", "codespell>=2.2"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2"]
 
 setup(
     name="recbole-cafe",

@@ -23,7 +23,11 @@ def masked_softmax(score: Tensor, allowed: Tensor) -> Tensor:
     """Softmax over the last axis where `allowed`, 0 elsewhere.
 
     Args:
-        score: [..., n]. allowed: bool, of a shape that broadcasts with it, with at least one True to sum over.
+        score: [..., n].
+        allowed: bool, of a shape that broadcasts with it, with at least one True to sum over.
+
+    Returns:
+        [..., n].
     """
     return score.masked_fill(~allowed, float("-inf")).softmax(-1)
 
@@ -39,7 +43,8 @@ class SelfAttention(nn.Module):
         dropout: probability with which an attention weight is dropped.
         attn_scale: scores are divided by sqrt(D) (``hidden``: CaFe's paper) or sqrt(d) (``head``: its code, BERT).
         causal: a position sees itself and the past; else all real positions of its row.
-        local_type: key of :data:`recbole_cafe.layers.local.LOCALS`. local_options: what that class takes besides.
+        local_type: key of :data:`recbole_cafe.layers.local.LOCALS`.
+        local_options: what that class takes besides.
         output_projection: the heads' outputs are mixed by a last matrix (SASRec's and SSE-PT's first code have none).
         bias: the projections add a bias.
 
@@ -88,7 +93,8 @@ class SelfAttention(nn.Module):
         """Attend within each row.
 
         Args:
-            x: [N, D] the real positions of a batch. packing: where they are.
+            x: [N, D] the real positions of a batch.
+            packing: where they are.
             source: [N, D] what queries and keys are made of, where that is not x (NOVA); values are made of x.
             query: [N, D] what queries are made of, where that is neither (SASRec's first code).
 
@@ -102,7 +108,8 @@ class SelfAttention(nn.Module):
             self._attend(q[at], k[at], v[at], real)
             for at, real in zip(packing.groups, packing.real_of_groups, strict=True)
         ]
-        return self.output(torch.cat(groups)[packing.back])
+        mixed: Tensor = self.output(torch.cat(groups)[packing.back])
+        return mixed
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """Rows of one group, [b, l, D] each; real: [b, l]. Returns [b * l, D]."""

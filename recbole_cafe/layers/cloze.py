@@ -30,7 +30,8 @@ class Cloze:
         """Histories with the item that follows them, so that a user's last train item is read and hidden too.
 
         Args:
-            item_seq: [B, W]. target: [B, W] as for a next-item loss; its last entry is what follows the row.
+            item_seq: [B, W].
+            target: [B, W] as for a next-item loss; its last entry is what follows the row.
 
         Returns:
             [B, min(W + 1, L)].

@@ -15,13 +15,18 @@ class CoOccurrence(nn.Module):
     some users' sets of items and a matrix of cosines of them stays positive semi-definite.
 
     Args:
-        users, items: [P] of each interaction, those of a user in order of time; repeats count once, 0 not at all.
+        users: [P] of each interaction.
+        items: [P] of each interaction, those of a user in order of time; repeats count once, 0 not at all.
         n_items: n, padding included.
         limit: items per user.
 
     Raises:
         ValueError: limit is below 1.
     """
+
+    pairs: Tensor
+    counts: Tensor
+    users_of: Tensor
 
     def __init__(self, users: Tensor, items: Tensor, *, n_items: int, limit: int) -> None:
         super().__init__()
@@ -30,7 +35,8 @@ class CoOccurrence(nn.Module):
         self.n_items = n_items
         user, item = _latest(users[items > 0], items[items > 0], n_items, limit)
         pairs, counts = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)
-        waiting, size = [], 0
+        waiting: list[Tensor] = []
+        size = 0
         # the pairs of items that are d places apart in a user's list, for d = 1, 2, ...
         at, d = torch.arange(len(user)), 1
         while True:

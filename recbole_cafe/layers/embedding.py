@@ -36,7 +36,7 @@ def within_ball(vectors: Tensor, radius: float | None) -> Tensor:
     """
     if radius is None:
         return vectors
-    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors * (radius / norm.clamp(min=radius))
 
 

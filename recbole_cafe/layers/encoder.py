@@ -4,7 +4,6 @@ They work on the N real positions of a batch, [N, D], never on padding (recbole_
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +21,19 @@ class EncoderBlock(nn.Module):
 
     With ``residual="normed"`` the residual of ``pre`` carries LN(x) instead of x, as CaFe's released code has it; with
     ``query``, moreover, keys and values are made of x itself and queries alone of LN(x), as in SASRec's and SSE-PT's.
+
+    Args:
+        attention: takes x, where the positions are and what it reads besides, e.g. a
+            :class:`recbole_cafe.layers.attention.SelfAttention`.
+        hidden_size: D.
+        inner_size: width of the feed-forward layer.
+        dropout: of what attention and feed-forward layer give.
+        residual: key of :data:`RESIDUALS`, see above.
+        hidden_act: key of :data:`ACTIVATIONS`.
+        arrangement: key of :data:`ARRANGEMENTS`, see above.
+
+    Raises:
+        ValueError: an option has an unknown value.
     """
 
     def __init__(self, *, attention: nn.Module, hidden_size: int, inner_size: int, dropout: float,
@@ -44,11 +56,12 @@ class EncoderBlock(nn.Module):
         )  # fmt: skip
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
+    def forward(self, x: Tensor, packing: Packing, source: object = None) -> Tensor:
         """x: [N, D], at the positions of `packing`. source: what the attention reads besides. Returns [N, D]."""
         if self.arrangement == "post":
             x = self.attention_norm(x + self.dropout(self.attention(x, packing, source)))
-            return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            return x
         normed = self.attention_norm(x)
         if self.residual == "query":
             attended = self.attention(x, packing, source, query=normed)
@@ -56,7 +69,8 @@ class EncoderBlock(nn.Module):
             attended = self.attention(normed, packing, source)
         x = self.residual_of(x, normed) + self.dropout(attended)
         normed = self.feed_forward_norm(x)
-        return self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
+        x = self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
+        return x
 
     def residual_of(self, x: Tensor, normed: Tensor) -> Tensor:
         """What the residual connection carries."""
@@ -79,7 +93,13 @@ class SequenceEncoder(nn.Module):
             the left, as in the released codes of BERT4Rec and LOCKER, amounts to). A hidden item knows nothing but its
             position, and the one that is asked for is always the last: counted from the start, it would stand where
             no train row of its user reaches. None: no positions.
-        residual, hidden_act, arrangement: see :class:`EncoderBlock`.
+        hidden_dropout_prob: dropout of the embeddings and of the blocks.
+        residual: see :class:`EncoderBlock`.
+        hidden_act: see :class:`EncoderBlock`.
+        arrangement: see :class:`EncoderBlock`.
+
+    Raises:
+        ValueError: an option has an unknown value.
     """
 
     def __init__(self, *, attention: Callable[[], nn.Module], hidden_size: int, inner_size: int, n_layers: int,
@@ -101,9 +121,17 @@ class SequenceEncoder(nn.Module):
         self.arrangement = arrangement
         self.norm = nn.LayerNorm(hidden_size, eps=1e-8 if arrangement == "pre" else 1e-12)
 
-    def forward(self, x: Tensor, packing: Packing, source: Any = None) -> Tensor:
-        """x: [N, D] embeddings of the positions of `packing`, rows of at most max_seq_length. source: what every
-        block's attention reads besides. Returns [N, D]."""
+    def forward(self, x: Tensor, packing: Packing, source: object = None) -> Tensor:
+        """Embeddings to states.
+
+        Args:
+            x: [N, D] embeddings of real positions.
+            packing: where they are, in rows of at most max_seq_length.
+            source: what every block's attention reads besides.
+
+        Returns:
+            [N, D].
+        """
         x = self.enter(x, packing)
         for block in self.blocks:
             x = block(x, packing, source)
@@ -113,4 +141,5 @@ class SequenceEncoder(nn.Module):
         """What the first block gets. [N, D] to [N, D]."""
         if self.position is not None:
             x = x + self.position(packing.position if self.positions == "start" else packing.from_end)
-        return self.dropout(self.norm(x) if self.arrangement == "post" else x)
+        x = self.dropout(self.norm(x) if self.arrangement == "post" else x)
+        return x

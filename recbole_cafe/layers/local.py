@@ -11,20 +11,48 @@ repeat the last real one (recbole_cafe.layers.packing); what comes out there is 
 The distance of a key j from a query i is the lag i - j: positive in the past, negative in the future.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 THETA_SOURCES = ("qk", "v")
 INITIAL_FORMS = ("logit_gate", "theta")
+
+
+class Common(TypedDict):
+    """The arguments of :class:`Local`."""
+
+    n_heads: int
+    head_size: int
+    max_seq_length: int
+    causal: bool
+    scale: float
+    dropout: float
+
+
+class WindowedCommon(Common):
+    """The arguments of :class:`Windowed`."""
+
+    local_window: int
 
 
 class Local(nn.Module):
     """What the forms share.
 
     Args:
-        n_heads: H. head_size: d. max_seq_length: L. scale: scores are multiplied by it.
-        causal: a position sees itself and the past only. dropout: of attention weights.
+        n_heads: H.
+        head_size: d.
+        max_seq_length: L.
+        causal: a position sees itself and the past only.
+        scale: scores are multiplied by it.
+        dropout: of attention weights.
     """
 
     def __init__(self, *, n_heads: int, head_size: int, max_seq_length: int, causal: bool, scale: float,
@@ -45,8 +73,15 @@ class Local(nn.Module):
         return real[:, None, None, :]
 
     def by_lag(self, table: Tensor, length: int) -> Tensor:
-        """Look values up by lag. table: [H, W], W = L if causal (lags 0..L-1), else 2 L - 1 (lags 1-L..L-1).
-        Returns [H, l, l]; with `causal` the future gets the value of lag 0."""
+        """Look values up by lag.
+
+        Args:
+            table: [H, W], W = L if causal (lags 0..L-1), else 2 L - 1 (lags 1-L..L-1).
+            length: l.
+
+        Returns:
+            [H, l, l]; with `causal` the future gets the value of lag 0.
+        """
         lag = self.lags(length, table.device)
         return table[:, lag.clamp(min=0) if self.causal else lag + self.max_seq_length - 1]
 
@@ -83,9 +118,10 @@ class Theta(Local):
         source: where the content term comes from: ``qk``, the head's query and key projections, of which the key's
             remains (CaFe's paper), or ``v``, its value projection (CaFe's code, LOCKER).
         local_positions: add position vectors of their own to the heads' queries and keys (LOCKER).
+        common: the arguments of :class:`Local`.
     """
 
-    def __init__(self, *, source: str = "qk", local_positions: bool = False, **common: object) -> None:
+    def __init__(self, *, source: str = "qk", local_positions: bool = False, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if source not in THETA_SOURCES:
             raise ValueError(f"theta_source={source!r} is not one of {', '.join(THETA_SOURCES)}")
@@ -139,12 +175,13 @@ class Windowed(Local):
 
     Args:
         local_window: s, in positions.
+        common: the arguments of :class:`Local`.
 
     Raises:
         ValueError: it is negative.
     """
 
-    def __init__(self, *, local_window: int, **common: object) -> None:
+    def __init__(self, *, local_window: int, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if local_window < 0:
             raise ValueError(f"local_window={local_window} should be at least 0")
@@ -169,10 +206,12 @@ class Initial(Local):
     `initial_center` 0 puts it on the item, 1 reproduces the code.
 
     Args:
-        initial_form: ``logit_gate`` or ``theta``. initial_center: lag -initial_center gets the largest gate.
+        initial_form: ``logit_gate`` or ``theta``.
+        initial_center: lag -initial_center gets the largest gate.
+        common: the arguments of :class:`Local`.
     """
 
-    def __init__(self, *, initial_form: str, initial_center: int, **common: object) -> None:
+    def __init__(self, *, initial_form: str, initial_center: int, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if initial_form not in INITIAL_FORMS:
             raise ValueError(f"initial_form={initial_form!r} is not one of {', '.join(INITIAL_FORMS)}")
@@ -196,10 +235,12 @@ class Initial(Local):
 
 
 class Convolution(Windowed):
-    """A convolution over the head's values, no queries or keys: ReLU(conv(v)). Width 2 s + 1, around the position or,
-    if causal, up to it."""
+    """A convolution over the head's values, no queries or keys: ReLU(conv(v)).
 
-    def __init__(self, **common: object) -> None:
+    Its width is 2 s + 1, around the position or, if causal, up to it.
+    """
+
+    def __init__(self, **common: Unpack[WindowedCommon]) -> None:
         super().__init__(**common)
         width = self.n_heads * self.head_size
         # one convolution per head: groups share no weights
@@ -210,18 +251,21 @@ class Convolution(Windowed):
         s = self.local_window
         v = v * real[:, None, :, None]
         padded = F.pad(v.transpose(2, 3).flatten(1, 2), (2 * s, 0) if self.causal else (s, s))  # [b, H d, l + 2 s]
-        return F.relu(self.conv(padded)).unflatten(1, (self.n_heads, self.head_size)).transpose(2, 3)
+        heads: Tensor = F.relu(self.conv(padded)).unflatten(1, (self.n_heads, self.head_size))
+        return heads.transpose(2, 3)
 
 
 class Recurrent(Windowed):
-    """The last state of a GRU over a window of s + 1 values, from a zero state: those from here on, as in LOCKER's
-    code, which pads the end with zeros; if causal, those up to here, with zeros before the start.
+    """The last state of a GRU over a window of s + 1 values, from a zero state.
+
+    The values are those from here on, as in LOCKER's code, which pads the end with zeros; if causal, they are those up
+    to here, with zeros before the start.
 
     The code is consistent for one local head only (each of its GRUs returns all heads); here each head has a GRU of its
     own values.
     """
 
-    def __init__(self, **common: object) -> None:
+    def __init__(self, **common: Unpack[WindowedCommon]) -> None:
         super().__init__(**common)
         self.gru = nn.ModuleList(
             nn.GRU(self.head_size, self.head_size, batch_first=True) for _ in range(self.n_heads)
@@ -240,7 +284,7 @@ class Recurrent(Windowed):
 class Adaptive(Theta):
     """LOCKER's ``adapt``: :class:`Theta` from values, with local positions."""
 
-    def __init__(self, **common: object) -> None:
+    def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__(source="v", local_positions=True, **common)
 
 

@@ -7,10 +7,9 @@ two-level softmax, over intents and over the items inside each, is CaFePlus's (r
 
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
@@ -43,8 +42,10 @@ def gbce_loss(positive: Tensor, negative: Tensor, *, sampling_rate: float, t: fl
     t = 1, nothing at t = 0.
 
     Args:
-        positive: [N] logits of the targets. negative: [N, K] logits of the negatives.
-        sampling_rate: alpha, K over the number of ids that could be drawn. t: calibration in [0, 1].
+        positive: [N] logits of the targets.
+        negative: [N, K] logits of the negatives.
+        sampling_rate: alpha, K over the number of ids that could be drawn.
+        t: calibration in [0, 1].
 
     Returns:
         scalar.
@@ -62,7 +63,8 @@ def sampled_softmax_loss(positive: Tensor, drawn: Tensor, log_expected: Tensor) 
     without a correction of the target, which is not drawn.
 
     Args:
-        positive: [N] logits of the targets. drawn: [N, K] logits of the drawn ids, -inf where the target was drawn.
+        positive: [N] logits of the targets.
+        drawn: [N, K] logits of the drawn ids, -inf where the target was drawn.
         log_expected: [K] ln(K q), how often an id is expected among the K draws.
 
     Returns:
@@ -75,7 +77,9 @@ def hinge_loss(positive: Tensor, negative: Tensor, margin: float) -> Tensor:
     """Hinge loss with K sampled negatives per target: mean_t mean_k [margin - s_t+ + s_tk-]_+.
 
     Args:
-        positive: [N] scores of the targets. negative: [N, K] scores of the negatives.
+        positive: [N] scores of the targets.
+        negative: [N, K] scores of the negatives.
+        margin: how far a target should be above a negative.
 
     Returns:
         scalar.
@@ -90,22 +94,39 @@ def linear_ce_loss(state: Tensor, weight: Tensor, target: Tensor, bias: Tensor |
     with N V. It is no slower than `F.cross_entropy(state @ weight.T)`, and faster where the logits exceed the cache.
 
     Args:
-        state: [N, D]. weight: [V, D]. target: [N] in 0..V-1. bias: [V].
+        state: [N, D].
+        weight: [V, D].
+        target: [N] in 0..V-1.
+        bias: [V].
+
+    Returns:
+        scalar.
     """
     if state.dtype in (torch.float16, torch.bfloat16):
         state = state.float()  # a softmax over a catalogue is no place for eight bits
     with torch.autocast(device_type=state.device.type, enabled=False):
-        return _LinearCE.apply(state, weight, target, bias)
+        loss: Tensor = _LinearCE.apply(  # type: ignore[no-untyped-call]  # PyTorch has not annotated it
+            state, weight, target, bias
+        )
+    return loss
+
+
+class _Context(FunctionCtx):
+    """What autograd hands to a function; PyTorch does not declare these two."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]
 
 
 class _LinearCE(torch.autograd.Function):
     """d/dlogits of the mean cross-entropy is (softmax - one-hot) / N, which is known as soon as the logits are."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, state: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
-        n, wanted = len(state), any(ctx.needs_input_grad)
+    def forward(ctx: _Context, state: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> Tensor:
+        n, needs_grad = len(state), any(ctx.needs_input_grad)
         total = state.new_zeros(())
-        grads = [torch.empty_like(state), torch.zeros_like(weight), None if bias is None else torch.zeros_like(bias)]
+        of_state, of_weight = torch.empty_like(state), torch.zeros_like(weight)
+        of_bias = None if bias is None else torch.zeros_like(bias)
         rows = max(1, BLOCK // len(weight))
         for i in range(0, n, rows):
             x, t = state[i : i + rows], target[i : i + rows, None]
@@ -115,27 +136,33 @@ class _LinearCE(torch.autograd.Function):
             p = logits.sub_(largest).exp_()
             norm = p.sum(1, keepdim=True)
             total += norm.log().sum()
-            if not wanted:
+            if not needs_grad:
                 continue
             p.div_(norm * n)
             p.scatter_add_(1, t, torch.full_like(t, -1.0 / n, dtype=p.dtype))
-            torch.mm(p, weight, out=grads[0][i : i + rows])
-            grads[1].addmm_(p.T, x)
-            if bias is not None:
-                grads[2] += p.sum(0)
-        if wanted:
-            ctx.save_for_backward(*grads[: 2 if bias is None else 3])
+            torch.mm(p, weight, out=of_state[i : i + rows])
+            of_weight.addmm_(p.T, x)
+            if of_bias is not None:
+                of_bias += p.sum(0)
+        if needs_grad:
+            ctx.save_for_backward(of_state, of_weight, *([] if of_bias is None else [of_bias]))
         return total / n
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grads = [g * grad for g in ctx.saved_tensors] + [None]
-        return grads[0], grads[1], None, grads[2]
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
+        of_state, of_weight, *of_bias = (g * grad for g in ctx.saved_tensors)
+        return of_state, of_weight, None, of_bias[0] if of_bias else None
 
 
 def check_loss(loss_type: str, n_negatives: int, gbce_t: float, losses: Sequence[str] = LOSSES) -> None:
     """Refuse settings that no loss of these has.
+
+    Args:
+        loss_type: see the module.
+        n_negatives: negatives of a target, or of all targets for ``SSM``.
+        gbce_t: calibration of ``gBCE``.
+        losses: the accepted ones.
 
     Raises:
         ValueError: naming the key.
@@ -148,33 +175,42 @@ def check_loss(loss_type: str, n_negatives: int, gbce_t: float, losses: Sequence
         raise ValueError(f"gbce_t={gbce_t} must be in [0, 1]: 0 is BCE, 1 takes all of its overconfidence back")
 
 
-def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: Callable[[Tensor], Tensor], *, loss_type: str,
-                 n_ids: int | None = None, every: Callable[[], Tensor] | None = None,
-                 negatives: Callable[..., Any] | None = None, n_negatives: int = 1, gbce_t: float = GBCE_T,
+def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embedding | Callable[[Tensor], Tensor],
+                 *, loss_type: str, n_ids: int | None = None, every: Callable[[], Tensor] | None = None,
+                 negatives: nn.Module | None = None, n_negatives: int = 1, gbce_t: float = GBCE_T,
                  bias: Tensor | None = None, offset: Tensor | None = None) -> Tensor:  # fmt: skip
     """The loss of a tower whose relevance is the inner product of a state with an id's vector (CaFe, Eq. 8 and 9).
 
     Args:
-        state: [N, D]. target: [N] ids from 1. owner: [N] users, whose own ids are no negatives.
+        state: [N, D].
+        target: [N] ids from 1.
+        owner: [N] users, whose own ids are no negatives.
         table: vectors of the ids, an nn.Embedding or, with `every`, a function; 0 is padding.
         n_ids: ids are 0..n_ids-1, further rows (masks, "none") are no classes; by default all of the embedding's rows.
+        loss_type: see the module.
         every: all ids' vectors, where they are not the embedding's weight.
-        loss_type: see the module; ``BCE`` and ``gBCE`` with `n_negatives` per target drawn by `negatives`, an
-            :class:`recbole_cafe.layers.sampling.ExclusiveSampler`, ``SSM`` with `n_negatives` for all targets drawn by
-            `negatives`, a :class:`recbole_cafe.layers.sampling.PopularitySampler`.
+        negatives: what draws negatives: an :class:`recbole_cafe.layers.sampling.ExclusiveSampler` for ``BCE`` and
+            ``gBCE``, a :class:`recbole_cafe.layers.sampling.PopularitySampler` for ``SSM``. ``CE`` needs none.
+        n_negatives: how many are drawn for each target, or, for ``SSM``, for all targets together.
         gbce_t: of gBCE.
         bias: [n_ids] added to the ids' logits.
         offset: [N] added to all logits of a row. A softmax does not see it, so SSM and CE do not read it.
 
     Returns:
         scalar; zero, and still part of the graph, without targets.
+
+    Raises:
+        TypeError: the table is no embedding, and `n_ids` or `every` does not say what it cannot; or a loss with
+            negatives has nothing that draws them.
     """
     if not len(state):
         return state.sum()
-    n = table.num_embeddings if n_ids is None else n_ids
+    n = _embedding(table).num_embeddings if n_ids is None else n_ids
     if loss_type == "CE":
-        weight = table.weight if every is None else every()
+        weight = _embedding(table).weight if every is None else every()
         return linear_ce_loss(state, weight[1:n], target - 1, None if bias is None else bias[1:n])
+    if negatives is None:
+        raise TypeError(f"loss_type={loss_type!r} needs something that draws its negatives")
     positive_logit = (state * table(target)).sum(-1)
     if bias is not None:
         positive_logit = positive_logit + bias[target]
@@ -193,3 +229,9 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: Callable[[
     if loss_type == "gBCE":
         return gbce_loss(positive_logit, negative_logit, sampling_rate=n_negatives / (n - 2), t=gbce_t)
     return bce_loss(positive_logit, negative_logit)
+
+
+def _embedding(table: nn.Embedding | Callable[[Tensor], Tensor]) -> nn.Embedding:
+    if not isinstance(table, nn.Embedding):
+        raise TypeError("a table that is a function needs n_ids and, with loss_type='CE', every")
+    return table

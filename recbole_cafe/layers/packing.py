@@ -20,7 +20,9 @@ class Packing:
         real: [B, L] bool, True for the first positions of each row (padding on the right).
 
     Attributes:
-        length: [B]. row, position: [N], of each real position, row after row.
+        length: [B].
+        row: [N] of each real position, row after row.
+        position: [N] of each real position in its row.
     """
 
     def __init__(self, real: Tensor) -> None:
@@ -43,9 +45,11 @@ class Packing:
 
     @cached_property
     def groups(self) -> list[Tensor]:
-        """Rows of similar length: [b, l] indices into the N positions. Where a row ends before l, its last position is
-        repeated: a causal reader's earlier positions do not see it, another masks it by `real_of_groups`, and what it
-        gives itself is not taken back."""
+        """Rows of similar length: [b, l] indices into the N positions.
+
+        Where a row ends before l, its last position is repeated. The earlier positions of a causal reader do not see
+        the repeats, any other reader masks them by `real_of_groups`, and what comes out at them is not taken back.
+        """
         groups = []
         lengths = self.length.tolist()
         size, longest = SHORTEST, max(lengths, default=0)

@@ -7,11 +7,17 @@ from torch import Tensor, nn
 
 
 def swap_ids(ids: Tensor, p: float, n: int) -> Tensor:
-    """Replace each id with probability p by one drawn uniformly from 1..n-1, itself included (stochastic shared
-    embeddings, Wu et al., NeurIPS 2019).
+    """Replace each id with probability p by one drawn uniformly from 1..n-1, itself included.
+
+    These are the stochastic shared embeddings of Wu et al., NeurIPS 2019.
 
     Args:
         ids: any shape; 0, padding, stays and is never drawn.
+        p: probability of a replacement.
+        n: number of ids, padding 0 included.
+
+    Returns:
+        the shape of `ids`.
     """
     swapped = (torch.rand(ids.shape, device=ids.device) < p) & (ids > 0)
     return torch.where(swapped, torch.randint_like(ids, 1, n), ids)
@@ -36,6 +42,10 @@ class ExclusiveSampler(nn.Module):
         ValueError: fewer than two ids, so that no negative exists.
     """
 
+    count: Tensor
+    start: Tensor
+    free_below: Tensor
+
     def __init__(self, keys: Tensor, ids: Tensor, *, n_keys: int, n: int) -> None:
         super().__init__()
         if n < 3:
@@ -55,8 +65,10 @@ class ExclusiveSampler(nn.Module):
         """Draw k ids for each row, independently, with replacement.
 
         Args:
-            key: [N] keys. target: [N] the row's own target, avoided in any case (it belongs to its key).
+            key: [N] keys.
+            target: [N] the row's own target, avoided in any case (it belongs to its key).
             k: number of draws per row.
+            generator: of the random numbers; None for PyTorch's own.
 
         Returns:
             [N, k] ids in 1..n-1.
@@ -67,8 +79,8 @@ class ExclusiveSampler(nn.Module):
         # float64: a float32 uniform has 2^24 values, too few for catalogues of millions of ids
         u = torch.rand(len(key), k, dtype=torch.float64, device=key.device, generator=generator)
         r = torch.minimum((u * size[:, None]).long(), size[:, None] - 1)
-        found = torch.searchsorted(self.free_below, key[:, None] * self.n + r, right=True)
-        free = 1 + r + found - self.start[key][:, None]
+        n_below = torch.searchsorted(self.free_below, key[:, None] * self.n + r, right=True)
+        free = 1 + r + n_below - self.start[key][:, None]
         not_target = 1 + r + (r >= (target - 1)[:, None]).long()
         return torch.where(full[:, None], not_target, free)
 
@@ -77,11 +89,15 @@ class PopularitySampler(nn.Module):
     """Draws ids from 1..n-1 in proportion to their occurrences plus one, for a whole batch at a time.
 
     Args:
-        ids: [P] occurrences, 0 and ids from n on are ignored. n: number of ids, padding 0 included.
+        ids: [P] occurrences, 0 and ids from n on are ignored.
+        n: number of ids, padding 0 included.
 
     Raises:
         ValueError: fewer than two ids, so that there is nothing to tell apart.
     """
+
+    below: Tensor
+    log_share: Tensor
 
     def __init__(self, ids: Tensor, *, n: int) -> None:
         super().__init__()
@@ -93,6 +109,10 @@ class PopularitySampler(nn.Module):
 
     def forward(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw k ids independently, with replacement.
+
+        Args:
+            k: number of draws.
+            generator: of the random numbers; None for PyTorch's own.
 
         Returns:
             [k] ids, and [k] ln(k q), how often each is expected among the k.

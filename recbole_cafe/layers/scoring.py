@@ -9,7 +9,7 @@ from torch.nn import functional as F
 JOINTS = ("product", "sum", "item")
 
 
-def joint_score(item_logit: Tensor, intent_term: Tensor, joint: str) -> Tensor:
+def joint_score(item_logit: Tensor, intent_term: Tensor | None, joint: str) -> Tensor:
     """One score per candidate, larger is better.
 
     ``product`` returns ln(sigmoid(r^v) sigmoid(r^c)), Eq. 10 in logarithms: the product of two sigmoids underflows
@@ -19,18 +19,23 @@ def joint_score(item_logit: Tensor, intent_term: Tensor, joint: str) -> Tensor:
 
     Args:
         item_logit: r^v of the candidates, any shape.
-        intent_term: the intent part of :func:`intent_terms` at the candidates, same shape (unused for ``item``).
+        intent_term: the intent part of :func:`intent_terms` at the candidates, same shape;
+            None for ``item``, which does not read it.
+        joint: one of the three.
+
+    Returns:
+        the shape of `item_logit`.
 
     Raises:
-        ValueError: joint is none of the above.
+        ValueError: joint is none of the above, or the intent's part is missing.
     """
-    if joint == "product":
-        return F.logsigmoid(item_logit) + intent_term
-    if joint == "sum":
-        return item_logit + intent_term
+    if joint not in JOINTS:
+        raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
     if joint == "item":
         return item_logit
-    raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
+    if intent_term is None:
+        raise ValueError(f"joint={joint!r} needs the terms of the intents")
+    return (F.logsigmoid(item_logit) if joint == "product" else item_logit) + intent_term
 
 
 def intent_terms(intent_logit: Tensor, joint: str) -> Tensor:
@@ -40,6 +45,7 @@ def intent_terms(intent_logit: Tensor, joint: str) -> Tensor:
         intent_logit: [B, C + 1]; column 0 is padding, 1..C-1 are the intents, the last column stands for items
             without an intent. It gets what an unknown intent has on average: the (logarithm of the) mean probability
             of the intents 1..C-1, for ``sum`` their mean logit.
+        joint: see :func:`joint_score`.
 
     Returns:
         [B, C + 1].

@@ -1,5 +1,6 @@
-"""Multivariate skew-normal logits (Azzalini & Capitanio, "Statistical applications of the multivariate skew normal
-distribution", JRSS B 1999): z ~ MSN(xi, Sigma, alpha), Sigma = diag(omega) R diag(omega).
+"""Multivariate skew-normal logits: z ~ MSN(xi, Sigma, alpha), Sigma = diag(omega) R diag(omega).
+
+Azzalini & Capitanio, "Statistical applications of the multivariate skew normal distribution", JRSS B 1999.
 
 b rows, T vectors z in each, l coordinates.
 """
@@ -27,7 +28,10 @@ class SkewNormal:
     precision.
 
     Attributes:
-        location: [b, T, l] xi. scale: [b, l] omega. correlation: [b, l, l] R, with unit diagonal. slant: [b, l] alpha.
+        location: [b, T, l] xi.
+        scale: [b, l] omega.
+        correlation: [b, l, l] R, with unit diagonal.
+        slant: [b, l] alpha.
         jitter: added to diagonals before they are factored.
     """
 
@@ -66,7 +70,8 @@ class SkewNormal:
         """-ln N(value | 0, Sigma + jitter I) per coordinate: a Gaussian process's negative log marginal likelihood.
 
         Args:
-            value: [b, l]. real: [b, l], which coordinates count.
+            value: [b, l].
+            real: [b, l], which coordinates count.
 
         Returns:
             [b] (1 / 2n) (value^T Sigma^-1 value + ln |Sigma| + n ln 2 pi) over the n real coordinates.
@@ -75,14 +80,17 @@ class SkewNormal:
             scale = self.scale * real
             covariance = scale[:, :, None] * self.correlation * scale[:, None]
             factor = self._factor(covariance + torch.diag_embed((~real).to(scale.dtype)))
-            white = torch.linalg.solve_triangular(factor, (value.to(scale.dtype) * real)[..., None], upper=False)
+            white: Tensor = torch.linalg.solve_triangular(
+                factor, (value.to(scale.dtype) * real)[..., None], upper=False
+            )
             log_root = factor.diagonal(dim1=1, dim2=2).log().where(real, 0).sum(1)
             n = real.sum(1)
             return (white.square().sum((1, 2)) / 2 + log_root) / n + math.log(2.0 * math.pi) / 2
 
     def _factor(self, matrix: Tensor) -> Tensor:
         eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        return torch.linalg.cholesky(matrix + self.jitter * eye)
+        root: Tensor = torch.linalg.cholesky(matrix + self.jitter * eye)
+        return root
 
 
 def _full_precision(like: Tensor) -> torch.autocast:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
+from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
@@ -29,7 +30,7 @@ from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
-from recbole_cafe.ranking.query import Query
+from recbole_cafe.ranking.query import Query, required
 
 
 class Towers(Net):
@@ -44,6 +45,9 @@ class Towers(Net):
     """
 
     needs_intents = True
+    item2intent: Tensor
+    intent_embedding: PaddedEmbedding | None
+    intent_encoder: SequenceEncoder | None
 
     def __init__(
         self,
@@ -70,12 +74,19 @@ class Towers(Net):
         init_transformer(self, std)
 
     def forward(self, history: Tensor) -> tuple[Tensor, Tensor | None, Packing]:
-        """history: [B, L]. Returns the fused states R and the intent states R^c of the real positions, [N, D] each,
-        and where these are."""
+        """States of a batch of histories.
+
+        Args:
+            history: [B, L].
+
+        Returns:
+            the fused states R and the intent states R^c (None without their tower) of the real positions, [N, D] each,
+            and where these are.
+        """
         packing = Packing(history > 0)
         items = packing.pack(history)  # [N]
         fine = self.item_encoder(self.item_embedding(items), packing)  # [N, D] items: fine, sparse
-        if self.intent_encoder is None:
+        if self.intent_encoder is None or self.intent_embedding is None:
             return fine, None, packing
         intents = self.item2intent[items]  # [N]
         coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
@@ -136,6 +147,7 @@ class CaFeNet(Towers):
         has_target = item > 0
         loss = self._tower_loss(fused, item, owner, has_target, self.item_embedding, self.item_negatives)
         if self.intent_loss:
+            assert coarse is not None and self.intent_embedding is not None  # the constructor has seen to it
             intent = self.item2intent[item]
             has_intent = has_target & (intent < self.n_intents)  # an item without intent teaches the tower nothing
             loss = loss + self._tower_loss(
@@ -160,11 +172,13 @@ class CaFeNet(Towers):
         state = packing.last(fused)
         if self.joint == "item":
             return Query(state)
+        assert coarse is not None and self.intent_embedding is not None  # the constructor has seen to it
         return Query(state, intent_terms(packing.last(coarse) @ self.intent_embedding.weight.T, self.joint))
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
-        """What comes next, coarsely: a softmax of the intents' relevance. With ``loss_type="CE"`` the tower learns just
-        that; other losses order the intents and promise no probabilities.
+        """What comes next, coarsely: a softmax of the intents' relevance.
+
+        With ``loss_type="CE"`` the tower learns just that; other losses order the intents and promise no probabilities.
 
         Args:
             history: [B, L].
@@ -176,15 +190,16 @@ class CaFeNet(Towers):
             ValueError: the model has no intent tower.
         """
         _, coarse, packing = self(history)
-        if coarse is None:
-            raise ValueError("intent_tower=False: there is no tower that tells what is wanted next")
+        if coarse is None or self.intent_embedding is None:
+            raise ValueError("intent_tower=False: no tower tells which intent comes next")
         logits = packing.last(coarse) @ self.intent_embedding.weight.T
         logits[:, [0, self.n_intents]] = -torch.inf
-        return logits.softmax(1)
+        probabilities: Tensor = logits.softmax(1)
+        return probabilities
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
         """The joint score (Eq. 10) of every item, [B, V], or of given candidates, [B, K]; see :meth:`Net.scores`."""
-        state, terms = query.vector, query.terms
+        state, terms = required(query.vector, "vector"), query.terms
         if items is None:
             logit = state @ self.item_embedding.weight.T
             intent_term = None if terms is None else terms[:, self.item2intent]

@@ -49,7 +49,7 @@ from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
 from recbole_cafe.ranking.memory import MemoryCatalogue
-from recbole_cafe.ranking.query import Query
+from recbole_cafe.ranking.query import Query, required
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
 TINY = 1e-30
@@ -64,7 +64,13 @@ def reweighted(value: Tensor, log_weight: Tensor, row: Tensor, *, n_rows: int) -
     """Values times exp(log_weight), scaled to keep the sum of each row.
 
     Args:
-        value, log_weight, row: [E], values at least 0. n_rows: B.
+        value: [E], at least 0.
+        log_weight: [E].
+        row: [E] in 0..B-1.
+        n_rows: B.
+
+    Returns:
+        [E].
     """
     log_weight = log_weight.where(value > 0, -torch.inf)  # what has no value sets no scale
     largest = log_weight.new_full((n_rows,), -torch.inf).scatter_reduce(0, row, log_weight, "amax")
@@ -77,8 +83,16 @@ class IntentItems(nn.Module):
     """The items by intent, with their popularity.
 
     Args:
-        item2intent: [V]. n_groups: C + 1. seen: [V] n(v).
+        item2intent: [V].
+        n_groups: C + 1.
+        seen: [V] n(v).
     """
+
+    order: Tensor
+    size: Tensor
+    start: Tensor
+    intent: Tensor
+    seen: Tensor
 
     def __init__(self, item2intent: Tensor, n_groups: int, seen: Tensor) -> None:
         super().__init__()
@@ -93,10 +107,11 @@ class IntentItems(nn.Module):
         """Items of given intents, for sums over all of them.
 
         Args:
-            intent: [U], none without items. n: most items of one sum.
+            intent: [U], none without items.
+            n: most items of one sum.
 
         Returns:
-            [U, n] items, and [U, n] how many each stands for: 1 in an intent of up to n items, all of which are there,
+            [U, n] items, and [U, n] how many each stands for: 1 in an intent of up to n items, all of which are given,
             0 beyond them, and (size / n) in a larger one, from which n are drawn uniformly.
         """
         size = self.size[intent][:, None]
@@ -110,19 +125,20 @@ class IntentItems(nn.Module):
         """ln of the sum of exp(logit) over the items of each intent.
 
         Args:
-            logits: gives [B, n] of n items, [n]. n_rows: B.
+            logits: gives [B, n] of n items, [n].
+            n_rows: B.
 
         Returns:
             [B, C + 1], 0 where an intent has no items.
         """
-        made = self.seen.new_full((n_rows, len(self.size)), -torch.inf)
+        log_sum = self.seen.new_full((n_rows, len(self.size)), -torch.inf)
         for items in self.order.split(max(1, LOGITS // max(1, n_rows))):
             logit, intent = logits(items), self.intent[items].expand(n_rows, -1)
-            largest = made.scatter_reduce(1, intent, logit, "amax")
-            there = torch.where(largest == -torch.inf, 0.0, largest)
-            total = (made - there).exp().scatter_add(1, intent, (logit - there.gather(1, intent)).exp())
-            made = torch.where(largest == -torch.inf, largest, total.log() + there)
-        return made.where(self.size > 0, 0.0)
+            largest = log_sum.scatter_reduce(1, intent, logit, "amax")
+            shift = torch.where(largest == -torch.inf, 0.0, largest)
+            total = (log_sum - shift).exp().scatter_add(1, intent, (logit - shift.gather(1, intent)).exp())
+            log_sum = torch.where(largest == -torch.inf, largest, total.log() + shift)
+        return log_sum.where(self.size > 0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +189,8 @@ class CaFePlusNet(Towers):
     """
 
     scores_intents = True
+    occupied: Tensor
+    rho: Tensor
 
     def __init__(
         self,
@@ -204,7 +222,9 @@ class CaFePlusNet(Towers):
         item = packing.pack(batch.target)
         has_target = item > 0
         if not has_target.any():
-            return fused.sum() * 0.0
+            zero: Tensor = fused.sum() * 0.0  # still part of the graph
+            return zero
+        assert coarse is not None  # there always is a tower of the intents
         fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
         return -((1 + self.levels.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
@@ -212,22 +232,23 @@ class CaFePlusNet(Towers):
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
         """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
         intent, which = torch.unique(self.item2intent[item], return_inverse=True)  # [U], [N]
-        other, weight = self.inside.some(
-            intent, self.levels.n_in_intent
-        )  # [U, K]: one sample for all targets of an intent
+        # [U, K]: one sample for all targets of an intent
+        other, weight = self.inside.some(intent, self.levels.n_in_intent)
         # Without its own interaction: else a target has always been seen, and nothing is learnt about what has not
         seen, seen_other = (self.inside.seen[item] - 1).clamp(min=0), self.inside.seen[other]
-        logit = (seen + self.counts.popularity_prior).log()
+        logit: Tensor = (seen + self.counts.popularity_prior).log()
         logits = ((seen_other + self.counts.popularity_prior).log() + weight.clamp(min=TINY).log())[which]  # [N, K]
         if self.levels.item_net:
             logit = logit + trust(seen, self.levels.shrinkage) * (state * self.item_embedding(item)).sum(-1)
             vectors = trust(seen_other, self.levels.shrinkage)[..., None] * self.item_embedding(other)
             logits = logits + torch.bmm(vectors[which], state[..., None])[..., 0]
         logits = logits.masked_fill((other[which] == item[:, None]) | (weight[which] == 0), -torch.inf)
-        return logit - torch.cat((logit[:, None], logits), 1).logsumexp(1)
+        log_sum: Tensor = torch.cat((logit[:, None], logits), 1).logsumexp(1)
+        return logit - log_sum
 
     def _log_intents(self, coarse: Tensor) -> Tensor:
         """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
+        assert self.intent_embedding is not None  # there always is a tower of the intents
         logit = coarse @ self.intent_embedding.weight.T + self.intent_bias
         return logit.masked_fill(~self.occupied, -torch.inf).log_softmax(1)
 
@@ -239,6 +260,7 @@ class CaFePlusNet(Towers):
         `terms` are ln of P(c | h) times the share that (1) leaves to the networks.
         """
         fused, coarse, packing = self(history)
+        assert coarse is not None  # there always is a tower of the intents
         fused, coarse = packing.last(fused), packing.last(coarse)
         newest = newest_first(history)
         terms = self._log_intents(coarse)
@@ -267,6 +289,7 @@ class CaFePlusNet(Towers):
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
         _, coarse, packing = self(history)
+        assert coarse is not None  # there always is a tower of the intents
         return self._log_intents(packing.last(coarse)).exp()
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
@@ -274,7 +297,8 @@ class CaFePlusNet(Towers):
 
         A candidate with a foreign intent has that intent's P(c | h) and its own P(v | c, h).
         """
-        vector, terms, norm, overrides = query.vector, query.terms, query.log_norm, query.overrides
+        vector, terms = required(query.vector, "vector"), required(query.terms, "terms")
+        norm, overrides = required(query.log_norm, "log_norm"), required(query.overrides, "overrides")
         if items is None:
             own = self.item2intent
             logit = vector @ self._vectors(torch.arange(self.n_items, device=own.device)).T
@@ -295,8 +319,10 @@ class CaFePlusNet(Towers):
         return MemoryCatalogue(self._vectors(every).detach(), self.item2intent, self.n_intents)
 
     def _vectors(self, items: Tensor) -> Tensor:
-        """What (3) multiplies a state's vector with: [...] to [..., D + 1], popularity last; without `item_net` that
-        alone."""
+        """What (3) multiplies a state's vector with.
+
+        [...] to [..., D + 1], popularity last; without `item_net` popularity alone, [..., 1].
+        """
         seen = self.inside.seen[items]
         popularity = self.levels.popularity_exponent * (seen + self.counts.popularity_prior).log()[..., None]
         if not self.levels.item_net:

@@ -52,6 +52,18 @@ class Lookup:
 class CountSettings:
     """How items are counted and looked up: keys of a model's YAML.
 
+    Attributes:
+        window: W, how far apart two items of a pair may be.
+        window_decay: delta, the weight of a pair beside that of a pair one place closer.
+        backward: beta, the weight of what came before an item.
+        history_length: so many of the newest items are looked up.
+        history_decay: gamma, the weight of an item beside that of the next newer one.
+        discount: D, taken off each count.
+        prior: mu, the weight of the coarser level.
+        max_successors: successors kept of an item, 0 for all.
+        popularity_prior: kappa, added to the count of every item.
+        repeats: ``observed`` for (3), ``free`` to leave probabilities as they are.
+
     Raises:
         ValueError: a setting outside of its range.
     """
@@ -124,12 +136,22 @@ class TransitionCounts(nn.Module):
     """c* of every pair of ids, by source, with N and N* of each source. In the state dict.
 
     Args:
-        users: [P]. ids: [P] in 1..n-1, both in the order of users, then time.
+        users: [P] in order.
+        ids: [P] in 1..n-1, in the order of users, then time.
         n: number of ids, padding included.
-        window: W. window_decay: delta. backward: beta. discount: D.
+        window: W.
+        window_decay: delta.
+        backward: beta.
+        discount: D.
         most: keep so many successors of a source, those seen most, equal ones by id; what the others had counts as
             taken off. 0 for all.
     """
+
+    start: Tensor
+    successor: Tensor
+    count: Tensor
+    total: Tensor
+    kept: Tensor
 
     def __init__(self, users: Tensor, ids: Tensor, *, n: int, window: int, window_decay: float, backward: float,
                  discount: float, most: int) -> None:  # fmt: skip
@@ -233,7 +255,11 @@ def _largest(counts: sparse.csr_matrix, most: int) -> sparse.csr_matrix:
 class Evidence:
     """The items a history has something to say about: successors of its items, and these items themselves.
 
-    row, item: [E] sorted by row, then item, each once. value: [E] float64 e(v). old: [E] whether the history has it.
+    Attributes:
+        row: [E] in order.
+        item: [E] sorted by row, then item, each once.
+        value: [E] float64 e(v).
+        old: [E] whether the history has it.
     """
 
     row: Tensor
@@ -252,8 +278,8 @@ def item_evidence(table: TransitionCounts | None, newest: Tensor, lookup: Lookup
         n_items: V.
     """
     B, V = len(newest), n_items
-    sources = () if table is None else newest[:, : lookup.length].unbind(1)
-    pairs = [table.of(source) for source in sources]  # in one, no row has an item twice
+    # in one of them, no row has an item twice
+    pairs = [] if table is None else [table.of(source) for source in newest[:, : lookup.length].unbind(1)]
     in_history = newest > 0
     of_row = torch.arange(B, device=newest.device)[:, None].expand_as(newest)
     own = of_row[in_history] * V + newest[in_history]
@@ -277,6 +303,8 @@ def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor |
         plain: [E] the part of their probability that any item has.
         extra: [E] the part that the evidence adds.
         rho: share of interactions that are with an item of the history; None to leave probabilities as they are.
+        n_rows: B.
+        n_items: V.
 
     Returns:
         the overrides, and [B] the factor of everything that is none: `extra` is to be used beside it.
@@ -302,7 +330,7 @@ def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:
 
 
 def newest_first(item_seq: Tensor) -> Tensor:
-    """Rows padded on the right, the newest item first. [B, L]"""
+    """Rows padded on the right, the newest item first. [B, L] to [B, L]."""
     length = (item_seq > 0).sum(1, keepdim=True)
     at = length - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
     return item_seq.gather(1, at.clamp(min=0)) * (at >= 0)

@@ -62,7 +62,7 @@ from recbole_cafe.model.counts import (
 )
 from recbole_cafe.model.net import Net
 from recbole_cafe.ranking.factored import FactoredCatalogue
-from recbole_cafe.ranking.query import Query
+from recbole_cafe.ranking.query import Query, required
 
 
 class IntentBackoffNet(Net):
@@ -78,6 +78,10 @@ class IntentBackoffNet(Net):
 
     learns = False
     needs_intents = True
+    item2intent: Tensor
+    within: Tensor
+    intent_share: Tensor
+    rho: Tensor
 
     def __init__(
         self,
@@ -150,7 +154,7 @@ class IntentBackoffNet(Net):
 
         A candidate with a foreign intent has the term of that intent and its own P(v | c).
         """
-        terms, overrides = query.terms, query.overrides
+        terms, overrides = required(query.terms, "terms"), required(query.overrides, "overrides")
         if items is None:
             score = terms[:, self.item2intent] * self.within
             at = (overrides.row, overrides.item)

@@ -18,7 +18,7 @@ from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import SOFTMAX, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
-from recbole_cafe.ranking.query import Query
+from recbole_cafe.ranking.query import Query, required
 
 
 class ItemNet(Net):
@@ -129,9 +129,10 @@ class ItemNet(Net):
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """The inner products, [B, V] (column 0 is padding) or [B, K]; see :meth:`Net.scores`."""
+        vector = required(query.vector, "vector")
         if items is None:
-            return query.vector @ self.item_vectors().T
-        return torch.einsum("bd,bkd->bk", query.vector, self.item_vectors(items))
+            return vector @ self.item_vectors().T
+        return torch.einsum("bd,bkd->bk", vector, self.item_vectors(items))
 
     def catalogue(self) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
@@ -149,6 +150,8 @@ class MaskedIntents(nn.Module):
         initializer_range: see :class:`ItemNet`.
     """
 
+    item2intent: Tensor
+
     def __init__(self, *, data: DataFacts, hidden_size: int, initializer_range: float) -> None:
         super().__init__()
         item2intent, n_intents = data.item2intent, data.n_intents
@@ -158,7 +161,8 @@ class MaskedIntents(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """items: [N] in 0..V. Returns [N, D]."""
-        return self.embedding(self.item2intent[items])
+        vectors: Tensor = self.embedding(self.item2intent[items])
+        return vectors
 
 
 class ClozeNet(ItemNet):

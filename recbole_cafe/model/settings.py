@@ -70,7 +70,7 @@ class LocalSettings:
     Attributes:
         n_local_heads: heads whose weights are multiplied by theta.
         theta_source: what theta is made from, see :mod:`recbole_cafe.layers.local`.
-        attn_scale: ``dim`` or ``head``, see :class:`recbole_cafe.layers.attention.SelfAttention`.
+        attn_scale: ``hidden`` or ``head``, see :class:`recbole_cafe.layers.attention.SelfAttention`.
         residual: see :class:`recbole_cafe.layers.encoder.EncoderBlock`.
 
     Raises:

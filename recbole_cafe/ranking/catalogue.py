@@ -32,7 +32,12 @@ EPSILON = 2.0**-24  # half the distance of 1 to the next float32
 
 @dataclass
 class Counters:
-    """How much work a search did. pairs: state-item products taken; possible: B x V."""
+    """How much work a search did.
+
+    Attributes:
+        pairs: state-item products taken.
+        possible: B x V.
+    """
 
     pairs: int = 0
     possible: int = 0
@@ -48,7 +53,8 @@ class Catalogue:
     """The items of a model, grouped by intent. The table is used in place, never copied.
 
     Args:
-        table: [V, D] float32, row 0 is padding. item2intent: [V], 0 for padding, C for items without intent.
+        table: [V, D] float32, row 0 is padding.
+        item2intent: [V], 0 for padding, C for items without intent.
         joint: see :mod:`recbole_cafe.layers.scoring`.
         n_intents: C, padding included.
     """
@@ -113,7 +119,8 @@ class Catalogue:
         of f: ln sigmoid(x) is flat for large x, where a range of x has one and the same score.
 
         Args:
-            score: float64. term: the intent's, of a shape that broadcasts with it; None for ``item``.
+            score: float64.
+            term: the intent's, of a shape that broadcasts with it; None for ``item``.
 
         Returns:
             float64 each; +inf where no x is certainly enough, -inf where every x may be.
@@ -143,7 +150,8 @@ class Catalogue:
     def slack(self, state: Tensor) -> Tensor:
         """[B, C + 1] float64: no float32 product of a state with an item of an intent is further off than this."""
         dim = self.table.shape[1]
-        return 2 * (dim + 4) * EPSILON * state.double().norm(dim=1)[:, None] * self.norm.double()
+        length: Tensor = state.double().norm(dim=1)
+        return 2 * (dim + 4) * EPSILON * length[:, None] * self.norm.double()
 
     # Rank of the target -----------------------------------------------------------------------------------------------
 
@@ -188,7 +196,12 @@ class Catalogue:
         """Add to above and tied, [B], how many of all items score above, and the same as, a given number.
 
         Args:
-            state: [B, D]. terms: [B, C + 1] or None. own: [B] float64. limit: [B] counts that are enough, or None.
+            state: [B, D].
+            terms: [B, C + 1] or None.
+            own: [B] float64, the number.
+            above: [B], changed in place.
+            tied: [B], changed in place.
+            limit: [B] counts that are enough, or None.
         """
         nobody = torch.full_like(above, -1)
         threshold, slack = self.thresholds(own, terms), self.slack(state)
@@ -232,7 +245,8 @@ class Catalogue:
         for intent, rows in zip(intents.tolist(), pairs[:, 0].split(count.tolist()), strict=True):
             first, size = int(self.start[intent]), int(self.size[intent])
             who = state[rows]
-            low, high = outwards(*(t[rows, intent][:, None] for t in threshold), slack[rows, intent][:, None])
+            at_least, at_most = (t[rows, intent][:, None] for t in threshold)
+            low, high = outwards(at_least, at_most, slack[rows, intent][:, None])
             step = max(1, BLOCK // max(len(rows), self.table.shape[1]))
             for ids in self.items[first : first + size].split(step):
                 product = who @ self.table.index_select(0, ids).T  # [R, n]
@@ -257,7 +271,7 @@ class Catalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, one tensor per state.
+            excluded: items to leave out, one tensor per state.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
@@ -277,7 +291,7 @@ class Catalogue:
         n_occupied = int((self.size > 0).sum())
         done, width = 0, 1
         while done < n_occupied:
-            # an intent whose best case is below the k-th best found cannot add anything
+            # an intent whose best case is below the k-th best so far cannot add anything
             open_ = ranked_best[:, done : done + width] >= scores[:, -1:]
             if not bool(open_.any()):
                 break
@@ -293,7 +307,7 @@ class Catalogue:
         n_best = k + max((len(e) for e in excluded or ()), default=0)
         by_intent = torch.argsort(intents, stable=True)
         rows, intents = rows[by_intent], intents[by_intent]
-        found_row, found_item = [], []
+        near_row, near_item = [], []
         present, count = torch.unique_consecutive(intents, return_counts=True)
         for intent, who in zip(present.tolist(), rows.split(count.tolist()), strict=True):
             first, size = int(self.start[intent]), int(self.size[intent])
@@ -311,9 +325,9 @@ class Catalogue:
                     kth_score = joint_score(kth, None if term is None else term.double(), self.joint)
                     bar = torch.maximum(low, outwards(*self.between(kth_score, term), width)[0])
                 at = (product >= bar).nonzero()
-                found_row.append(who[at[:, 0]])
-                found_item.append(ids[at[:, 1]])
-        row, item = torch.cat(found_row), torch.cat(found_item)
+                near_row.append(who[at[:, 0]])
+                near_item.append(ids[at[:, 1]])
+        row, item = torch.cat(near_row), torch.cat(near_item)
         if excluded is not None and len(row):
             gone = torch.cat([i * len(self.table) + excluded[i] for i in torch.unique(row).tolist()])
             keep = ~torch.isin(row * len(self.table) + item, gone)
@@ -348,10 +362,10 @@ def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
 
 @full_float32()
 def rank_streamed(catalogue: Catalogue, query: Query, target: Tensor) -> Ranks:
-    """Exact ranks by blocks of the table in its own order, nothing pruned: for catalogues without useful intents, and
-    to hold the pruned search to.
+    """Exact ranks by blocks of the table in its own order, nothing pruned.
 
-    Args and returns as :meth:`Catalogue.rank`.
+    For catalogues without useful intents, and to check the pruned search with. Arguments and result are those of
+    :meth:`Catalogue.rank`.
     """
     state, terms = _parts(query)
     own = catalogue._own(state, terms, target)

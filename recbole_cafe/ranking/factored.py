@@ -52,8 +52,8 @@ class FactoredCatalogue:
         self.n_levels = torch.bincount(intent[first], minlength=n_groups)
         self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
         self.best = torch.zeros(n_groups, dtype=torch.float64, device=device)
-        there = self.size > 0
-        self.best[there] = self.level[self.first_level[there]]
+        occupied = self.size > 0
+        self.best[occupied] = self.level[self.first_level[occupied]]
 
     @property
     def n_items(self) -> int:
@@ -123,8 +123,11 @@ class FactoredCatalogue:
         return self.before[higher] - self.before[first], self.before[equal] - self.before[higher]
 
     def _first(self, low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tensor:
-        """The first level in low..high-1 for whose weight a condition holds, high if for none; it holds from one level
-        on. A product of floating-point numbers is monotone in each, so a comparison of scores is such a condition."""
+        """The first level in low..high-1 for whose weight a condition holds, high if for none.
+
+        The condition has to hold for all levels behind that one, too. A comparison of scores is such a condition: a
+        product of floating-point numbers is monotone in each.
+        """
         for _ in range(int((high - low).max().item()).bit_length() if len(low) else 0):
             middle = (low + high) // 2
             open_ = low < high
@@ -140,7 +143,7 @@ class FactoredCatalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, each once, one tensor per row.
+            excluded: items to leave out, each once, one tensor per row.
 
         Returns:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
@@ -172,10 +175,9 @@ class FactoredCatalogue:
             row = torch.cat((row[keep], state.row[mine]))
             item = torch.cat((item[keep], state.item[mine]))
             score = self.score(state, terms, row, item)
-            wanted = ~torch.isin(row * self.n_items + item, gone)
-            row, item, score = row[wanted], item[wanted], score[wanted]
-            found = best(row - rows[0], item, score, len(rows), k)
-            items[rows], scores[rows] = found
+            kept = ~torch.isin(row * self.n_items + item, gone)
+            row, item, score = row[kept], item[kept], score[kept]
+            items[rows], scores[rows] = best(row - rows[0], item, score, len(rows), k)
         return items, scores
 
 

@@ -23,7 +23,8 @@ class MemoryCatalogue:
     """The items of a model whose queries have all four parts of a :class:`recbole_cafe.ranking.query.Query`.
 
     Args:
-        table: [V, D] float32, row 0 is padding. item2intent: [V], 0 for padding, C for items without intent.
+        table: [V, D] float32, row 0 is padding.
+        item2intent: [V], 0 for padding, C for items without intent.
         n_intents: C, padding included.
     """
 
@@ -99,7 +100,7 @@ class MemoryCatalogue:
         Args:
             query: as :meth:`rank`.
             k: how many.
-            excluded: items not wanted, one tensor per row.
+            excluded: items to leave out, one tensor per row.
 
         Returns:
             items [B, k] (0 where there are fewer) and ln of their scores [B, k] in float64 (-inf there).
@@ -111,8 +112,8 @@ class MemoryCatalogue:
         aside = [torch.unique(torch.cat(both)) for both in zip(special, gone, strict=True)]
         items, scores = self.plain.top(Query(vector, terms), k, aside)
         of_row, item = pairs(gone, device)
-        wanted = ~torch.isin(listed.row * V + listed.item, of_row * V + item)
-        row, item = listed.row[wanted], listed.item[wanted]
+        kept = ~torch.isin(listed.row * V + listed.item, of_row * V + item)
+        row, item = listed.row[kept], listed.item[kept]
         held = items > 0
         return best(
             torch.cat((held.nonzero()[:, 0], row)),

@@ -6,9 +6,12 @@ B rows, V items, C intents, D width of an item's vector.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -66,3 +69,21 @@ class Query:
     terms: Tensor | None = None
     log_norm: Tensor | None = None
     overrides: ScoreOverrides | None = None
+
+
+def required(part: Part | None, name: str) -> Part:
+    """A part of a query that its reader cannot do without.
+
+    Args:
+        part: of a query.
+        name: of the part.
+
+    Returns:
+        the part.
+
+    Raises:
+        TypeError: it is None: the query was made for another model or another catalogue.
+    """
+    if part is None:
+        raise TypeError(f"the query has no {name}: it was made for another model")
+    return part

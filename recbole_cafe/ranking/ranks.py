@@ -24,7 +24,8 @@ class Ranks:
     """Where N targets stand.
 
     Attributes:
-        above: [N] candidates with a higher score. tied: [N] other candidates with the same score.
+        above: [N] candidates with a higher score.
+        tied: [N] other candidates with the same score.
         n_candidates: [N] candidates, the target included.
         limit: None if all ranks are exact; else `above` from `limit` on is a lower bound.
     """
@@ -42,16 +43,21 @@ class Ranks:
     @staticmethod
     def cat(parts: list[Ranks]) -> Ranks:
         """All of them, in order."""
-        fields = ("above", "tied", "n_candidates")
-        return Ranks(*(torch.cat([getattr(p, f) for p in parts]) for f in fields), limit=parts[0].limit)
+        return Ranks(
+            above=torch.cat([part.above for part in parts]),
+            tied=torch.cat([part.tied for part in parts]),
+            n_candidates=torch.cat([part.n_candidates for part in parts]),
+            limit=parts[0].limit,
+        )
 
 
 def rank_of_target(scores: Tensor, target: Tensor, valid: Tensor | None = None) -> Ranks:
     """Rank the target's column among the valid columns of its row.
 
     Args:
-        scores: [B, K]. target: [B] column of the target. valid: [B, K] or [K] bool, which columns are candidates;
-            the target always is one.
+        scores: [B, K].
+        target: [B] column of the target.
+        valid: [B, K] or [K] bool, which columns are candidates; the target always is one.
 
     Raises:
         ScoreError: a candidate's score is NaN (RecBole would rank it somewhere without a word).
@@ -74,7 +80,9 @@ def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.n
     """Mean of a per-place value over the places a target may take.
 
     Args:
-        values: [K] value of a metric for a target at place 0..K-1; beyond that it is 0. above, tied: [N].
+        values: [K] value of a metric for a target at place 0..K-1; beyond that it is 0.
+        above: [N] candidates with a higher score.
+        tied: [N] other candidates with the same score.
 
     Returns:
         [N] float64.
@@ -82,14 +90,19 @@ def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.n
     total = np.r_[0.0, np.cumsum(values, dtype=np.float64)]  # total[i] = sum of the first i
     first = np.minimum(above, len(values))
     past = np.minimum(above + tied + 1, len(values))
-    return (total[past] - total[first]) / (tied + 1)
+    mean: np.ndarray = (total[past] - total[first]) / (tied + 1)
+    return mean
 
 
 def best(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> tuple[Tensor, Tensor]:
     """The k best of some items of each row, best first; equal scores by item id.
 
     Args:
-        row, item, score: [P] each, an item at most once in a row.
+        row: [P] in 0..n_rows-1.
+        item: [P], an item at most once in a row.
+        score: [P].
+        n_rows: number of rows.
+        k: how many.
 
     Returns:
         items [n_rows, k] (0 where there are fewer) and their scores [n_rows, k] (-inf there).
