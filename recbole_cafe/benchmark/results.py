@@ -180,20 +180,20 @@ def user_values(runs: SystemRuns, protocol: str, metric: str, seeds: Iterable[in
     users, total = None, []
     for seed in seeds:
         path = runs.folders[seed] / store.RANKS
+        ranks = store.ranks_of(runs.folders[seed])
         try:
-            with np.load(path, allow_pickle=False) as ranks:
-                columns = [ranks[f"{protocol}.{name}"] for name in ("above", "tied", "n_candidates")]
-                theirs = ranks["users"]
-        except (OSError, ValueError, KeyError) as error:
+            columns = [ranks[f"{protocol}.{name}"] for name in ("above", "tied", "n_candidates")]
+            tokens = ranks["users"]
+        except KeyError as error:
             raise store.StoreError(f"{path} cannot be read: {error}") from error
         values = per_user(metric, *columns)
         stated = runs.runs[seed]["test_result"][protocol][metric]
         if not math.isclose(values.mean(), stated, rel_tol=1e-9, abs_tol=1e-12):
             raise store.StoreError(f"{path} gives {protocol} {metric} {values.mean()}, the result beside it {stated}")
-        order = np.argsort(theirs)
-        if users is not None and not np.array_equal(users, theirs[order]):
+        order = np.argsort(tokens)
+        if users is not None and not np.array_equal(users, tokens[order]):
             raise store.StoreError(f"{path}: the test users differ from those of another seed")
-        users = theirs[order]
+        users = tokens[order]
         total.append(values[order])
     return users, np.mean(total, axis=0)
 
