@@ -15,7 +15,7 @@
       sampler: grid                # grid | tpe
       n_trials: ~                  # at most so many points per system: all of the grid, 20 of tpe
       seed: 2020
-      grid: {}                     # key -> values for all systems; default props/search/<Model>.yaml
+      grid: {}                     # key -> values for all systems; default: the model's section of props/search.yaml
 
 Of one key, the later of these wins: settings, data set, system, search, command line. A key the benchmark or the
 command line sets is not searched, unless the system's own `search:` lists it.
@@ -331,11 +331,10 @@ class _Reader:
         elif not self.search["on"]:
             return {}
         else:
-            file = props_dir() / "search" / f"{config.model_class.__name__}.yaml"
             grid, fixed = self.search["grid"], settings
             if grid is None:
-                grid = read_yaml(file) if file.is_file() else {}
-                where = str(file)
+                where = f"{props_dir() / 'search.yaml'}, {config.model_class.__name__}"
+                grid = read_yaml(props_dir() / "search.yaml").get(config.model_class.__name__, {})
             grid = {k: v for k, v in grid.items() if k in known}
         _check_grid(grid, where)
         space = {k: list(v) for k, v in grid.items() if k not in fixed}

@@ -250,7 +250,7 @@ def page(benchmark: Benchmark, all_tables: Sequence[Table], command: Sequence[st
         for table in all_tables:
             if table.dataset == dataset:
                 lines += [f"### {table.protocol}", "", markdown(table)]
-                lines += [f"[CSV]({table.name}.csv), [LaTeX]({table.name}.tex)", ""]
+                lines += [f"As CSV and LaTeX beside this page: `{table.name}.csv`, `{table.name}.tex`.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
