@@ -1,7 +1,7 @@
 # The same words locally and in CI.
 PYTHON ?= python
 
-.PHONY: install lint format test amazon wheel
+.PHONY: install lint format test pages pages-check amazon wheel
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
@@ -10,6 +10,10 @@ format:
 	ruff check --fix . && ruff format .
 test:
 	$(PYTHON) -m pytest
+pages:
+	$(PYTHON) -m recbole_cafe.benchmark.pages
+pages-check:
+	$(PYTHON) -m recbole_cafe.benchmark.pages --check
 amazon:
 	recbole-cafe simulate --name=amazon --out=dataset_atomic --replace
 wheel:

@@ -19,7 +19,7 @@ A table stands in a Markdown page between two comments; the first says in YAML w
 A cell is described by the keys of its row, its column and its table, of one key the first:
 
 * `benchmark`, `dataset`, `system`, `protocol`, `metric`: whose mean over the seeds it is, with the sample standard
-  deviation in brackets where it is not 0 (`sd: false` leaves it out); `digits` after the point (3; of `full` 4).
+  deviation in brackets unless it rounds to 0 (`sd: false` leaves it out); `digits` after the point (3; of `full` 4).
   `where` names settings: of the runs with them those of the best validation score; `seeds` limits them.
 * `fact`: a number of the data (users, items, intents, interactions, interactions_per_item), `digits` as above (0).
 * `gain`: two titles, of rows (in a row) or columns (in a column): the gain of the first over the second, which
@@ -234,7 +234,8 @@ def _shown(value: Stat | None, cell: Spec) -> str:
     if value is None:
         return ""
     digits = cell.get("digits", 4 if cell["protocol"] == "full" else 3)
-    deviation = f" ({_short(value.sd, digits)})" if value.sd and cell.get("sd", True) else ""
+    shown = cell.get("sd", True) and value.sd is not None and round(value.sd, digits) > 0
+    deviation = f" ({_short(value.sd, digits)})" if shown and value.sd is not None else ""
     return _short(value.mean, digits) + deviation
 
 
