@@ -172,7 +172,9 @@ def _packed(places: Iterable[str], results: Mapping[str, dict[str, Any]],
     Raises:
         StoreError: what is read is not what was written.
     """
-    buffer, lines, stored = io.BytesIO(), [], {}
+    buffer = io.BytesIO()
+    lines: list[bytes] = []
+    stored: dict[bytes, str] = {}  # digest of an array -> its key
     keys: dict[str, dict[str, str]] = {}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for place in places:

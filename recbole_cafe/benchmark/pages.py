@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -161,9 +161,10 @@ def table(spec: Spec, results: Path) -> list[str]:
             elif "text" in column:
                 cells.append(str(column["text"]))
             elif "gain" in row:
-                cells.append("" if "gain" in column else _gain(row["gain"], lambda t, c=column: values[t, c["title"]]))
+                of_rows = {t: value for (t, title), value in values.items() if title == column["title"]}
+                cells.append("" if column.keys() & {"gain", "fact"} else _gain(row["gain"], of_rows))
             elif "gain" in column:
-                cells.append(_gain(column["gain"], lambda t, r=row: values[r["title"], t]))
+                cells.append(_gain(column["gain"], {t: v for (title, t), v in values.items() if title == row["title"]}))
             elif "fact" in column:
                 cells.append(_fact(cell, results))
             else:
@@ -245,9 +246,9 @@ def _short(value: float, digits: int) -> str:
     return re.sub(r"^(-?)0\.", r"\1.", text)
 
 
-def _gain(pair: Sequence[str | Sequence[str]], value_of: Callable[[str], Stat | None]) -> str:
-    ours = value_of(str(pair[0]))
-    others = [value_of(title) for title in ([pair[1]] if isinstance(pair[1], str) else pair[1])]
+def _gain(pair: Sequence[str | Sequence[str]], values: Mapping[str, Stat | None]) -> str:
+    ours = values[str(pair[0])]
+    others = [values[title] for title in ([pair[1]] if isinstance(pair[1], str) else pair[1])]
     means = [other.mean for other in others if other]
     relative = gain(ours.mean, max(means)) if ours and means else None
     return "" if relative is None else f"{100 * relative:+.0f} %"
