@@ -67,7 +67,7 @@ def test_a_table_is_made_of_runs(results: Path) -> None:
         "| x | **1.000** | 4 |",
         "| B | .250 | 4 |",
         "| C |  | 4 |",
-        "| gain | +50 % | 4 |",
+        "| gain | +50 % |  |",
         "| paper | 0.5 | 3 |",
     ]
     assert pages.with_tables(text, results) == text
