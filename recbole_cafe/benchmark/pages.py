@@ -117,7 +117,7 @@ def with_tables(text: str, results: Path) -> str:
         PageError: a table that cannot be made.
     """
 
-    def made(match: re.Match[str]) -> str:
+    def new(match: re.Match[str]) -> str:
         try:
             spec = yaml.safe_load(match["spec"])
             lines = table(spec, results)
@@ -127,7 +127,7 @@ def with_tables(text: str, results: Path) -> str:
             raise PageError(f"a table lacks {error!r}: {match['spec'][:200]}") from error
         return match["begin"] + "\n" + "\n".join(lines) + "\n\n" + match["end"]
 
-    return TABLE.sub(made, text)
+    return TABLE.sub(new, text)
 
 
 def table(spec: Spec, results: Path) -> list[str]:

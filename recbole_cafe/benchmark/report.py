@@ -293,7 +293,10 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
     """Write all tables and report.md into `out`/report.
 
     Args:
+        out: the benchmark's folder.
+        test: t or wilcoxon.
         published: content of props/benchmark/published.yaml.
+        command: what is said to have made the page.
 
     Returns:
         what was written, report.md first.
@@ -305,10 +308,10 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
         raise ValueError(f"test={test!r} is none of {', '.join(TESTS)}")
     benchmark = read(out)
     entry = (published or {}).get(benchmark.plan.get("published"))
-    made = tables(benchmark, test=test, published=entry)
+    all_tables = tables(benchmark, test=test, published=entry)
     folder = Path(out) / FOLDER
-    texts = {"report.md": page(benchmark, made, command or ["recbole-cafe", "report", str(out)])}
-    for table in made:
+    texts = {"report.md": page(benchmark, all_tables, command or ["recbole-cafe", "report", str(out)])}
+    for table in all_tables:
         texts |= {f"{table.name}{end}": make(table) for end, make in FORMATS.items()}
     for name, text in texts.items():
         with written_whole(folder / name) as file:
