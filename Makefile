@@ -1,7 +1,7 @@
 # The same words locally and in CI.
 PYTHON ?= python
 
-.PHONY: install lint format test accuracy amazon wheel
+.PHONY: install lint format test accuracy pages pages-check amazon wheel
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
@@ -12,6 +12,10 @@ test:
 	$(PYTHON) -m pytest
 accuracy:
 	$(PYTHON) -m pytest -m accuracy -n 1 tests/accuracy
+pages:
+	$(PYTHON) -m recbole_cafe.benchmark.pages
+pages-check:
+	$(PYTHON) -m recbole_cafe.benchmark.pages --check
 amazon:
 	recbole-cafe simulate --name=amazon --out=dataset_atomic --replace
 wheel:

@@ -38,8 +38,20 @@ class Point:
     """A point of the line of gains.
 
     Attributes:
-        over: the baseline. system, baseline: means over the seeds.
-        gain: of the means over the seeds. low, high: smallest and largest gain of a single seed.
+        dataset: label of the data set.
+        x: where it stands.
+        protocol: name of the protocol.
+        metric: name of the metric.
+        over: label of the baseline.
+        system: the system's mean over the seeds.
+        baseline: the baseline's mean over the seeds.
+        gain: of the means over the seeds.
+        low: smallest gain of a single seed.
+        high: largest gain of a single seed.
+        seeds: how many.
+        users: of the data.
+        items: of the data.
+        interactions_per_item: of the data.
     """
 
     dataset: str
@@ -86,11 +98,11 @@ def gains(benchmark: Benchmark) -> list[Point]:
 
 def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRuns, baseline: SystemRuns) -> list[Point]:
     seeds = [s for s in system.runs if s in baseline.runs]
-    ours, theirs = ([r.runs[s]["test_result"].get(protocol, {}).get(metric) for s in seeds] for r in (system, baseline))
-    if not seeds or None in ours or None in theirs:
+    ours, others = ([r.runs[s]["test_result"].get(protocol, {}).get(metric) for s in seeds] for r in (system, baseline))
+    if not seeds or None in ours or None in others:
         return []
-    of_seeds = [gain(a, b) for a, b in zip(ours, theirs, strict=True)]
-    means = stat(ours).mean, stat(theirs).mean
+    of_seeds = [gain(a, b) for a, b in zip(ours, others, strict=True)]
+    means = stat(ours).mean, stat(others).mean
     if None in of_seeds:
         return []  # nothing is a multiple of nothing
     data = system.runs[seeds[0]]["data"]
@@ -157,14 +169,14 @@ def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
     figure = Figure(figsize=(0.6 + 4.2 * len(protocols), 3.4))
     panels = figure.subplots(1, len(protocols), squeeze=False)[0]
     for axes, protocol in zip(panels, protocols, strict=True):
-        there = [point for point in points if point.protocol == protocol]
+        shown = [point for point in points if point.protocol == protocol]
         for i, over in enumerate(baselines):
-            own = [point for point in there if point.over == over]
+            own = [point for point in shown if point.over == over]
             reach = [[p.gain - p.low for p in own], [p.high - p.gain for p in own]]
             axes.errorbar([p.x for p in own], [p.gain for p in own], yerr=reach, fmt=f"{MARKS[i % len(MARKS)]}-",
                           color=COLOURS[i % len(COLOURS)], markersize=5, capsize=2, linewidth=1.2, elinewidth=0.8,
                           label=f"over {over}")  # fmt: skip
-        places = sorted({point.x for point in there})
+        places = sorted({point.x for point in shown})
         if len(places) > 2 and places[0] > 0:
             axes.set_xscale("log")
         axes.minorticks_off()
@@ -173,7 +185,7 @@ def _line(benchmark: Benchmark, points: Sequence[Point]) -> Any:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="y", linewidth=0.4, alpha=0.5)
         axes.set_xlabel(str(spec.get("xlabel", "")))
-        axes.set_title(f"{protocol}, {title(there[0].metric)}", loc="left", fontsize=9)
+        axes.set_title(f"{protocol}, {title(shown[0].metric)}", loc="left", fontsize=9)
     panels[0].set_ylabel(f"gain of {spec['system']}")
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle("point: gain of the means; whiskers: lowest and highest of a single seed", fontsize=8)

@@ -15,7 +15,7 @@
       sampler: grid                # grid | tpe
       n_trials: ~                  # at most so many points per system: all of the grid, 20 of tpe
       seed: 2020
-      grid: {}                     # key -> values for all systems; default props/search/<Model>.yaml
+      grid: {}                     # key -> values for all systems; default: the model's section of props/search.yaml
 
 Of one key, the later of these wins: settings, data set, system, search, command line. A key the benchmark or the
 command line sets is not searched, unless the system's own `search:` lists it.
@@ -67,7 +67,10 @@ class Cell:
     """One system on one data set.
 
     Attributes:
-        dataset, system: the labels. model, data: the names of model and data set.
+        dataset: label of the data set.
+        system: label of the system.
+        model: name of the model.
+        data: name of the data set.
         settings: the `config_dict` of its runs, without seed, folders and what is searched.
         points: hash of a run's full settings -> what is searched, {} for the one point of a system without search.
         space: key -> values, empty without search.
@@ -128,8 +131,8 @@ def find_benchmark(name: str) -> Path:
         return path
     if Path(name).is_file():
         return Path(name)
-    there = ", ".join(p.stem for p in sorted(folder.glob("*.yaml")))
-    raise ConfigError(f"no benchmark {name!r}: there are {there}, and no file of that name")
+    known = ", ".join(p.stem for p in sorted(folder.glob("*.yaml")))
+    raise ConfigError(f"no benchmark {name!r}: there are {known}, and no file of that name")
 
 
 def make_plan(name: str, *, datasets: Sequence[str] | None = None, systems: Sequence[str] | None = None,
@@ -139,9 +142,12 @@ def make_plan(name: str, *, datasets: Sequence[str] | None = None, systems: Sequ
 
     Args:
         name: see :func:`find_benchmark`.
-        datasets: labels of the file, or names of data sets. systems: labels. None for all.
-        seeds, protocols, n_trials: instead of the file's.
+        datasets: labels of the file, or names of data sets; None for all.
+        systems: labels; None for all.
+        seeds: instead of the file's.
+        protocols: instead of the file's.
         search: none, grid or tpe, instead of the file's.
+        n_trials: instead of the file's.
         overrides: key -> text of the command line, for every system whose model knows the key.
 
     Raises:
@@ -244,23 +250,23 @@ class _Reader:
         on = isinstance(value, dict)
         if not on and value is not None and not _is_none(value):
             raise ConfigError(f"{self.path}: search={value!r} should be none or a mapping of {sorted(SEARCH_KEYS)}")
-        found = {"sampler": "grid", "n_trials": None, "seed": 2020, "grid": None, **(value if on else {})}
-        for key in found:
+        search = {"sampler": "grid", "n_trials": None, "seed": 2020, "grid": None, **(value if on else {})}
+        for key in search:
             if key not in SEARCH_KEYS:
-                raise unknown_key(key, found[key], set(SEARCH_KEYS), f"search, in {self.path}")
+                raise unknown_key(key, search[key], set(SEARCH_KEYS), f"search, in {self.path}")
         if given is not None and not _is_none(given):
-            found["sampler"] = given
+            search["sampler"] = given
         if n_trials is not None:
-            found["n_trials"] = n_trials
-        if found["sampler"] not in SAMPLERS:
-            raise ConfigError(f"{self.path}: sampler {found['sampler']!r} is none of {', '.join(SAMPLERS)}")
-        if found["n_trials"] is not None and (not isinstance(found["n_trials"], int) or found["n_trials"] < 1):
-            raise ConfigError(f"{self.path}: n_trials={found['n_trials']!r} should be a positive number")
-        if found["grid"] is not None:
-            _check_grid(found["grid"], f"{self.path}, search")
-        found["never"] = given is not None and _is_none(given)
-        found["on"] = (on or given is not None) and not found["never"]
-        return found
+            search["n_trials"] = n_trials
+        if search["sampler"] not in SAMPLERS:
+            raise ConfigError(f"{self.path}: sampler {search['sampler']!r} is none of {', '.join(SAMPLERS)}")
+        if search["n_trials"] is not None and (not isinstance(search["n_trials"], int) or search["n_trials"] < 1):
+            raise ConfigError(f"{self.path}: n_trials={search['n_trials']!r} should be a positive number")
+        if search["grid"] is not None:
+            _check_grid(search["grid"], f"{self.path}, search")
+        search["never"] = given is not None and _is_none(given)
+        search["on"] = (on or given is not None) and not search["never"]
+        return search
 
     # A cell ----------------------------------------------------------------------------------------------------------
 
@@ -313,9 +319,9 @@ class _Reader:
     def _check_data(self, where: str, data: str, folder: Path, *, given: bool) -> None:
         """The atomic file is there. `amazon` may be missing where it is made on first use."""
         if not (folder / f"{data}.inter").is_file() and (given or data != "amazon"):
-            there = sorted(p.parent.name for p in folder.parent.glob("*/*.inter"))
+            present = sorted(p.parent.name for p in folder.parent.glob("*/*.inter"))
             raise ConfigError(f"{where}: no data set {data!r}: {folder / f'{data}.inter'} is missing; data sets in "
-                              f"{folder.parent}: {', '.join(there) or 'none'}")  # fmt: skip
+                              f"{folder.parent}: {', '.join(present) or 'none'}")  # fmt: skip
 
     def _space(self, where: str, own: Any, config: Config, known: set[str], settings: Mapping[str, Any],
                given: Mapping[str, Any]) -> dict[str, list[Any]]:  # fmt: skip
@@ -332,11 +338,10 @@ class _Reader:
         elif not self.search["on"]:
             return {}
         else:
-            file = props_dir() / "search" / f"{config.model_class.__name__}.yaml"
             grid, fixed = self.search["grid"], settings
             if grid is None:
-                grid = read_yaml(file) if file.is_file() else {}
-                where = str(file)
+                where = f"{props_dir() / 'search.yaml'}, {config.model_class.__name__}"
+                grid = read_yaml(props_dir() / "search.yaml").get(config.model_class.__name__, {})
             grid = {k: v for k, v in grid.items() if k in known}
         _check_grid(grid, where)
         space = {k: list(v) for k, v in grid.items() if k not in fixed}

@@ -65,7 +65,7 @@ def _footnotes(table: Table) -> list[str]:
 
 
 def _markdown_tests(table: Table) -> list[str]:
-    tested = [row for row in table.rows if row.difference is not None]
+    tested = [(row.system, d) for row in table.rows if (d := row.difference) is not None]
     if not tested:
         return []
     lines = [
@@ -73,10 +73,9 @@ def _markdown_tests(table: Table) -> list[str]:
         f"{TESTS[table.test]}, {len(tested)} comparisons:", "",
         "| system | mean difference | 95 % interval | p | p (Holm) | users |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
-    for row in tested:
-        d = row.difference
+    for system, d in tested:
         interval = f"{d.low:+.4f} … {d.high:+.4f}"
-        cells = [_md(row.system), f"{d.mean:+.4f}", interval, p_value(d.p), p_value(d.p_holm), f"{d.users:,}"]
+        cells = [_md(system), f"{d.mean:+.4f}", interval, p_value(d.p), p_value(d.p_holm), f"{d.users:,}"]
         lines.append(markdown_row(cells))
     return [*lines, ""]
 
@@ -180,7 +179,8 @@ def as_csv(table: Table) -> str:
                 line |= {"reference": table.reference, "difference": d.mean, "difference_low": d.low,
                          "difference_high": d.high, "p": d.p, "p_holm": d.p_holm, "users": d.users}  # fmt: skip
             cost = costs(row.runs)
-            line |= {**cost, "epochs": " ".join(map(str, cost["epochs"]))}
+            if cost is not None:
+                line |= {**cost, "epochs": " ".join(map(str, cost["epochs"]))}
             writer.writerow(line)
     return text.getvalue()
 
@@ -218,8 +218,10 @@ def shown(value: Stat | None) -> str:
     return f"{value.mean:.4f}" if value.sd is None else f"{value.mean:.4f} ± {value.sd:.4f}"
 
 
-def p_value(p: float) -> str:
-    """Three digits, or a bound."""
+def p_value(p: float | None) -> str:
+    """Three digits, or a bound; nothing for nothing."""
+    if p is None:
+        return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -250,7 +252,7 @@ def page(benchmark: Benchmark, all_tables: Sequence[Table], command: Sequence[st
         for table in all_tables:
             if table.dataset == dataset:
                 lines += [f"### {table.protocol}", "", markdown(table)]
-                lines += [f"[CSV]({table.name}.csv), [LaTeX]({table.name}.tex)", ""]
+                lines += [f"As CSV and LaTeX beside this page: `{table.name}.csv`, `{table.name}.tex`.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -293,7 +295,10 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
     """Write all tables and report.md into `out`/report.
 
     Args:
+        out: the benchmark's folder.
+        test: t or wilcoxon.
         published: content of props/benchmark/published.yaml.
+        command: what is said to have made the page.
 
     Returns:
         what was written, report.md first.
@@ -304,11 +309,11 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
     if test not in TESTS:
         raise ValueError(f"test={test!r} is none of {', '.join(TESTS)}")
     benchmark = read(out)
-    entry = (published or {}).get(benchmark.plan.get("published"))
-    made = tables(benchmark, test=test, published=entry)
+    entry = (published or {}).get(str(benchmark.plan.get("published")))
+    all_tables = tables(benchmark, test=test, published=entry)
     folder = Path(out) / FOLDER
-    texts = {"report.md": page(benchmark, made, command or ["recbole-cafe", "report", str(out)])}
-    for table in made:
+    texts = {"report.md": page(benchmark, all_tables, command or ["recbole-cafe", "report", str(out)])}
+    for table in all_tables:
         texts |= {f"{table.name}{end}": make(table) for end, make in FORMATS.items()}
     for name, text in texts.items():
         with written_whole(folder / name) as file:

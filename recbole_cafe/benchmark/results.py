@@ -26,9 +26,15 @@ class SystemRuns:
     """What there is of one system on one data set.
 
     Attributes:
+        system: its label.
+        model: name of the model.
+        seeds: seeds that were planned.
         digest: hash of the settings that validation chose, None without a finished run.
-        point: what the search chose. runs: seed -> result. folders: seed -> where it is.
-        tried, trials: points of the search that are done, and that were planned; 1 without a search.
+        point: what the search chose.
+        runs: seed -> result.
+        folders: seed -> the folder of the run, which packed runs have in name only.
+        tried: points of the search that are done; 1 without a search.
+        trials: points of the search that were planned; 1 without a search.
     """
 
     system: str
@@ -42,9 +48,14 @@ class SystemRuns:
     trials: int
 
     def values(self, protocol: str, metric: str) -> list[float]:
-        """Of each seed that has it."""
-        found = (result["test_result"].get(protocol, {}).get(metric) for result in self.runs.values())
-        return [float(value) for value in found if value is not None]
+        """The metric of each seed that has it.
+
+        Args:
+            protocol: name of the protocol.
+            metric: name of the metric, in small letters.
+        """
+        values = (result["test_result"].get(protocol, {}).get(metric) for result in self.runs.values())
+        return [float(value) for value in values if value is not None]
 
 
 @dataclass
@@ -57,10 +68,12 @@ class Benchmark:
 
     @property
     def title(self) -> str:
-        return self.plan.get("title", self.plan["name"])
+        """Heading of the report."""
+        return str(self.plan.get("title", self.plan["name"]))
 
     @property
     def ours(self) -> list[str]:
+        """Labels of our systems."""
         return _as_list(self.plan.get("ours"))
 
     def protocols(self, dataset: str) -> list[str]:
@@ -107,24 +120,25 @@ class Table:
 
     def places(self, metric: str) -> dict[str, int]:
         """system -> 1 for the best mean, 2 for the second; equal means share a place."""
-        means = {row.system: row.values[metric].mean for row in self.rows if row.values[metric] is not None}
+        means = {row.system: value.mean for row in self.rows if (value := row.values[metric]) is not None}
         order = sorted(set(means.values()), reverse=True)[:2]
         return {system: order.index(mean) + 1 for system, mean in means.items() if mean in order}
 
     def gains(self) -> list[tuple[str, dict[str, tuple[float, str] | None]]]:
         """For each of our systems, metric -> (relative gain over the best baseline, its name)."""
-        found = []
+        gains = []
         for row in self.rows:
             if row.ours and any(row.values.values()) and any(not other.ours for other in self.rows):
-                found.append((row.system, {metric: self._gain(row, metric) for metric in self.metrics}))
-        return found
+                gains.append((row.system, {metric: self._gain(row, metric) for metric in self.metrics}))
+        return gains
 
     def _gain(self, row: Row, metric: str) -> tuple[float, str] | None:
-        others = {r.system: r.values[metric].mean for r in self.rows if not r.ours and r.values[metric] is not None}
-        if not others or row.values[metric] is None:
+        others = {r.system: v.mean for r in self.rows if not r.ours and (v := r.values[metric]) is not None}
+        value = row.values[metric]
+        if not others or value is None:
             return None
         best = max(others, key=others.__getitem__)
-        relative = gain(row.values[metric].mean, others[best])
+        relative = gain(value.mean, others[best])
         return None if relative is None else (relative, best)
 
 
@@ -132,7 +146,10 @@ class Table:
 
 
 def read(out: Path) -> Benchmark:
-    """What a benchmark folder holds.
+    """What a benchmark folder holds, in single files or packed.
+
+    Args:
+        out: the folder.
 
     Raises:
         StoreError: it is no benchmark folder, or a file in it is damaged.
@@ -153,8 +170,8 @@ def _system(out: Path, dataset: str, label: str, cell: Mapping[str, Any]) -> Sys
     results = store.finished_runs(out, dataset, label, cell["points"], cell["seeds"])
     scores = {digest: store.score(r) for (digest, seed), r in results.items() if seed == cell["seeds"][0]}
     # without a search there is nothing to choose, and a later seed may be done before the first
-    chosen = store.choose(scores) if len(cell["points"]) > 1 else next(iter(cell["points"]))
-    runs = {seed: results[chosen, seed] for seed in cell["seeds"] if (chosen, seed) in results}
+    chosen: str | None = store.choose(scores) if len(cell["points"]) > 1 else next(iter(cell["points"]))
+    runs = {s: results[chosen, s] for s in cell["seeds"] if chosen is not None and (chosen, s) in results}
     return SystemRuns(
         system=label,
         model=cell["model"],
@@ -162,7 +179,7 @@ def _system(out: Path, dataset: str, label: str, cell: Mapping[str, Any]) -> Sys
         digest=chosen if runs else None,
         point=cell["points"][chosen] if runs else {},
         runs=runs,
-        folders={seed: store.run_folder(out, dataset, label, chosen, seed) for seed in runs},
+        folders={s: store.run_folder(out, dataset, label, chosen, s) for s in runs if chosen is not None},
         tried=len(scores),
         trials=cell["trials"],
     )
@@ -171,30 +188,39 @@ def _system(out: Path, dataset: str, label: str, cell: Mapping[str, Any]) -> Sys
 def user_values(runs: SystemRuns, protocol: str, metric: str, seeds: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
     """A metric of each user, averaged over seeds.
 
+    Args:
+        runs: of the system.
+        protocol: name of the protocol.
+        metric: name of the metric.
+        seeds: of the runs that are averaged, one at least.
+
     Returns:
         [N] user tokens, sorted; [N] values.
 
     Raises:
         StoreError: the ranks are missing or do not give the metric that result.json states.
     """
-    users, total = None, []
+    users: np.ndarray | None = None
+    total: list[np.ndarray] = []
     for seed in seeds:
         path = runs.folders[seed] / store.RANKS
+        ranks = store.ranks_of(runs.folders[seed])
         try:
-            with np.load(path, allow_pickle=False) as ranks:
-                columns = [ranks[f"{protocol}.{name}"] for name in ("above", "tied", "n_candidates")]
-                theirs = ranks["users"]
-        except (OSError, ValueError, KeyError) as error:
+            columns = [ranks[f"{protocol}.{name}"] for name in ("above", "tied", "n_candidates")]
+            tokens = ranks["users"]
+        except KeyError as error:
             raise store.StoreError(f"{path} cannot be read: {error}") from error
         values = per_user(metric, *columns)
         stated = runs.runs[seed]["test_result"][protocol][metric]
         if not math.isclose(values.mean(), stated, rel_tol=1e-9, abs_tol=1e-12):
             raise store.StoreError(f"{path} gives {protocol} {metric} {values.mean()}, the result beside it {stated}")
-        order = np.argsort(theirs)
-        if users is not None and not np.array_equal(users, theirs[order]):
+        order = np.argsort(tokens)
+        if users is not None and not np.array_equal(users, tokens[order]):
             raise store.StoreError(f"{path}: the test users differ from those of another seed")
-        users = theirs[order]
+        users = tokens[order]
         total.append(values[order])
+    if users is None:
+        raise ValueError("no seed was given")
     return users, np.mean(total, axis=0)
 
 
@@ -205,6 +231,7 @@ def tables(benchmark: Benchmark, *, test: str = "t", published: Mapping[str, Any
     """All tables of a benchmark.
 
     Args:
+        benchmark: as :func:`read` gives it.
         test: t or wilcoxon.
         published: one entry of props/benchmark/published.yaml.
 
@@ -250,8 +277,8 @@ def _table(benchmark: Benchmark, dataset: str, systems: list[SystemRuns], protoc
            published: Mapping[str, Any] | None) -> Table:  # fmt: skip
     check_comparable(dataset, systems)
     metrics = metrics_of(benchmark, protocol)
-    there = [system for system in systems if system.runs]
-    facts = next(iter(there[0].runs.values())) if there else None
+    run = [system for system in systems if system.runs]
+    facts = next(iter(run[0].runs.values())) if run else None
     paper = _published_for(published, dataset, protocol, simulated=bool(facts and facts["simulated"]))
     rows = []
     for system in systems:
@@ -268,7 +295,7 @@ def _table(benchmark: Benchmark, dataset: str, systems: list[SystemRuns], protoc
         caption=_caption(dataset, protocol, facts),
         reference=reference,
         test=test,
-        published=published["source"] if paper else None,
+        published=published["source"] if published and paper else None,
         warning=AUTHORS_NOTICE.format(n=parse_protocol(protocol).n_negatives) if random_intents else None,
         notes=_missing(systems, protocol),
     )
@@ -296,7 +323,8 @@ def _caption(dataset: str, protocol: str, facts: Mapping[str, Any] | None) -> st
 
 
 def _missing(systems: Sequence[SystemRuns], protocol: str) -> list[str]:
-    notes, total, gone = [], 0, []
+    notes: list[str] = []
+    total, gone = 0, []
     for system in systems:
         total += len(system.seeds)
         lacking = [s for s in system.seeds if s not in system.runs or protocol not in system.runs[s]["test_result"]]
@@ -331,34 +359,33 @@ def _limited(system: SystemRuns) -> str | None:
 
 def reference_of(benchmark: Benchmark, systems: Sequence[SystemRuns]) -> str | None:
     """The system of these that the others are compared with: the file's, else the first of ours with a run."""
-    wanted = [*_as_list(benchmark.plan.get("reference")), *benchmark.ours]
-    there = {system.system for system in systems if system.runs}
-    return next((name for name in wanted if name in there), None)
+    candidates = [*_as_list(benchmark.plan.get("reference")), *benchmark.ours]
+    run = {system.system for system in systems if system.runs}
+    return next((name for name in candidates if name in run), None)
 
 
 def _compare(table: Table) -> None:
     """Test every system against the reference, on the first metric, over the users, on the seeds both have."""
     metric = table.metrics[0]
     rows = {row.system: row for row in table.rows if row.values[metric] is not None}
-    reference = rows.pop(table.reference, None)
+    reference = rows.pop(table.reference, None) if table.reference is not None else None
     if reference is None:
         return
-    compared = []
+    compared: list[tuple[Row, Difference]] = []
     for row in rows.values():
         seeds = [s for s in reference.runs.runs if s in row.runs.runs]
         if not seeds:
             table.notes.append(f"{row.system} and {table.reference} have no seed in common and are not tested.")
             continue
         users, values = user_values(row.runs, table.protocol, metric, seeds)
-        theirs, others = user_values(reference.runs, table.protocol, metric, seeds)
-        _, mine, its = np.intersect1d(users, theirs, assume_unique=True, return_indices=True)
-        if len(mine) < max(len(users), len(theirs)):
-            table.notes.append(f"{row.system} is tested on {len(users)} users, {table.reference} on {len(theirs)}; "
-                               f"{len(mine)} are compared.")  # fmt: skip
-        row.difference = paired(values[mine], others[its], table.test)
-        compared.append(row)
-    for row, p in zip(compared, holm([row.difference.p for row in compared]), strict=True):
-        row.difference = replace(row.difference, p_holm=p)
+        other_users, others = user_values(reference.runs, table.protocol, metric, seeds)
+        _, mine, its = np.intersect1d(users, other_users, assume_unique=True, return_indices=True)
+        if len(mine) < max(len(users), len(other_users)):
+            table.notes.append(f"{row.system} is tested on {len(users)} users, {table.reference} on "
+                               f"{len(other_users)}; {len(mine)} are compared.")  # fmt: skip
+        compared.append((row, paired(values[mine], others[its], table.test)))
+    for (row, difference), p in zip(compared, holm([d.p for _, d in compared]), strict=True):
+        row.difference = replace(difference, p_holm=p)
 
 
 def _published_for(published: Mapping[str, Any] | None, dataset: str, protocol: str,
@@ -369,7 +396,7 @@ def _published_for(published: Mapping[str, Any] | None, dataset: str, protocol: 
         return None
     for name, systems in published["datasets"].items():
         if dataset == name or dataset.startswith(f"{name}-"):
-            return systems
+            return dict(systems)
     return None
 
 

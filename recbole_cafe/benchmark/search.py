@@ -18,9 +18,11 @@ class Search:
     """The search of one cell.
 
     Args:
-        space: key -> values. points: hash -> point, all of the product of `space`.
+        space: key -> values.
+        points: hash -> point, all of the product of `space`.
         n_trials: how many points to try.
-        sampler: grid (in random order) or tpe. seed: of the sampler.
+        sampler: grid (in random order) or tpe.
+        seed: of the sampler.
         finished: hash -> validation score, higher is better, of the points that have been run.
         begun: hashes of points that were begun and not finished: tpe tries them first.
     """
@@ -43,10 +45,10 @@ class Search:
         self._spread = {k: optuna.distributions.CategoricalDistribution(v) for k, v in choices.items()}
         self.grid = sampler == "grid"
         if self.grid:
-            made = optuna.samplers.GridSampler(choices, seed=seed)
+            optimiser = optuna.samplers.GridSampler(choices, seed=seed)
         else:  # the seed moves on with what is done, else a search that starts again proposes its first points again
-            made = optuna.samplers.TPESampler(seed=seed + len(self.scores), constant_liar=True)
-        self._study = optuna.create_study(direction="maximize", sampler=made)
+            optimiser = optuna.samplers.TPESampler(seed=seed + len(self.scores), constant_liar=True)
+        self._study = optuna.create_study(direction="maximize", sampler=optimiser)
         self._todo: list[str] = []
         if self.grid:  # its order depends on the seed alone
             order = [self._ask()[0] for _ in range(n_trials)]

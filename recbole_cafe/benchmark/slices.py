@@ -46,7 +46,9 @@ class UserFacts:
     """What is known of every test user before anything is scored.
 
     Attributes:
-        users: [N] tokens, sorted. values: fact -> [N]. missing: fact -> why there is none.
+        users: [N] tokens, sorted.
+        values: fact -> [N].
+        missing: fact -> why it has none.
     """
 
     users: np.ndarray
@@ -59,9 +61,22 @@ class Slice:
     """One system on one slice.
 
     Attributes:
-        fact, slice: the fact's name and the slice's label. users, share: how many test users, of all.
-        mean, sd, seeds: over the seeds. gain: of the reference over this system. p, p_holm: paired t-test of the
-            reference's users against this system's, and corrected for all of the fact.
+        dataset: label of the data set.
+        protocol: name of the protocol.
+        metric: name of the metric.
+        fact: name of the fact.
+        slice: label of the slice.
+        users: how many test users.
+        share: of all test users.
+        system: label of the system.
+        ours: whether it is one of ours.
+        mean: over the seeds.
+        sd: sample standard deviation over the seeds.
+        seeds: how many.
+        reference: label of the system it is compared with.
+        gain: of the reference over this system.
+        p: paired t-test of the reference's users against this system's.
+        p_holm: p corrected for all of the fact.
     """
 
     dataset: str
@@ -129,8 +144,8 @@ def user_facts(config: Any) -> UserFacts:
         missing["intent_entropy"] = str(error)
     else:
         intent = of.item2intent.numpy()
-        theirs = (intent[items] for items in histories)
-        values["intent_entropy"] = np.array([entropy(c[c < of.n_intents]) for c in theirs])
+        intents = (intent[items] for items in histories)
+        values["intent_entropy"] = np.array([entropy(c[c < of.n_intents]) for c in intents])
     tokens = np.asarray(dataset.field2id_token[dataset.uid_field])[rows[dataset.uid_field].numpy()].astype(str)
     order = np.argsort(tokens)
     return UserFacts(tokens[order], {name: value[order] for name, value in values.items()}, missing)
@@ -144,8 +159,8 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
     """
     from recbole_cafe.config.config import Config
 
-    there = [system for system in benchmark.datasets[dataset] if system.runs]
-    for system in there:
+    run = [system for system in benchmark.datasets[dataset] if system.runs]
+    for system in run:
         cell = benchmark.plan["cells"][dataset][system.system]
         given = {**cell["settings"], **system.point, "seed": system.seeds[0]}
         if data_path is not None:
@@ -153,7 +168,7 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
         config = Config(cell["model"], cell["data"], config_dict=given)
         if config["MODEL_TYPE"].name != "SEQUENTIAL":
             continue
-        if config["tie_order"] == "random" and max(len(s.runs) for s in there) > 1:
+        if config["tie_order"] == "random" and max(len(s.runs) for s in run) > 1:
             raise store.StoreError(
                 f"{dataset}: with tie_order=random each seed has targets of its own; slice runs of one seed"
             )
@@ -170,19 +185,19 @@ def chosen_systems(benchmark: Benchmark, dataset: str, names: Sequence[str] | No
     Raises:
         StoreError: a name that is no system with a finished run.
     """
-    there = {system.system: system for system in benchmark.datasets[dataset] if system.runs}
+    run = {system.system: system for system in benchmark.datasets[dataset] if system.runs}
     if names:
         for name in names:
-            if name not in there:
+            if name not in run:
                 raise store.StoreError(f"{benchmark.out}: {dataset} has no run of {name!r}; there are "
-                                       f"{', '.join(there) or 'none'}")  # fmt: skip
-        return [there[name] for name in names]
-    wanted = set(benchmark.ours)
+                                       f"{', '.join(run) or 'none'}")  # fmt: skip
+        return [run[name] for name in names]
+    chosen = set(benchmark.ours)
     for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]
-        means = {n: stat(v).mean for n, s in there.items() if n not in wanted and (v := s.values(protocol, metric))}
-        wanted |= set(sorted(means, key=means.__getitem__, reverse=True)[:BEST_OTHERS])
-    return [system for name, system in there.items() if name in wanted]
+        means = {n: stat(v).mean for n, s in run.items() if n not in chosen and (v := s.values(protocol, metric))}
+        chosen |= set(sorted(means, key=means.__getitem__, reverse=True)[:BEST_OTHERS])
+    return [system for name, system in run.items() if name in chosen]
 
 
 def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequence[SystemRuns],
@@ -199,7 +214,7 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
     reference = reference or reference_of(benchmark, systems) or systems[0].system
     if reference not in [system.system for system in systems]:
         raise store.StoreError(f"reference={reference!r} is none of {', '.join(s.system for s in systems)}")
-    made = []
+    all_rows = []
     for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]
         values = {system.system: _of_seeds(system, protocol, metric, facts.users) for system in systems}
@@ -213,21 +228,21 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
             tested = [n for n, row in enumerate(rows) if row.p is not None]
             for n, p in zip(tested, holm([rows[n].p for n in tested]), strict=True):
                 rows[n] = replace(rows[n], p_holm=p)
-            made += rows
-    return made
+            all_rows += rows
+    return all_rows
 
 
 def _of_seeds(system: SystemRuns, protocol: str, metric: str, users: np.ndarray) -> dict[int, np.ndarray]:
     """seed -> [N] the metric of each user."""
-    found = {}
+    values = {}
     for seed in system.runs:
-        theirs, found[seed] = user_values(system, protocol, metric, [seed])
-        if not np.array_equal(theirs, users):
+        tokens, values[seed] = user_values(system, protocol, metric, [seed])
+        if not np.array_equal(tokens, users):
             raise store.StoreError(
-                f"{system.folders[seed]}: its {len(theirs)} test users are not the {len(users)} of the data as they "
+                f"{system.folders[seed]}: its {len(tokens)} test users are not the {len(users)} of the data as they "
                 f"are now"
             )
-    return found
+    return values
 
 
 def _slice(benchmark: Benchmark, names: tuple[str, ...], inside: np.ndarray,
@@ -254,7 +269,9 @@ def write(out: Path, *, systems: Sequence[str] | None = None, reference: str | N
     """Write the slices of every data set of a benchmark folder.
 
     Args:
-        systems, reference: see :func:`chosen_systems` and :func:`slices`.
+        out: the benchmark's folder.
+        systems: see :func:`chosen_systems`.
+        reference: see :func:`slices`.
         data_path: folder of the data sets, if it is no longer the one of the runs.
 
     Returns:
@@ -267,8 +284,8 @@ def write(out: Path, *, systems: Sequence[str] | None = None, reference: str | N
 
     benchmark = read(out)
     folder, written = Path(out) / FOLDER, []
-    for dataset, there in benchmark.datasets.items():
-        if not any(system.runs for system in there):
+    for dataset, systems_of in benchmark.datasets.items():
+        if not any(system.runs for system in systems_of):
             continue
         facts = facts_of(benchmark, dataset, data_path)
         rows = slices(benchmark, dataset, facts, chosen_systems(benchmark, dataset, systems), reference)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from recbole_cafe.ranking.ranks import expectation
+from recbole_cafe.ranking.expectation import expectation
 
 TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
@@ -28,9 +28,12 @@ class Difference:
     """A paired comparison over users.
 
     Attributes:
-        mean: mean difference. low, high: its 95 % confidence interval (Student's t).
-        p: of the test, two-sided. p_holm: corrected for all comparisons of the table.
+        mean: mean difference.
+        low: lower end of its 95 % confidence interval (Student's t).
+        high: upper end of that interval.
+        p: of the test, two-sided.
         users: how many pairs.
+        p_holm: p corrected for all comparisons of the table.
     """
 
     mean: float
@@ -67,7 +70,9 @@ def paired(values: np.ndarray, reference: np.ndarray, test: str = "t") -> Differ
     """Compare two systems on the same users.
 
     Args:
-        values, reference: [N] a metric of each user. test: t or wilcoxon (pairs without difference are dropped).
+        values: [N] a metric of each user.
+        reference: [N] that of the other system, of the same users.
+        test: t or wilcoxon (pairs without difference are dropped).
     """
     difference = np.asarray(values, dtype=np.float64) - np.asarray(reference, dtype=np.float64)
     n, mean = len(difference), float(difference.mean())
@@ -89,6 +94,9 @@ def per_user(metric: str, above: np.ndarray, tied: np.ndarray, n_candidates: np.
 
     Args:
         metric: ndcg@K, hit@K, mrr@K, or mrr, over all candidates.
+        above: [N] candidates above the target.
+        tied: [N] other candidates with the target's score.
+        n_candidates: [N] candidates, the target included.
 
     Returns:
         [N] float64.

@@ -5,6 +5,7 @@
     DIR/runs/<data set>/<system>/<hash>-s<seed>/         a run: result.json, ranks.npz, log.txt, or error.txt
 
 A run is done if and only if its result.json, which is written last, is there and names the hash of its folder.
+Runs that are kept may be packed into two files (recbole_cafe.benchmark.packed); both forms are read.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-PLAN, RESULT, RANKS, ERROR, LOG = "benchmark.json", "result.json", "ranks.npz", "error.txt", "log.txt"
+import numpy as np
 
+from recbole_cafe.benchmark.layout import ERROR, LOG, PLAN, RANKS, RESULT, RUNS, StoreError, read_json
+from recbole_cafe.benchmark.packed import load_ranks, read_packed
 
-class StoreError(ValueError):
-    """A file of a benchmark folder is not what it should be."""
+__all__ = ["ERROR", "LOG", "PLAN", "RANKS", "RESULT", "StoreError", "choose", "finished", "finished_runs",
+           "folder_name", "ranks_of", "read_json", "run_folder", "score", "settings_hash"]  # fmt: skip
 
 
 def folder_name(label: str) -> str:
@@ -36,24 +39,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
 
 def run_folder(out: Path, dataset: str, system: str, digest: str, seed: int) -> Path:
     """Folder of a run."""
-    return out / "runs" / folder_name(dataset) / folder_name(system) / f"{digest}-s{seed}"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Raises:
-        StoreError: it is no such file.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise StoreError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise StoreError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
+    return out / RUNS / folder_name(dataset) / folder_name(system) / f"{digest}-s{seed}"
 
 
 def finished(folder: Path, digest: str) -> dict[str, Any] | None:
@@ -65,24 +51,65 @@ def finished(folder: Path, digest: str) -> dict[str, Any] | None:
     path = folder / RESULT
     if not path.is_file():
         return None
-    result = read_json(path)
-    found = result.get("benchmark", {}).get("hash")
-    if found != digest:
-        raise StoreError(f"{path} has the hash {found!r}, its folder {digest!r}; remove the folder to run it again")
+    return _checked(read_json(path), path, digest)
+
+
+def _checked(result: dict[str, Any], path: Path, digest: str) -> dict[str, Any]:
+    observed = result.get("benchmark", {}).get("hash")
+    if observed != digest:
+        raise StoreError(f"{path} has the hash {observed!r}, its folder {digest!r}; remove the folder to run it again")
     return result
 
 
 def finished_runs(out: Path, dataset: str, system: str, digests: Iterable[str],
                   seeds: Iterable[int]) -> dict[tuple[str, int], dict[str, Any]]:  # fmt: skip
-    """(hash, seed) -> result of the runs of a cell that are done."""
+    """The runs of a cell that are done, in folders of their own or packed.
+
+    Args:
+        out: the benchmark's folder.
+        dataset: label of the data set.
+        system: label of the system.
+        digests: hashes of the settings that are asked for.
+        seeds: seeds that are asked for.
+
+    Returns:
+        (hash, seed) -> result.
+
+    Raises:
+        StoreError: see :func:`finished`.
+    """
     seeds = list(seeds)
     folder = run_folder(out, dataset, system, "", 0).parent
-    if not folder.is_dir():
-        return {}
-    there = {path.name for path in folder.iterdir()}
-    wanted = [(d, s) for d in digests for s in seeds if f"{d}-s{s}" in there]
-    runs = {key: finished(folder / f"{key[0]}-s{key[1]}", key[0]) for key in wanted}
-    return {key: result for key, result in runs.items() if result is not None}
+    singles = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    packed = read_packed(out).runs
+    runs: dict[tuple[str, int], dict[str, Any]] = {}
+    for digest in digests:
+        for seed in seeds:
+            own = folder / f"{digest}-s{seed}"
+            result = finished(own, digest) if own.name in singles else None
+            if result is None and (line := packed.get(own.relative_to(out).as_posix())) is not None:
+                result = _checked(line.result, own, digest)
+            if result is not None:
+                runs[digest, seed] = result
+    return runs
+
+
+def ranks_of(folder: Path) -> dict[str, np.ndarray]:
+    """Read where the targets of a run stand, from its folder or from the packed form.
+
+    Args:
+        folder: as :func:`run_folder` names it.
+
+    Raises:
+        StoreError: there are no ranks, or they cannot be read.
+    """
+    path = folder / RANKS
+    out = folder.parents[3]
+    packed = read_packed(out)
+    place = folder.relative_to(out).as_posix()
+    if not path.is_file() and place in packed.runs:
+        return packed.ranks(place)
+    return load_ranks(path)
 
 
 def score(result: Mapping[str, Any]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recbole_cafe.benchmark.store import ERROR, LOG, RANKS, RESULT
+from recbole_cafe.benchmark.layout import ERROR, LOG, RANKS, RESULT
 from recbole_cafe.files.whole import write_json
 
 CHECKPOINTS = "checkpoints"

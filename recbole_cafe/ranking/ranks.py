@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from recbole_cafe.ranking.expectation import expectation
+
+__all__ = ["Ranks", "ScoreError", "best", "expectation", "rank_of_target"]
 
 
 class ScoreError(ValueError):
@@ -74,24 +77,6 @@ def rank_of_target(scores: Tensor, target: Tensor, valid: Tensor | None = None) 
     above = ((scores > own) & valid).sum(1)
     tied = ((scores == own) & valid).sum(1)
     return Ranks(above.cpu(), tied.cpu(), (valid.sum(1) + 1).cpu())
-
-
-def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.ndarray:
-    """Mean of a per-place value over the places a target may take.
-
-    Args:
-        values: [K] value of a metric for a target at place 0..K-1; beyond that it is 0.
-        above: [N] candidates with a higher score.
-        tied: [N] other candidates with the same score.
-
-    Returns:
-        [N] float64.
-    """
-    total = np.r_[0.0, np.cumsum(values, dtype=np.float64)]  # total[i] = sum of the first i
-    first = np.minimum(above, len(values))
-    past = np.minimum(above + tied + 1, len(values))
-    mean: np.ndarray = (total[past] - total[first]) / (tied + 1)
-    return mean
 
 
 def best(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,8 @@ class Made:
         np.savez(folder / store.RANKS, **columns)
         numbers = {"hit@1": float((above == 0).mean()), "mrr": float((1 / (above + 1)).mean())}
         content = {
-            "test_result": dict.fromkeys(protocols, numbers), "best_valid_score": valid, "simulated": False,
+            "seed": seed, "test_result": dict.fromkeys(protocols, numbers), "best_valid_score": valid,
+            "simulated": False,
             "candidates": {p: candidates for p in protocols if p != "full"}, "epochs": 4, "seconds": {"train": 2.0},
             "parameters": 1234, "versions": {"threads": "1"},
             "config": {"eval_mode": ["pop100"], "valid_metric": "NDCG@10"},
