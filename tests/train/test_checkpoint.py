@@ -40,13 +40,6 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole writes log/, saved/ and log_tensorboard/ where it stands, and reads the command line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["test"])
-
-
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Thirty users who walk through twelve items from different starts; each item has a colour."""
@@ -72,8 +65,8 @@ def prepare(model: str, data_path: str, **settings: Any) -> tuple[Any, ...]:
     train, valid, test = data_preparation(config, create_dataset(config))
 
     def make_trainer() -> Any:
-        made = get_model(config["model"])(config, train._dataset).to(config["device"])
-        return get_trainer(config["MODEL_TYPE"], config["model"])(config, made)
+        model = get_model(config["model"])(config, train._dataset).to(config["device"])
+        return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
     return config, train, valid, test, make_trainer
 
