@@ -108,8 +108,8 @@ def test_a_subclass_of_a_model_uses_its_yaml() -> None:
     class Mine(CaFe):
         pass
 
-    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS} == {
-        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS
+    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe)} == {
+        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe)
     }
 
 
@@ -152,7 +152,7 @@ def test_what_the_data_know_is_no_key(key: str) -> None:
 
 
 def test_every_key_of_a_net_and_of_recbole_is_known() -> None:
-    for key in net_keys(CaFe) - config.HOST_KNOWS | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}:
+    for key in net_keys(CaFe) | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}:
         value = Config("CaFe", "toy")[key]
         assert Config("CaFe", "toy", config_dict={key: value})[key] == value
 
@@ -254,7 +254,7 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
         assert read_yaml(path), path
     for path in (folder / "model").glob("*.yaml"):
         made = Config(path.stem, "toy")
-        needed = net_keys(made.model_class) - config.HOST_KNOWS
+        needed = net_keys(made.model_class)
         assert needed <= set(made.final_config_dict), path
         hosts = set(RecBoleConfig("SASRec", "toy").final_config_dict) | set(read_yaml(folder / "overall.yaml"))
         dead = set(read_yaml(path)) - needed - hosts
