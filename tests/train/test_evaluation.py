@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from atomic_files import write_data_set
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
@@ -41,13 +42,8 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, int
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory: pytest.TempPathFactory, clicks: list[tuple[str, str, int]]) -> str:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "toy").mkdir()
-    inter = ["user_id:token\titem_id:token\ttimestamp:float", *(f"{u}\t{i}\t{t}" for u, i, t in clicks)]
-    items = ["item_id:token\tintent:token", *(f"i{i}\tc{i % N_INTENTS}" for i in range(N_ITEMS))]
-    (folder / "toy" / "toy.inter").write_text("\n".join(inter) + "\n")
-    (folder / "toy" / "toy.item").write_text("\n".join(items) + "\n")
-    return str(folder)
+    intents = {f"i{i}": f"c{i % N_INTENTS}" for i in range(N_ITEMS)}
+    return str(write_data_set(tmp_path_factory.mktemp("data"), "toy", clicks, intents))
 
 
 @pytest.fixture
