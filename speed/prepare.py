@@ -42,7 +42,7 @@ def main() -> None:
     if options.quick:
         options.reviews = 20_000
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        found = measured(options, Path(folder))
+        measurement = measured(options, Path(folder))
     result = {"benchmark": "prepare", **found, "quick": options.quick, "threads": options.threads, "command": COMMAND}
     line = json.dumps(result | {"processor": processor(), "versions": versions()}, default=str)
     if options.out:

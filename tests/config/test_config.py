@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,8 @@ def test_a_subclass_of_a_model_uses_its_yaml() -> None:
     class Mine(CaFe):
         pass
 
-    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe)} == {
-        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe)
-    }
+    subclass, model = Config(Mine, "toy"), Config("CaFe", "toy")
+    assert {key: subclass[key] for key in net_keys(CaFe)} == {key: model[key] for key in net_keys(CaFe)}
 
 
 def test_the_command_line_of_the_process_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,9 +174,10 @@ def test_what_the_data_know_is_no_key(key: str) -> None:
 
 
 def test_every_key_of_a_net_and_of_recbole_is_known() -> None:
-    for key in net_keys(CaFe) | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}:
-        value = Config("CaFe", "toy")[key]
-        assert Config("CaFe", "toy", config_dict={key: value})[key] == value
+    default = Config("CaFe", "toy")
+    given = {key: default[key] for key in net_keys(CaFe) | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}}
+    merged = Config("CaFe", "toy", config_dict=given)
+    assert {key: merged[key] for key in given} == given
 
 
 @pytest.mark.parametrize("model", ["CaFe", "SASRec"])
@@ -285,7 +286,10 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
         assert sources(Config("CaFe", path.stem))["INTENT_FIELD"] == f"props/dataset/{path.name}"
 
 
-def test_every_preset_is_a_config_of_a_net() -> None:
+def test_every_preset_is_a_config_of_a_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_once = cache(read_yaml)  # there are some hundred presets, and a dozen files are below each
+    for module in (config, props):
+        monkeypatch.setattr(module, "read_yaml", read_once)
     seen = 0
     for path in (props.props_dir() / "benchmark").glob("*.yaml"):
         for system in read_yaml(path).get("systems", {}):

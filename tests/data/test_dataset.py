@@ -350,17 +350,16 @@ def moved_windows(window_prob: float, lengths: list[int], draws: int = 1) -> lis
     clicks = random_clicks(lengths, unique_items=True)
     write(clicks)
     windows, of = NetDataset(config_of(window_prob=window_prob)).build()[0], histories(clicks)
-    seen = {user: [] for user in of}
-    for _ in range(draws):
-        batch = rows(windows)
-        target = batch[TARGET_LIST]
-        for i, user in enumerate(tokens(windows, "user_id", batch["user_id"])):
-            length = int(batch["item_length"][i])
-            inputs = tokens(windows, "item_id", batch["item_id_list"][i, :length])
-            start = of[user].index(inputs[0])
-            assert of[user][start : start + length] == inputs
-            assert tokens(windows, "item_id", target[i, :length]) == of[user][start + 1 : start + length + 1]
-            seen[user].append((start, length))
+    batch = windows[np.tile(np.arange(len(windows)), draws)]
+    read = (batch["user_id"][:, None], batch["item_length"][:, None], batch["item_id_list"], batch[TARGET_LIST])
+    seen: dict[str, list[tuple[int, int]]] = {user: [] for user in of}
+    for row, count in zip(*torch.unique(torch.cat(read, dim=1), dim=0, return_counts=True), strict=True):
+        (user,), length = tokens(windows, "user_id", row[:1]), int(row[1])
+        inputs, targets = (tokens(windows, "item_id", part[:length]) for part in row[2:].split(L))
+        start = of[user].index(inputs[0])
+        assert of[user][start : start + length] == inputs
+        assert targets == of[user][start + 1 : start + length + 1]
+        seen[user] += [(start, length)] * int(count)
     return [seen[f"u{i}"] for i in range(len(lengths))]
 
 

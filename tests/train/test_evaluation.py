@@ -370,7 +370,9 @@ ITEMS_ALONE = [
     ("BPR", {"n_layers": None}),
     ("CaFe", {"joint": "item"}),  # reads intents, and scores items alone
     ("CaFe", {"joint": "item", "intent_tower": False, "intent_loss": False}),
-    ("RecToolsSASRec", {"inner_size": None}),  # ours, and knows no intents
+    ("CorrectedBERT4Rec", {}),  # ours, and knows no intents
+    ("RecToolsSASRec", {"inner_size": None, "use_intents": False}),
+    ("RecToolsSASRec", {"inner_size": None, "use_intents": True}),
 ]
 
 
@@ -379,6 +381,8 @@ def test_authors_is_pop_for_a_model_without_intents_in_its_score(
     make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, model: str, settings: dict[str, Any]
 ) -> None:
     """It says so, and draws no random intents, of which a large catalogue has many."""
+    if model == "RecToolsSASRec":
+        pytest.importorskip("rectools")
     monkeypatch.setattr(sampled, "other_intents", _no_draw)
     trainer, _, _, test = make(model, eval_mode=["authors5", "pop5"], **settings)
     result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors5", "pop5"])

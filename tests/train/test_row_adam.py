@@ -45,13 +45,11 @@ def train(
 # The missed steps leave out eps and take c beyond the horizon as constant: 1e-4 of the distance travelled is the
 # largest difference seen, ten times that is allowed.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    ("betas", "until"),
-    [((0.9, 0.999), (1, 20, 300, 3000)), ((0.9, 0.98), (1, 20, 300)), ((0.0, 0.9), (1, 20, 300))],
-    ids=str,
-)
-def test_it_is_dense_adam_though_it_touches_few_rows(dtype, betas, until):
-    """Looked at after so many steps: three times beyond the memory of the second moment, 1 / (1 - beta2) steps."""
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98), (0.0, 0.9)], ids=str)
+def test_it_is_dense_adam_though_it_touches_few_rows(dtype, betas):
+    """Looked at after so many steps: beyond the memory of the second moment, 1 / (1 - beta2) steps. That of 1000 is
+    outlived in float32 alone, which rounds more."""
+    until = (1, 20, 300, 3000) if betas[1] == 0.999 and dtype == torch.float32 else (1, 20, 300)
     sparse, row_wise, dense, adam = pair(dtype, lr=1e-3, betas=betas)
     start, draws = dense.weight.detach().clone(), [torch.Generator().manual_seed(1) for _ in range(2)]
     for before, step in zip((0, *until), until, strict=False):
