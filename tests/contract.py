@@ -26,10 +26,13 @@ from torch import Tensor, nn
 
 from recbole_cafe import Config
 from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
-from recbole_cafe.config.signature import HOST_KNOWS, net_keys
+from recbole_cafe.config.signature import net_keys, signature_of
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.intents import item_intents
+from recbole_cafe.data.sequences import TARGET_LIST
 from recbole_cafe.experiment import create_dataset, data_preparation
-from recbole_cafe.layers.losses import LOSSES
 from recbole_cafe.model import MODELS
+from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.train.trainer import NetTrainer
 
 # float32 sums of a few hundred terms in another order (batched or not, one column or all)
@@ -89,9 +92,6 @@ def trimmed(batch: Interaction, row: int, length_field: str, list_field: str) ->
     return alone
 
 
-_LEARNED: dict[type, dict[str, Run]] = {}
-
-
 class ScoringContract:
     """What a model promises about its settings and its scores. Attributes a test class may set:
 
@@ -128,16 +128,14 @@ class ScoringContract:
         """Untrained; see :meth:`Run.enlarged`."""
         return self.build(toy_path).enlarged()
 
-    @pytest.fixture
-    def learned(self, toy_path: Path) -> dict[str, Run]:
+    @pytest.fixture(scope="class")
+    def learned(self, toy_path: Path, request: pytest.FixtureRequest) -> dict[str, Run]:
         """Trained on the toy data under each layout, once for all tests of a class; not to be changed."""
-        cls = type(self)
-        if cls not in _LEARNED:
-            _LEARNED[cls] = {
-                layout: self.build(toy_path, train_layout=layout, epochs=epochs, **self.learns_with).fit()
-                for layout, epochs in self.layouts.items()
-            }
-        return _LEARNED[cls]
+        cls = request.cls
+        return {
+            layout: cls.build(toy_path, train_layout=layout, epochs=epochs, **cls.learns_with).fit()
+            for layout, epochs in cls.layouts.items()
+        }
 
     # Configuration ---------------------------------------------------------------------------------------------------
 
@@ -145,10 +143,11 @@ class ScoringContract:
         cls = self.model_class()
         path = model_yaml(cls)
         assert path.name == f"{self.model}.yaml"
-        given, parameters = set(read_yaml(path)), inspect.signature(cls.net).parameters.values()
+        parameters = inspect.signature(cls.net).parameters.values()
         assert [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY] == []
         assert [p.name for p in parameters if p.default is not p.empty] == []  # the YAML holds the defaults
-        needed = {p.name for p in parameters} - HOST_KNOWS
+        assert len(parameters) <= 10
+        given, needed = set(read_yaml(path)), net_keys(cls)
         assert needed - given == set(), f"missing from {path.name}"
         recboles = {*general_arguments, *training_arguments, *evaluation_arguments, *dataset_arguments}
         host = recboles | set(read_yaml(props_dir() / "overall.yaml"))
@@ -160,6 +159,26 @@ class ScoringContract:
         for key, value in read_yaml(model_yaml(type(run.model))).items():
             if key != "MAX_ITEM_LIST_LENGTH":  # toy data are short
                 assert run.config[key] == value
+
+    def test_it_says_whether_it_needs_the_intents(self, toy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+        monkeypatch.setattr(
+            "recbole_cafe.model.base.item_intents", lambda *given: asked.append(1) or item_intents(*given)
+        )
+        self.build(toy_path)
+        assert bool(asked) == self.model_class().net.needs_intents
+
+    def test_the_catalogue_ranks_as_the_scores_do(self, fresh: Run) -> None:
+        """The rank of the target in the catalogue is its rank among the dense scores; near ties may be swapped."""
+        batch, model = fresh.batch(), fresh.model
+        target, scores = batch[model.ITEM_ID], fresh.scores(batch).double()
+        with torch.no_grad():
+            ranks = model.catalogue().rank(model.query(batch), target)
+        own = scores.gather(1, target[:, None])
+        width = 1e-4 * own.abs() + 1e-7
+        others = scores[:, 1:]
+        assert (ranks.above >= (others > own + width).sum(1)).all()
+        assert (ranks.above + ranks.tied <= (others >= own - width).sum(1) - 1).all()
 
     # Scores ----------------------------------------------------------------------------------------------------------
 
@@ -234,7 +253,7 @@ class ScoringContract:
             for run in (there, here):
                 trainer = NetTrainer(run.config, run.model)
                 trainer.evaluate(run.test, load_best_model=False)
-                ranks.append(trainer.ranks)
+                ranks.append(trainer.evaluation.ranks)
             for name in ("full", "pop5"):  # near ties may fall the other way
                 assert (ranks[0][name].above == ranks[1][name].above).float().mean() > 0.95, (layout, name)
             there.model.cpu()
@@ -262,11 +281,13 @@ class ModelContract(ScoringContract):
     def test_every_loss_can_be_learned_from(self, toy_path: Path) -> None:
         """Ten steps of Adam on one batch, a tenth of whose loss at least has to go; test_the_loss_falls has the loss of
         the settings."""
-        net = self.model_class().net
-        if "loss_type" not in inspect.signature(net).parameters:
+        kinds = [
+            kind for kind in signature_of(self.model_class().net).settings.values() if issubclass(kind, LossSettings)
+        ]
+        if not kinds:
             pytest.skip(f"{self.model} has one loss")
         own = self.build(toy_path).config["loss_type"]
-        for loss_type in set(self.loss_types or getattr(net, "losses", LOSSES)) - {own}:
+        for loss_type in sorted(set(self.loss_types or kinds[0].accepted) - {own}):
             run = self.build(toy_path, loss_type=loss_type, n_negatives=3)
             batch, losses = run.batch("train"), []
             optimizer = torch.optim.Adam(run.model.parameters(), lr=0.04)
@@ -328,7 +349,7 @@ class ModelContract(ScoringContract):
 
         def loss(history: Tensor) -> Tensor:
             torch.manual_seed(1)
-            return model.network.loss(history, target, user)
+            return model.network.loss(Batch(history, target, user))
 
         others, gone, earlier = seq.clone(), seq.clone(), seq.clone()
         real = seq > 0
@@ -343,6 +364,7 @@ class ModelContract(ScoringContract):
         model, one = fresh.model, fresh.batch()[[0]]
         one.interaction[model.ITEM_SEQ] = one[model.ITEM_SEQ][:, :1]
         one.interaction[model.ITEM_SEQ_LEN] = torch.ones(1, dtype=torch.long)
+        one.interaction[TARGET_LIST] = one[model.ITEM_ID][:, None]
         model.train()
         loss = model.calculate_loss(one)
         loss.backward()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.config.signature import arguments_of
+from recbole_cafe.data.facts import DataFacts, ItemIntents
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
 V, C, L = 20, 5, 6  # 19 items, 4 intents
@@ -41,20 +42,51 @@ def histories() -> Tensor:
     return torch.tensor([[3, 5, 8, 1, 12, 19], [2, 9, 4, 0, 0, 0], [7, 0, 0, 0, 0, 0], [5, 12, 6, 6, 0, 0]])
 
 
+class SmallFacts(DataFacts):
+    """Facts of 19 items and 4 users whose negatives are the same in any batch, unless they are given."""
+
+    def __init__(self, **facts: Any) -> None:
+        given = {"n_items": V, "n_users": 5, "max_seq_length": L, "item2intent": item2intent(), "n_intents": C} | facts
+        self.given = given
+        super().__init__(
+            n_items=given["n_items"], n_users=given["n_users"], max_seq_length=given["max_seq_length"],
+            train_pairs=lambda: given["train_pairs"],
+            intents=lambda: ItemIntents(given["item2intent"], given["n_intents"]),
+        )  # fmt: skip
+
+    def item_negatives(self, loss_type: str) -> nn.Module | None:
+        return self.given.get("item_negatives", Fixed(self.n_items))
+
+    def intent_negatives(self, loss_type: str) -> nn.Module | None:
+        return self.given.get("intent_negatives", Fixed(self.n_intents))
+
+
+FACTS = frozenset(
+    ["n_items", "n_users", "max_seq_length", "item2intent", "n_intents", "train_pairs", "item_negatives",
+     "intent_negatives"]
+)  # fmt: skip
+
+
+def from_yaml(net: Callable[..., nn.Module], model: str, **settings: Any) -> Any:
+    """The net of a model as its YAML has it, with other settings and, among them, facts of the data."""
+    path = props_dir() / "model" / f"{model}.yaml"
+    facts = {key: value for key, value in settings.items() if key in FACTS}
+    keys = read_yaml(props_dir() / "overall.yaml") | read_yaml(path)
+    keys |= {key: value for key, value in settings.items() if key not in FACTS}
+    return net(data=SmallFacts(**facts), **arguments_of(net, keys, path))
+
+
 def small(net: Callable[..., nn.Module], model: str, **settings: Any) -> Any:
-    """The net of a model as its YAML has it, with `settings`."""
-    given = read_yaml(props_dir() / "model" / f"{model}.yaml")
-    given |= {"hidden_size": 8, "inner_size": 12, "n_items": V, "n_users": 5, "max_seq_length": L}
-    given |= {"item2intent": item2intent(), "n_intents": C, "item_negatives": Fixed(V)} | settings
+    """:func:`from_yaml` in float64 and eval mode, with weights of the size of 1/2."""
     torch.manual_seed(11)
-    made = net(**{key: given[key] for key in inspect.signature(net).parameters}).double().eval()
+    built = from_yaml(net, model, **{"hidden_size": 8, "inner_size": 12, **settings}).double().eval()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in built.parameters():
             parameter.normal_(std=0.5)
-        for part in made.modules():
+        for part in built.modules():
             if isinstance(part, nn.Embedding) and part.padding_idx == 0:
                 part.weight[0] = 0.0
-    return made
+    return built
 
 
 def share(source: nn.Module, target: nn.Module) -> None:
@@ -70,7 +102,7 @@ def layer_norm(x: Tensor, part: nn.LayerNorm) -> Tensor:
 
 def scores(made: Any, seq: Tensor | None = None) -> Tensor:
     """[B, V], of a net that reads no user."""
-    return made.scores(*made.last(histories() if seq is None else seq))
+    return made.scores(made.query(histories() if seq is None else seq))
 
 
 def hidden_intents_do_not_matter(made: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,48 @@ def props_dir() -> Path:
     raise ConfigError(f"the YAML files of recbole_cafe are missing: neither {PACKAGE}/props nor {PACKAGE.parent}/props")
 
 
+_YAML_OF: dict[type, Path] = {}  # of models that were registered with a file of their own
+
+
+def set_model_yaml(model_class: type, path: str | Path) -> None:
+    """Let a model class have its settings in a file of any name and place.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigError(f"the YAML of {model_class.__name__} is missing: no file {path}")
+    _YAML_OF[model_class] = file
+
+
 def model_yaml(model_class: type) -> Path:
-    """props/model/<Model>.yaml of a model class or of the first of its bases that has one."""
+    """Return the YAML file of a model class, or of the first of its bases that has one.
+
+    A class has the file it was registered with, or <Model>.yaml beside the module that defines it, or
+    props/model/<Model>.yaml.
+
+    Raises:
+        ConfigError: neither the class nor a base has one.
+    """
     for cls in model_class.__mro__:
-        path = props_dir() / "model" / f"{cls.__name__}.yaml"
-        if path.is_file():
-            return path
-    raise ConfigError(f"{model_class.__name__} has no YAML: {props_dir()}/model/{model_class.__name__}.yaml is missing")
+        if cls in _YAML_OF:
+            return _YAML_OF[cls]
+        for folder in (*_folder_of(cls), props_dir() / "model"):
+            path = folder / f"{cls.__name__}.yaml"
+            if path.is_file():
+                return path
+    name = model_class.__name__
+    raise ConfigError(
+        f"{name} has no YAML: {props_dir()}/model/{name}.yaml is missing, and so is one beside its module"
+    )
+
+
+def _folder_of(cls: type) -> list[Path]:
+    """The folder of the module that defines a class; none for what was typed into an interpreter or is built in."""
+    module = sys.modules.get(cls.__module__)
+    file = vars(module).get("__file__") if module is not None else None
+    return [Path(file).resolve().parent] if file else []
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

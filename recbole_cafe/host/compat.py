@@ -1,8 +1,8 @@
 """What RecBole 1.2.0 and 1.2.1 need to run on current Python, NumPy, pandas, SciPy, PyTorch and setuptools.
 
 One entry per defect, each with RecBole's issue numbers, the condition under which it applies and when it can
-go; ``DEFECTS`` lists them. ``apply()`` runs once, before anything else of this package imports RecBole, and
-works for functions of RecBole which somebody imported earlier. It repairs RecBole's own objects, for every
+go; ``DEFECTS`` lists them. ``apply()`` runs once, when RecBole is imported (see hook.py), and works for
+functions of RecBole which somebody imported earlier. It repairs RecBole's own objects, for every
 user of RecBole in the process, and outside RecBole only: NumPy aliases which are missing (RecBole sets them
 itself), a private method which SciPy's dok_matrix lost, and PyTorch's anomaly mode, which RecBole switches
 on.
@@ -528,15 +528,24 @@ def _checkpoint() -> None:
     from recbole.model.abstract_recommender import AbstractRecommender
     from recbole.trainer import trainer
 
-    from recbole_cafe.train import checkpoint
-
+    # recbole_cafe.train.checkpoint is imported in the calls: this runs when RecBole is imported, which may be in the
+    # middle of that module's import.
     def save(state: dict[str, Any], path: str, **_pickle_protocol: Any) -> None:
+        from recbole_cafe.train import checkpoint
+
         checkpoint.save(path, state)
 
-    trainer.torch = _Overlay(torch, save=save, load=checkpoint.load)
+    def load(*args: Any, **kwargs: Any) -> Any:
+        from recbole_cafe.train import checkpoint
+
+        return checkpoint.load(*args, **kwargs)
+
+    trainer.torch = _Overlay(torch, save=save, load=load)
 
     @_wrap(AbstractRecommender, "load_other_parameter")
     def load_other_parameter(stock: Callable, self: AbstractRecommender, para: dict[str, Any] | None) -> None:
+        from recbole_cafe.train import checkpoint
+
         stock(self, checkpoint.decode(para))
 
 

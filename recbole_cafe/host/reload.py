@@ -18,14 +18,17 @@ _DISTRIBUTED_KEYS = ("nproc", "world_size", "offset", "ip", "port")
 
 
 def restore_config(plain: dict[str, Any]) -> Any:
-    """Return a RecBole Config with the settings ``plain``, for a single process on this machine.
+    """Return a RecBole Config with the settings of a checkpoint, for a single process on this machine.
 
     Neither ``sys.argv`` nor a configuration file is read, and no text is evaluated. The device is chosen anew
     from ``gpu_id`` by RecBole's rule, without touching ``CUDA_VISIBLE_DEVICES``.
 
+    Args:
+        plain: what the checkpoint holds under ``config``.
+
     Raises:
         CheckpointError: ``plain`` names no model or dataset.
-        ValueError: RecBole knows no such model.
+        ValueError: RecBole knows no such model, nor do we.
     """
     import recbole
     from recbole.config import Config
@@ -45,7 +48,13 @@ def restore_config(plain: dict[str, Any]) -> Any:
     config.external_config_dict, config.internal_config_dict = {}, {}
     config.final_config_dict = final
     config.model, config.dataset = final["model"], final["dataset"]
-    config.model_class = get_model(config.model)
+    try:
+        config.model_class = get_model(config.model)
+    except ValueError as error:
+        raise ValueError(
+            f"the checkpoint's model {config.model} is known neither to RecBole nor to recbole_cafe. If it is your "
+            f"own, import the module that registers it (recbole_cafe.register) first"
+        ) from error
 
     for key in _DISTRIBUTED_KEYS:
         final.pop(key, None)
@@ -57,9 +66,10 @@ def restore_config(plain: dict[str, Any]) -> Any:
     return config
 
 
-def load_data_and_model(model_file: str | os.PathLike, trust_checkpoint: bool = False) -> tuple[Any, ...]:
-    """Rebuild what a checkpoint was trained on and with: RecBole's function of this name, for plain-data
-    checkpoints.
+def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bool = False) -> tuple[Any, ...]:
+    """Rebuild what a checkpoint was trained on and with: RecBole's function, for plain-data checkpoints.
+
+    A model of the user's own has to be registered, or be an entry point (recbole_cafe.host.registry).
 
     The dataset is read from the atomic files. RecBole's cached copies of it (``save_dataset``,
     ``save_dataloaders``, or just a file of the right name in ``checkpoint_dir``) are pickles, which a foreign
@@ -73,7 +83,10 @@ def load_data_and_model(model_file: str | os.PathLike, trust_checkpoint: bool = 
         ``(config, model, dataset, train_data, valid_data, test_data)``.
 
     Raises:
-        FileNotFoundError, CheckpointError, UnsafeCheckpointError: see :func:`load`.
+        FileNotFoundError: there is no such file.
+        CheckpointError: see :func:`restore_config`, and the function load of recbole_cafe.train.checkpoint.
+        UnsafeCheckpointError: see there.
+        ValueError: see :func:`restore_config`.
     """
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_logger, init_seed

@@ -19,8 +19,7 @@ SETTINGS = {
     "show_progress": False, "state": "WARNING",
 }  # fmt: skip
 # model: epochs, then lowest and highest NDCG@10 seen in `full` and in `pop100`
-BANDS: dict[str, tuple[int, tuple[float, float], tuple[float, float]]] = {
-}
+BANDS: dict[str, tuple[int, tuple[float, float], tuple[float, float]]] = {}
 
 
 @pytest.mark.parametrize("model", BANDS)

@@ -27,7 +27,7 @@ def repair():
     package = types.ModuleType("recbole_cafe")
     package.__path__ = {list(recbole_cafe.__path__)!r}
     sys.modules["recbole_cafe"] = package
-    from recbole_cafe import compat
+    from recbole_cafe.host import compat
     return compat.apply()
 """
 

@@ -22,7 +22,7 @@ from recbole.utils import get_model, get_trainer
 import recbole_cafe
 from recbole_cafe import CaFe
 from recbole_cafe.cli.main import main
-from recbole_cafe.data.sequences import SequenceDataset
+from recbole_cafe.data.sequences import NetDataset
 from recbole_cafe.host import registry
 from recbole_cafe.model import MODELS
 from recbole_cafe.train.trainer import NetTrainer
@@ -54,12 +54,12 @@ def settings_of(toy_path: Path, **more: Any) -> dict[str, Any]:
 
 
 def test_recboles_lookups_find_every_model() -> None:
-    assert registry.register() == list(MODELS)
+    assert registry.install() == list(MODELS)
     for name, module in MODELS.items():
         assert get_model(name).__module__ == module
         assert get_model(name).__name__ == name
         assert get_trainer(None, name) is NetTrainer
-        assert getattr(recbole.data.dataset, f"{name}Dataset") is SequenceDataset
+        assert getattr(recbole.data.dataset, f"{name}Dataset") is NetDataset
 
 
 def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -
         assert config["load_col"]["item"] == ["item_id", "intent"]
         assert config["train_neg_sample_args"]["distribution"] == "none"
         dataset = create_dataset(config)
-        assert type(dataset) is SequenceDataset
+        assert type(dataset) is NetDataset
         train, _, test = data_preparation(config, dataset)
         assert type(get_model("CaFe")(config, train._dataset)) is CaFe
         assert len(test._dataset) == len(set(test._dataset.inter_feat["user_id"].tolist()))
@@ -80,7 +80,7 @@ def test_recboles_config_takes_name_or_class_with_our_settings(toy_path: Path) -
 
 def test_registering_again_changes_nothing(toy_path: Path) -> None:
     before = Config._load_internal_config_dict
-    assert registry.register() == registry.register() == list(MODELS)
+    assert registry.install() == registry.install() == list(MODELS)
     assert Config._load_internal_config_dict is before
     assert Config("CaFe", "toy", config_dict=settings_of(toy_path))["valid_metric"] == "NDCG@10"
 
@@ -122,7 +122,7 @@ def test_a_name_that_recbole_has_is_left_to_recbole(
     (tmp_path / "sequential_recommender").mkdir()
     (tmp_path / "sequential_recommender" / "cafe.py").write_text("")
     monkeypatch.setattr(recbole.model, "__path__", [*recbole.model.__path__, str(tmp_path)])
-    assert registry.register() == [name for name in MODELS if name != "CaFe"]
+    assert registry.install() == [name for name in MODELS if name != "CaFe"]
     assert "RecBole has its own CaFe" in caplog.text
     assert "the name means RecBole's. Ours is recbole_cafe.model.cafe.CaFe: pass the class instead" in caplog.text
 
@@ -137,7 +137,7 @@ def test_a_trainer_or_dataset_that_recbole_has_is_left_to_recbole(
         pass
 
     monkeypatch.setattr(module, attribute, Theirs)
-    assert "CaFe" not in registry.register()
+    assert "CaFe" not in registry.install()
     assert f"RecBole has its own CaFe ({module.__name__}.{attribute})" in caplog.text
     assert getattr(module, attribute) is Theirs
 
@@ -168,14 +168,14 @@ print(json.dumps({
 
 def test_recboles_quick_start_runs_cafe_from_start_to_end(toy_path: Path) -> None:
     settings = settings_of(toy_path, epochs=10, learning_rate=0.01, train_batch_size=8, loss_type="CE")
-    found = last_line(python("-c", EVERYTHING % json.dumps(settings)))
-    assert found["model"] == "recbole_cafe.model.cafe"
-    assert set(found["test"]) == {f"{m}@{k}" for m in ("ndcg", "hit", "mrr") for k in (5, 10, 20)} | {"mrr"}
-    assert found["test"] == found["tuned"]
-    assert found["scores"] == sorted(found["scores"], reverse=True)
+    observed = last_line(python("-c", EVERYTHING % json.dumps(settings)))
+    assert observed["model"] == "recbole_cafe.model.cafe"
+    assert set(observed["test"]) == {f"{m}@{k}" for m in ("ndcg", "hit", "mrr") for k in (5, 10, 20)} | {"mrr"}
+    assert observed["test"] == observed["tuned"]
+    assert observed["scores"] == sorted(observed["scores"], reverse=True)
     mine = recbole_cafe.run("CaFe", "toy", config_dict=settings)
-    assert mine.test_result["full"] == pytest.approx(found["test"], abs=1e-6)  # our run is RecBole's, step by step
-    assert found["test"]["hit@5"] > 0.5  # the known next item; chance is 5 of 27
+    assert mine.test_result["full"] == pytest.approx(observed["test"], abs=1e-6)  # our run is RecBole's, step by step
+    assert observed["test"]["hit@5"] > 0.5  # the known next item; chance is 5 of 27
 
 
 ORDERS = """
@@ -199,8 +199,43 @@ print(json.dumps([same, get_model("CaFe").__module__, get_trainer(None, "CaFe").
 
 
 def test_recbole_may_be_imported_first() -> None:
-    found = last_line(python("-c", ORDERS))
-    assert found == [[True, True], "recbole_cafe.model.cafe", "NetTrainer", True, "product"]
+    observed = last_line(python("-c", ORDERS))
+    assert observed == [[True, True], "recbole_cafe.model.cafe", "NetTrainer", True, "product"]
+
+
+FIRST = """
+import json, sys, types
+sys.modules.setdefault("kmeans_pytorch", types.SimpleNamespace(kmeans=None))    # RecBole 1.2.0 without our repairs
+sys.modules.setdefault("ray", types.SimpleNamespace(tune=None))
+%s
+from recbole.config import Config
+from recbole.quick_start import quick_start
+from recbole.utils import get_model, get_trainer
+import recbole
+print(json.dumps([get_model("CaFe").__module__, get_trainer(None, "CaFe").__name__, quick_start.run_recboles.__module__,
+                  hasattr(recbole.trainer, "CaFeeTrainer"), "extended_by_recbole_cafe" in
+                  vars(Config._load_internal_config_dict), bool(vars(recbole).get("_recbole_cafe_compat"))]))
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import recbole_cafe; from recbole.quick_start import run_recbole",
+        "import recbole_cafe.train.checkpoint",  # compat needs it, and it is imported by what imports RecBole
+        "import recbole_cafe.model.base",  # meets RecBole in the middle of its import
+        "from recbole.trainer import Trainer; import recbole_cafe",
+    ],
+)
+def test_recbole_knows_us_whatever_is_imported_first(first: str) -> None:
+    known = ["recbole_cafe.model.cafe", "NetTrainer", "recbole_cafe.host.workers", False, True]
+    assert last_line(python("-c", FIRST % first)) == [*known, True]
+
+
+def test_recbole_knows_us_without_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECBOLE_CAFE_COMPAT", "0")
+    known = ["recbole_cafe.model.cafe", "NetTrainer", "recbole_cafe.host.workers", False, True]
+    assert last_line(python("-c", FIRST % "import recbole_cafe")) == [*known, False]
 
 
 SHADOW = """
@@ -246,8 +281,8 @@ def test_spawned_processes_know_our_models(toy_path: Path) -> None:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     Path("main.py").write_text(MAIN % (json.dumps(settings_of(toy_path, epochs=2)), port))
-    found = last_line(python("main.py"))
-    assert 0 <= found["ndcg@10"] <= found["hit@10"] <= 1
+    observed = last_line(python("main.py"))
+    assert 0 <= observed["ndcg@10"] <= observed["hit@10"] <= 1
     assert len(list(Path("saved").glob("CaFe-toy-*.pth"))) == 1  # both processes agree on one file
 
 
@@ -281,8 +316,8 @@ def test_exec_returns_what_the_script_returns(
     assert capsys.readouterr().err == "recbole-cafe: KeyError: 'of the script'\n"
     assert main(["exec"]) == 1
     assert main(["exec", "nowhere.py", "--a=1"]) == 1
-    wanted = "recbole-cafe: FileNotFoundError: exec needs a script: exec SCRIPT ARGS\n"
-    assert capsys.readouterr().err == wanted + "recbole-cafe: FileNotFoundError: no script 'nowhere.py'\n"
+    expected = "recbole-cafe: FileNotFoundError: exec needs a script: exec SCRIPT ARGS\n"
+    assert capsys.readouterr().err == expected + "recbole-cafe: FileNotFoundError: no script 'nowhere.py'\n"
 
 
 def test_exec_lets_a_script_of_recboles_train_cafe(toy_path: Path) -> None:
@@ -297,6 +332,6 @@ def test_exec_lets_a_script_of_recboles_train_cafe(toy_path: Path) -> None:
     )
     Path("tiny.yaml").write_text(json.dumps(settings_of(toy_path)))
     arguments = ["--model=CaFe", "--dataset=toy", "--config_files=tiny.yaml", "--topk=[1,10]", "--seed=4"]
-    found = last_line(python("-m", "recbole_cafe", "exec", "run_recbole.py", *arguments))
-    assert set(found) == {"ndcg@1", "ndcg@10", "hit@1", "hit@10", "mrr@1", "mrr@10", "mrr"}
-    assert np.isfinite(list(found.values())).all()
+    observed = last_line(python("-m", "recbole_cafe", "exec", "run_recbole.py", *arguments))
+    assert set(observed) == {"ndcg@1", "ndcg@10", "hit@1", "hit@10", "mrr@1", "mrr@10", "mrr"}
+    assert np.isfinite(list(observed.values())).all()

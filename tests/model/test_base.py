@@ -7,8 +7,8 @@ from contract import build
 from recbole.data.dataset import SequentialDataset
 
 from recbole_cafe import Config
+from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.intents import item_intents
-from recbole_cafe.model.base import next_items
 from recbole_cafe.model.cafe import CaFe
 
 SEQ = torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0], [1, 2, 3, 4]])

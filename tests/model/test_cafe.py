@@ -9,10 +9,10 @@ from contract import ModelContract, build, first_share
 from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share, small
 
 from recbole_cafe.config.props import preset, props_dir, read_yaml
+from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS
-from recbole_cafe.model.base import next_items
 from recbole_cafe.model.cafe import CaFeNet
 
 NONE = C  # intent id of an item without one
@@ -40,7 +40,7 @@ def net(**settings):
 
 
 def scores(made, seq=None):
-    return made.scores(*made.last(histories() if seq is None else seq))
+    return made.scores(made.query(histories() if seq is None else seq))
 
 
 # Towers (Eq. 5-7) -----------------------------------------------------------------------------------------------------
@@ -224,23 +224,23 @@ def test_the_loss_is_the_loop_over_positions(layout, intent_loss, loss_type, k):
     seq = histories()
     target = next_items(seq, (seq > 0).sum(1), NEXT, layout)
     with torch.no_grad():
-        assert made.loss(seq, target, USERS).item() == pytest.approx(naive_loss(made, layout, k), abs=1e-9)
+        assert made.loss(Batch(seq, target, USERS)).item() == pytest.approx(naive_loss(made, layout, k), abs=1e-9)
 
 
 @pytest.mark.parametrize("loss_type", ["BCE", "CE"])
 def test_targets_without_an_intent_teach_the_intent_tower_nothing(loss_type):
     made, seq = net(loss_type=loss_type), torch.tensor([[3, 5, 0], [7, 0, 0]])
     target = torch.tensor([[5, 12, 0], [12, 0, 0]])
-    with_intents = made.loss(seq, target, USERS[:2])
+    with_intents = made.loss(Batch(seq, target, USERS[:2]))
     made.intent_loss = False
-    assert with_intents.item() == made.loss(seq, target, USERS[:2]).item()
+    assert with_intents.item() == made.loss(Batch(seq, target, USERS[:2])).item()
     with_intents.backward()
     assert torch.isfinite(made.intent_embedding.weight.grad).all()
 
 
 def test_a_batch_without_any_target_has_loss_zero():
     made, seq = net(), histories()
-    loss = made.loss(seq, torch.zeros_like(seq), USERS)
+    loss = made.loss(Batch(seq, torch.zeros_like(seq), USERS))
     loss.backward()
     assert loss.item() == 0.0
 
@@ -445,7 +445,7 @@ def test_negatives_can_be_drawn_where_a_user_has_every_intent():
     everything = ExclusiveSampler(torch.ones(C - 1, dtype=torch.long), torch.arange(1, C), n_keys=2, n=C)
     made = net(intent_negatives=everything)
     seq = torch.tensor([[1, 2, 3]])
-    assert torch.isfinite(made.loss(seq, torch.tensor([[2, 3, 4]]), torch.tensor([1])))
+    assert torch.isfinite(made.loss(Batch(seq, torch.tensor([[2, 3, 4]]), torch.tensor([1]))))
 
 
 def test_buffers_of_the_data_are_in_no_checkpoint():

@@ -66,7 +66,7 @@ def probabilities(made, *histories):
     rows = torch.zeros(len(histories), max(map(len, histories)), dtype=torch.long)
     for row, items in zip(rows, histories, strict=True):
         row[: len(items)] = torch.tensor(items)
-    return made.scores(*made.last(rows))
+    return made.scores(made.query(rows))
 
 
 def test_the_names_of_the_settings_are_those_of_the_yaml():
@@ -237,7 +237,7 @@ def test_an_intents_items_share_its_probability():
     made = net([[1, 2, 3, 4, 1], [2, 3, 5], [4, 2]], repeats="free")
     row = torch.tensor([[5]])
     made.items = net([[1], [2]], repeats="free").items  # no transition of items, those of intents stay
-    scores = made.scores(*made.last(row))
+    scores = made.scores(made.query(row))
     summed = torch.zeros(1, made.n_intents + 1, dtype=torch.float64).index_add(1, made.item2intent, scores)
     found = made.intent_probabilities(row)
     torch.testing.assert_close(found, summed, **EXACT)

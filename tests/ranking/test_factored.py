@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from recbole_cafe.ranking.factored import Exceptions, FactoredCatalogue
+from recbole_cafe.ranking.factored import FactoredCatalogue
+from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import ScoreError
 
 TRIALS = range(60)
@@ -27,7 +28,7 @@ def random_case(trial):
     pairs = pairs[pairs % n > 0]
     extra = torch.randint(0, 3, (len(pairs),)).double() / 7
     factor = torch.tensor([0.0, 0.5, 1.0, 1.0]).double()[torch.randint(0, 4, (len(pairs),))]
-    state = Exceptions(pairs // n, pairs % n, extra, factor, n)
+    state = ScoreOverrides(pairs // n, pairs % n, extra, factor, n)
     return FactoredCatalogue(weight, item2intent, groups), state, terms, torch.randint(1, n, (rows,))
 
 
@@ -56,7 +57,7 @@ def test_ranks_are_those_of_brute_force(trial):
         competing[everyone, target] = torch.nan
         competing[:, 0] = torch.nan
         own = scores[everyone, target][:, None]
-        ranks = catalogue.rank(state, terms, target, excluded=gone)
+        ranks = catalogue.rank(Query(terms=terms, overrides=state), target, excluded=gone)
         assert torch.equal(ranks.above, (competing > own).sum(1))
         assert torch.equal(ranks.tied, (competing == own).sum(1))
         assert torch.equal(ranks.n_candidates, (~competing.isnan()).sum(1) + 1)
@@ -72,16 +73,22 @@ def test_the_best_items_are_those_of_brute_force(trial):
         for row, items in enumerate(gone or []):
             scores[row, items] = -torch.inf
         best = torch.sort(scores[:, 1:], dim=1, descending=True, stable=True)  # equal scores by item id
-        items, values = catalogue.top(state, terms, k, gone)
+        items, values = catalogue.top(Query(terms=terms, overrides=state), k, gone)
         assert torch.equal(values, best.values[:, :k])
         assert torch.equal(items, torch.where(best.values[:, :k] > -torch.inf, best.indices[:, :k] + 1, 0))
 
 
 def test_blocks_change_nothing(monkeypatch):
     catalogue, state, terms, target = random_case(7)
-    before = catalogue.rank(state, terms, target), catalogue.top(state, terms, 5)
+    before = (
+        catalogue.rank(Query(terms=terms, overrides=state), target),
+        catalogue.top(Query(terms=terms, overrides=state), 5),
+    )
     monkeypatch.setattr("recbole_cafe.ranking.factored.PAIRS", 3)
-    after = catalogue.rank(state, terms, target), catalogue.top(state, terms, 5)
+    after = (
+        catalogue.rank(Query(terms=terms, overrides=state), target),
+        catalogue.top(Query(terms=terms, overrides=state), 5),
+    )
     assert torch.equal(after[0].above, before[0].above) and torch.equal(after[0].tied, before[0].tied)
     assert torch.equal(after[1][0], before[1][0]) and torch.equal(after[1][1], before[1][1])
 
@@ -91,4 +98,4 @@ def test_nan_is_refused(where):
     catalogue, state, terms, target = random_case(1)
     (terms if where == "terms" else state.extra).fill_(torch.nan)
     with pytest.raises(ScoreError, match="NaN"):
-        catalogue.rank(state, terms, target)
+        catalogue.rank(Query(terms=terms, overrides=state), target)

@@ -8,6 +8,7 @@ from contract import ModelContract
 from torch import nn
 
 from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.att_rec import AttRecNet, time_signal
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}  # float64
@@ -55,7 +56,7 @@ def histories():
 
 
 def scores(made, seq=None, user=USER):
-    return made.scores(*made.last(histories() if seq is None else seq, user))
+    return made.scores(made.query(histories() if seq is None else seq, user))
 
 
 def naive_interest(made, items):
@@ -146,7 +147,7 @@ def test_a_window_of_one_item_attends_to_itself():
     made = net()
     assert weights(made, [7]).tolist() == [1.0]
     alone = torch.tensor([[7], [3]])
-    loss = made.loss(alone, torch.tensor([[2], [4]]), torch.tensor([1, 2]))
+    loss = made.loss(Batch(alone, torch.tensor([[2], [4]]), torch.tensor([1, 2])))
     loss.backward()
     assert all(torch.isfinite(p.grad.to_dense()).all() for p in made.parameters() if p.grad is not None)
 
@@ -184,7 +185,7 @@ def test_each_position_has_the_window_it_would_have_as_the_last():
     state, packing = made(seq, USER)
     for row in range(len(seq)):
         for t in range(int((seq[row] > 0).sum())):
-            alone, _ = made.last(seq[row : row + 1, : t + 1], USER[row : row + 1])
+            alone = made.query(seq[row : row + 1, : t + 1], USER[row : row + 1]).vector
             at = int(((packing.row == row) & (packing.position == t)).nonzero())
             torch.testing.assert_close(made.query(state[at : at + 1]), alone, **EXACT)
 
@@ -225,7 +226,7 @@ def test_the_loss_is_the_hinge_of_the_distances():
     negatives = Fixed()(torch.tensor([user]), torch.tensor([target]), 2)[0]
     hand = sum(max(0.0, 0.7 + float(y[target]) - float(y[n])) for n in negatives) / 2
     assert hand > 0
-    assert made.loss(seq, wanted, torch.tensor([user])).item() == pytest.approx(hand, rel=1e-12)
+    assert made.loss(Batch(seq, wanted, torch.tensor([user]))).item() == pytest.approx(hand, rel=1e-12)
 
 
 def test_softmax_is_over_the_items_without_padding():
@@ -234,12 +235,12 @@ def test_softmax_is_over_the_items_without_padding():
     wanted = torch.zeros_like(histories())
     wanted[torch.arange(4), torch.tensor([6, 2, 0, 3])] = target
     by_hand = nn.functional.cross_entropy(scores(made)[:, 1:], target - 1)
-    torch.testing.assert_close(made.loss(histories(), wanted, USER), by_hand, **EXACT)
+    torch.testing.assert_close(made.loss(Batch(histories(), wanted, USER)), by_hand, **EXACT)
 
 
 @pytest.mark.parametrize("loss_type", ["hinge", "BCE", "CE"])
 def test_without_targets_the_loss_is_zero(loss_type):
-    loss = net(loss_type=loss_type).loss(histories(), torch.zeros_like(histories()), USER)
+    loss = net(loss_type=loss_type).loss(Batch(histories(), torch.zeros_like(histories()), USER))
     loss.backward()
     assert loss.item() == 0.0
 
@@ -247,7 +248,7 @@ def test_without_targets_the_loss_is_zero(loss_type):
 def test_only_touched_rows_have_a_gradient():
     made = net()
     assert all(t.sparse for t in (made.item_embedding, made.long_term_item, made.user_embedding))
-    made.loss(torch.tensor([[2, 9]]), torch.tensor([[9, 4]]), torch.tensor([5])).backward()
+    made.loss(Batch(torch.tensor([[2, 9]]), torch.tensor([[9, 4]]), torch.tensor([5]))).backward()
     assert made.user_embedding.weight.grad.coalesce().indices().tolist() == [[5]]
     assert not any(t.sparse for t in (m for m in net(loss_type="CE").modules() if isinstance(m, nn.Embedding)))
 

@@ -6,6 +6,7 @@ from contract import ModelContract
 from recbole.model.sequential_recommender.bert4rec import BERT4Rec
 from small import EXACT, L, V, histories, scores, small
 
+from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.bert4rec import BERT4RecNet
 
 
@@ -50,7 +51,7 @@ def test_the_last_train_item_is_a_label(monkeypatch):
     monkeypatch.setattr(made.cloze, "hide", lambda rows: (torch.where(rows > 0, V, 0), rows))
     seen = []
     monkeypatch.setattr(made, "item_loss", lambda state, item, owner: seen.append(item) or state.sum())
-    made.loss(torch.tensor([[3, 5, 0]]), torch.tensor([[5, 9, 0]]), torch.tensor([1]))
+    made.loss(Batch(torch.tensor([[3, 5, 0]]), torch.tensor([[5, 9, 0]]), torch.tensor([1])))
     assert seen[0].tolist() == [3, 5, 9]  # the first position too
 
 

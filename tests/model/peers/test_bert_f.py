@@ -6,6 +6,7 @@ from contract import ModelContract
 from small import EXACT, C, V, hidden_intents_do_not_matter, histories, scores, small
 from torch import nn
 
+from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.bert_f import BERTFNet
 from recbole_cafe.model.peers.locker_f import LOCKERFNet
 
@@ -50,7 +51,7 @@ def test_without_its_half_of_the_fusion_the_intent_encoder_is_silent(made):
     state, packing = made(histories())
     items = packing.pack(histories())
     torch.testing.assert_close(state, made.item_encoder(made.item_embedding(items), packing), **EXACT)
-    made.loss(histories(), target(), torch.arange(4)).backward()
+    made.loss(Batch(histories(), target(), torch.arange(4))).backward()
     assert torch.count_nonzero(made.intents.embedding.weight.grad) == 0
 
 
@@ -62,7 +63,7 @@ def target():
 
 
 def test_intents_are_learned_through_the_items_loss(made):
-    made.loss(histories(), target(), torch.arange(4)).backward()
+    made.loss(Batch(histories(), target(), torch.arange(4))).backward()
     assert made.intents.embedding.weight.grad.abs().max() > 1e-4
     assert not made.scores_intents
 

@@ -8,6 +8,7 @@ from contract import ModelContract
 from torch.nn import functional as F
 
 from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.hcrnn import LEAST, HCRNNNet, TopicModel
 
 EXACT = {"rtol": 0.0, "atol": 1e-12}  # float64
@@ -95,7 +96,7 @@ def naive_query(made, items):
 @torch.no_grad()
 def test_states_are_the_loops(version, bi_att, global_context):
     made = net(hcrnn_version=version, bi_att=bi_att, global_context=global_context)
-    query, _ = made.last(histories())
+    query = made.query(histories()).vector
     for row, got in zip(histories().tolist(), query, strict=True):
         torch.testing.assert_close(got, naive_query(made, [i for i in row if i]), **EXACT)
     items = made.item_embedding.weight
@@ -117,9 +118,9 @@ def test_versions_and_read_outs_differ():
     assert len({sum(p.numel() for p in one.parameters()) for one in made}) == 3  # v1 and v2 exchange one matrix
     two = net(hcrnn_version="v3")
     two.cell.drift_bias.fill_(1e6)  # T2 = 1: v3 is then v2 without what acts on the reset gate
-    two.cell.version, kept = "v2", two.last(histories())[0]
+    two.cell.version, kept = "v2", two.query(histories()).vector
     two.cell.drift.fill_(0.0)
-    torch.testing.assert_close(two.last(histories())[0], kept, **EXACT)
+    torch.testing.assert_close(two.query(histories()).vector, kept, **EXACT)
 
 
 # Global context -------------------------------------------------------------------------------------------------------
@@ -197,7 +198,7 @@ def test_the_loss_is_the_softmax_and_the_divergence_where_there_are_targets():
     items, loss = torch.tensor([4, 11, 1]), {}
     for weight in (0.0, 0.5):
         made = net(kl_weight=weight)
-        loss[weight] = made.loss(histories(), target, USER)
+        loss[weight] = made.loss(Batch(histories(), target, USER))
     logits = torch.stack([naive_query(made, row) for row in rows]) @ made.item_embedding.weight.T
     torch.testing.assert_close(loss[0.0], F.cross_entropy(logits[:, 1:], items - 1), **EXACT)
     sets = torch.stack([made.item_embedding.weight[list(set(row))].sum(0) for row in rows])
@@ -212,16 +213,16 @@ def test_what_is_read_of_w2_is_positive(version):
     made = net(hcrnn_version=version)
     assert (made.cell.drift < 0).any()
     stored = made.cell.drift.detach().clone()
-    before = made.last(histories())[0]
+    before = made.query(histories()).vector
     assert torch.equal(made.cell.drift, stored)  # an evaluation writes nothing
     made.train()
-    made.loss(histories(), histories(), USER).backward()
+    made.loss(Batch(histories(), histories(), USER)).backward()
     assert torch.equal(made.cell.drift, stored.clamp(min=LEAST))
     at_the_bound = made.cell.drift == LEAST
     assert at_the_bound.any()
     assert torch.count_nonzero(made.cell.drift.grad[at_the_bound]) > 0  # it can come back
     made.eval()
-    assert torch.equal(made.last(histories())[0], before)
+    assert torch.equal(made.query(histories()).vector, before)
 
 
 @pytest.mark.parametrize(("key", "value", "message"), [

@@ -10,6 +10,8 @@ from contract import ModelContract, build
 from torch import nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.batch import Batch
+
 needs_rectools = pytest.mark.skipif(
     importlib.util.find_spec("rectools") is None, reason="RecTools is not installed: pip install 'recbole-cafe[peers]'"
 )
@@ -60,7 +62,7 @@ def test_states_and_softmax_are_rectools_own(toy_path, use_intents):
         x[row, -len(known) :] = torch.tensor(known)
     with torch.no_grad():
         logits = net.theirs.torch_model({"x": x})[:, -1]  # [B, their ids]
-        scores = net.scores(*net.last(seq))
+        scores = net.scores(net.query(seq))
         known = net.their_id > 0
         torch.testing.assert_close(scores[:, known], logits[:, net.their_id[known]])
         assert (scores[:, ~known] < scores[:, known].min()).all()
@@ -68,7 +70,7 @@ def test_states_and_softmax_are_rectools_own(toy_path, use_intents):
         target[torch.arange(len(seq)), (seq > 0).sum(1) - 1] = batch["item_id"]
         wanted = net.their_id[batch["item_id"]]
         loss = F.cross_entropy(logits[wanted > 0], wanted[wanted > 0])
-        torch.testing.assert_close(net.loss(seq, target, batch["user_id"]), loss)
+        torch.testing.assert_close(net.loss(Batch(seq, target, batch["user_id"])), loss)
 
 
 @needs_rectools
@@ -77,7 +79,7 @@ def test_items_that_rectools_does_not_know_make_no_known_one_doubtful(toy_path):
     net = build("RecToolsSASRec", toy_path).model.network
     net.their_id[5] = 0
     catalogue = net.catalogue()
-    query, _ = net.last(torch.tensor([[3, 4, 0, 0, 0, 0, 0, 0]]))
+    query = net.query(torch.tensor([[3, 4, 0, 0, 0, 0, 0, 0]])).vector
     slack = catalogue.slack(query)[0, catalogue.item2intent]
     assert slack[5] > 0.1
     assert slack[4] < 1e-3

@@ -9,10 +9,10 @@ from contract import ModelContract, build
 from small import EXACT, NEXT, USERS, L, V, histories, layer_norm, share, small
 from torch.nn import functional as F
 
+from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import next_items
 from recbole_cafe.model.peers import rksa
 from recbole_cafe.model.peers.rksa import KernelAttention, Relations, RKSANet
 
@@ -50,7 +50,7 @@ def net(**settings):
 
 
 def scores(made, seq=None, user=USERS):
-    return made.scores(*made.last(histories() if seq is None else seq, user))
+    return made.scores(made.query(histories() if seq is None else seq, user))
 
 
 def distributions(made, seq, user=USERS):
@@ -268,7 +268,7 @@ def test_long_rows_of_one_item_can_be_drawn_in_float32(size):
     for item in (3, 13):  # with and without train users
         seq = torch.full((4, size), item)
         target = next_items(seq, torch.full((4,), size), NEXT, "last")
-        loss = made.loss(seq, target, USERS)
+        loss = made.loss(Batch(seq, target, USERS))
         loss.backward()
         assert torch.isfinite(loss)
         assert all(torch.isfinite(p.grad.to_dense()).all() for p in made.parameters() if p.grad is not None)
@@ -284,7 +284,7 @@ def test_autocast_leaves_the_covariances_in_float32():
 
     with pytest.MonkeyPatch.context() as patch, torch.autocast(device_type="cpu", dtype=torch.bfloat16):
         patch.setattr(torch.linalg, "cholesky", spy)
-        loss = made.loss(histories(), next_items(histories(), (histories() > 0).sum(1), NEXT, "last"), USERS)
+        loss = made.loss(Batch(histories(), next_items(histories(), (histories() > 0).sum(1), NEXT, "last"), USERS))
         loss.backward()
     assert torch.isfinite(loss)
     assert set(seen) == {torch.float32} and len(seen) == 2 * 2  # two blocks: the draw, and the kernels' loss
@@ -345,7 +345,7 @@ def test_the_loss_is_that_of_the_last_position_plus_the_weighted_surprise(loss_t
             drawn = [1 + (7 * user + 3 * item + j) % (V - 1) for j in range(k)]  # small.Fixed
             negative += [-math.log(1 - 1 / (1 + math.exp(-logit[i]))) for i in drawn]
         items = sum(positive) / len(positive) + (sum(negative) / len(negative) if negative else 0.0)
-        assert without.loss(seq, target, USERS).item() == pytest.approx(items, abs=1e-9)
+        assert without.loss(Batch(seq, target, USERS)).item() == pytest.approx(items, abs=1e-9)
         surprises = []
         for _, real, one in distributions(with_, seq):
             for b, n in enumerate(real.sum(1).tolist()):
@@ -354,7 +354,7 @@ def test_the_loss_is_that_of_the_last_position_plus_the_weighted_surprise(loss_t
                 fit = y @ torch.linalg.inv(sigma) @ y + torch.logdet(sigma)
                 surprises.append((fit.item() + n * math.log(2 * math.pi)) / (2 * n))
         wanted = items + 0.3 * sum(surprises) / len(surprises)
-        assert with_.loss(seq, target, USERS).item() == pytest.approx(wanted, abs=1e-6)
+        assert with_.loss(Batch(seq, target, USERS)).item() == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_kernels_loss_teaches_the_kernels_and_not_the_scores():

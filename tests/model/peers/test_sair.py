@@ -7,8 +7,8 @@ import torch
 from contract import ModelContract, build
 from small import EXACT, NEXT, USERS, C, L, V, histories, item2intent, layer_norm, share, small
 
+from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import next_items
 from recbole_cafe.model.peers.sair import InterestPool, SAIRNet
 
 P, K = 7, 3
@@ -54,7 +54,7 @@ def states(*lengths):
 
 
 def scores(made, seq=None):
-    return made.scores(*made.last(histories() if seq is None else seq))
+    return made.scores(made.query(histories() if seq is None else seq))
 
 
 # Retrieval: Eq. 4-10 --------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_the_interaction_learns_unless_weights_are_raw():
     target = next_items(seq, (seq > 0).sum(1), NEXT, "all")
     for interest_weights, learns in (("interacted", True), ("raw", False)):
         made = net(interest_weights=interest_weights)
-        made.loss(seq, target, USERS).backward()
+        made.loss(Batch(seq, target, USERS)).backward()
         for part in (made.pool.interaction.query, made.pool.interaction.key, made.pool.interaction.value):
             size = 0.0 if part.weight.grad is None else part.weight.grad.norm().item()
             assert (size > 1e-4) if learns else size == 0.0
@@ -222,9 +222,9 @@ def test_the_loss_is_that_of_the_items_plus_the_weighted_redundancy(loss_type):
             positive.append(-math.log(1 / (1 + math.exp(-logit[read[t]]))))
             negative.append(-math.log(1 - 1 / (1 + math.exp(-logit[drawn]))))
     items = sum(positive) / len(positive) + (sum(negative) / len(negative) if negative else 0.0)
-    assert without.loss(seq, target, USERS).item() == pytest.approx(items, abs=1e-9)
+    assert without.loss(Batch(seq, target, USERS)).item() == pytest.approx(items, abs=1e-9)
     wanted = items + 0.3 * with_.pool.redundancy().item()
-    assert with_.loss(seq, target, USERS).item() == pytest.approx(wanted, abs=1e-9)
+    assert with_.loss(Batch(seq, target, USERS)).item() == pytest.approx(wanted, abs=1e-9)
 
 
 # Options --------------------------------------------------------------------------------------------------------------

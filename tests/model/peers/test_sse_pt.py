@@ -7,7 +7,7 @@ import torch
 from contract import ModelContract, build
 from small import EXACT, NEXT, USERS, Fixed, L, V, histories, layer_norm, share, small
 
-from recbole_cafe.model.base import next_items
+from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.model.cafe import CaFeNet
 from recbole_cafe.model.peers.sse_pt import SSEPTNet
 
@@ -30,7 +30,7 @@ def net(**settings):
 
 
 def scores(made, seq=None, user=USERS):
-    return made.scores(*made.last(histories() if seq is None else seq, user))
+    return made.scores(made.query(histories() if seq is None else seq, user))
 
 
 # Forward --------------------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_without_users_it_is_sasrec():
     weights = {name: made.state_dict()[own] for own, name in renamed.items()}
     weights["item_embedding.weight"] = weights["item_embedding.weight"] * math.sqrt(8)
     sasrec.load_state_dict(weights)
-    wanted = sasrec.scores(*sasrec.last(histories())) / math.sqrt(8)
+    wanted = sasrec.scores(sasrec.query(histories())) / math.sqrt(8)
     torch.testing.assert_close(scores(made), wanted, **EXACT)
 
 
@@ -127,7 +127,7 @@ def test_another_user_at_the_output_changes_no_ranking():
 
 def test_scores_are_an_inner_product_of_the_items_width():
     made = net()
-    assert made.last(histories(), USERS)[0].shape == (4, 8)
+    assert made.query(histories(), USERS).vector.shape == (4, 8)
     assert made.item_vectors().shape == (V, 8)
     assert made.float().catalogue().table.shape == (V, 8)
 
@@ -164,14 +164,14 @@ def test_the_loss_is_the_loop_over_positions(layout, loss_type, k):
     made, seq = net(loss_type=loss_type, n_negatives=k), histories()
     target = next_items(seq, (seq > 0).sum(1), NEXT, layout)
     with torch.no_grad():
-        assert made.loss(seq, target, USERS).item() == pytest.approx(naive_loss(made, layout, k), abs=1e-9)
+        assert made.loss(Batch(seq, target, USERS)).item() == pytest.approx(naive_loss(made, layout, k), abs=1e-9)
 
 
 @pytest.mark.parametrize(("loss_type", "seen"), [("BCE", True), ("CE", False)])
 def test_only_bce_sees_the_user_at_the_output(loss_type, seen):
     """The final LayerNorm's bias at the user's part of a state acts at the output alone."""
     made, seq = net(loss_type=loss_type), histories()
-    made.loss(seq, next_items(seq, (seq > 0).sum(1), NEXT, "all"), USERS).backward()
+    made.loss(Batch(seq, next_items(seq, (seq > 0).sum(1), NEXT, "all"), USERS)).backward()
     assert (made.encoder.norm.bias.grad[8:].abs().max() > 1e-3) == seen
     assert made.encoder.norm.bias.grad[:8].abs().min() > 1e-4
 
@@ -187,19 +187,19 @@ def off():
 def test_with_probabilities_zero_training_mode_swaps_nothing(mode):
     made, seq = net(**off(), sse_mode=mode, hidden_dropout_prob=0.0, attn_dropout_prob=0.0), histories()
     target = next_items(seq, (seq > 0).sum(1), NEXT, "all")
-    in_eval_mode = made.loss(seq, target, USERS).item()
+    in_eval_mode = made.loss(Batch(seq, target, USERS)).item()
     made.train()
-    assert made.loss(seq, target, USERS).item() == made.loss(seq, target, USERS).item() == in_eval_mode
+    assert made.loss(Batch(seq, target, USERS)).item() == made.loss(Batch(seq, target, USERS)).item() == in_eval_mode
 
 
 @pytest.mark.parametrize("p", ["p_user", "p_input", "p_output"])
 def test_swaps_happen_in_training_only(p):
     made, seq = net(**off() | {p: 1.0}, hidden_dropout_prob=0.0, attn_dropout_prob=0.0), histories()
     target = next_items(seq, (seq > 0).sum(1), NEXT, "all")
-    plain = made.loss(seq, target, USERS).item()
-    assert made.loss(seq, target, USERS).item() == plain
+    plain = made.loss(Batch(seq, target, USERS)).item()
+    assert made.loss(Batch(seq, target, USERS)).item() == plain
     made.train()
-    assert len({made.loss(seq, target, USERS).item() for _ in range(5)} - {plain}) > 1
+    assert len({made.loss(Batch(seq, target, USERS)).item() for _ in range(5)} - {plain}) > 1
 
 
 def test_each_kind_of_id_is_swapped_at_its_own_rate():
@@ -244,7 +244,7 @@ def test_other_users_vectors_learn_when_users_are_swapped():
     target = next_items(seq, (seq > 0).sum(1), NEXT, "all")
     alone = torch.ones_like(USERS)  # all rows are user 1's
     for _ in range(20):
-        made.loss(seq, target, alone).backward()
+        made.loss(Batch(seq, target, alone)).backward()
     assert (made.user_embedding.weight.grad.to_dense()[1:].norm(dim=1) > 1e-3).all()
     assert (made.user_embedding.weight.grad.to_dense()[0] == 0).all()
 
@@ -258,7 +258,7 @@ def test_negatives_avoid_the_items_of_the_true_user():
             return super().forward(key, target, k)
 
     made, seq = net(p_user=1.0, item_negatives=Asked(V)).train(), histories()
-    made.loss(seq, next_items(seq, (seq > 0).sum(1), NEXT, "last"), USERS)
+    made.loss(Batch(seq, next_items(seq, (seq > 0).sum(1), NEXT, "last"), USERS))
     assert torch.equal(asked[0], USERS)
 
 
