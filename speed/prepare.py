@@ -43,7 +43,13 @@ def main() -> None:
         options.reviews = 20_000
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         measurement = measured(options, Path(folder))
-    result = {"benchmark": "prepare", **found, "quick": options.quick, "threads": options.threads, "command": COMMAND}
+    result = {
+        "benchmark": "prepare",
+        **measurement,
+        "quick": options.quick,
+        "threads": options.threads,
+        "command": COMMAND,
+    }
     line = json.dumps(result | {"processor": processor(), "versions": versions()}, default=str)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
