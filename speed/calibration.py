@@ -92,9 +92,9 @@ def draw(systems: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
-    for (label, found), mark in zip(systems.items(), "os^Dv", strict=False):
-        x, y = ([b[key] for b in found["bins"]] for key in ("probability", "came"))
-        axes.plot(x, y, f"{mark}-", markersize=4, linewidth=1, label=f"{label} (ece {found['ece']:.3f})")
+    for (label, system), mark in zip(systems.items(), "os^Dv", strict=False):
+        x, y = ([b[key] for b in system["bins"]] for key in ("probability", "came"))
+        axes.plot(x, y, f"{mark}-", markersize=4, linewidth=1, label=f"{label} (ece {system['ece']:.3f})")
     axes.set_xlabel("probability of the most likely intent")
     axes.set_ylabel("share of users whose next intent it was")
     axes.set_xlim(0, 1)

@@ -27,7 +27,7 @@ import torch
 
 import recbole_cafe  # first: it repairs what RecBole does on import
 from recbole_cafe.config.config import Config
-from recbole_cafe.data.time_order import select
+from recbole_cafe.data.rows import select
 from recbole_cafe.environment import versions
 from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.prepare.simulate import write_simulated
@@ -50,17 +50,17 @@ QUICK_SETTINGS = {"hidden_size": 16, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 1
 
 def parser(description: str, *, repeats: int = 3) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
-    made.add_argument("--out", type=Path, help="write the JSON there as well")
-    made.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
-    made.add_argument("--repeats", type=int, default=repeats, help="measurements per median (default: %(default)s)")
-    made.add_argument(
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    result.add_argument("--out", type=Path, help="write the JSON there as well")
+    result.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: %(default)s)")
+    result.add_argument("--repeats", type=int, default=repeats, help="measurements per median (default: %(default)s)")
+    result.add_argument(
         "--data", nargs=2, metavar=("DIR", "NAME"), help="data set DIR/NAME/NAME.inter instead of a simulated one"
     )
-    made.add_argument("--work", type=Path, help="keep simulated data sets there and reuse them (default: temporary)")
-    made.add_argument("--child", help=argparse.SUPPRESS)  # a part that runs in a process of its own, as JSON
-    return made
+    result.add_argument("--work", type=Path, help="keep simulated data sets there and reuse them (default: temporary)")
+    result.add_argument("--child", help=argparse.SUPPRESS)  # a part that runs in a process of its own, as JSON
+    return result
 
 
 @contextmanager
@@ -206,8 +206,27 @@ def _side(config: Any, train_data: Any, valid_data: Any, test_data: Any, model_c
     model = model_class(config, train_data._dataset).to(config["device"])
     trainer = wrap(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
     trainer.eval_collector.data_collect(train_data)
-    parts, samplers = (tuple(getattr(x, key, None) for x in loaders) for key in ("_dataset", "_sampler"))
+    parts = tuple(None if loader is None else loader._dataset for loader in loaders)
+    samplers = tuple(None if loader is None else loader._sampler for loader in loaders)
     return Side(config, parts, samplers, train_data, model, trainer)
+
+
+class LastCatalogue:
+    """Keeps the catalogue that a side's evaluations rank in, for its counters.
+
+    Args:
+        side: ours.
+    """
+
+    def __init__(self, side: Side) -> None:
+        self.catalogue: Any = None
+        self._make = side.model.catalogue
+        side.model.catalogue = self._remembered
+
+    def _remembered(self) -> Any:
+        self.catalogue = None  # not two at a time
+        self.catalogue = self._make()
+        return self.catalogue
 
 
 class Steps:
@@ -271,11 +290,11 @@ class Timing:
 
 def alternate(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
     """Each call in turn, `repeats` rounds: what else the machine does falls on all of them."""
-    found = {name: Timing() for name in calls}
+    timings = {name: Timing() for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            found[name].all.append(seconds(call))
-    return found
+            timings[name].all.append(seconds(call))
+    return timings
 
 
 def peak_mb() -> float:
@@ -283,8 +302,8 @@ def peak_mb() -> float:
 
     In a process started by another one, Linux's ru_maxrss begins with what the parent held; VmHWM does not.
     """
-    found = _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if found is None else found
+    peak = _status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else peak
 
 
 def resident_mb() -> float | None:
@@ -356,12 +375,12 @@ def report(options: argparse.Namespace, name: str, *, ours: float | None = None,
            **facts: Any) -> None:  # fmt: skip
     """Print one line of JSON, the last of the output, and write it to --out."""
     ratio = None if ours is None or not theirs else ours / theirs
-    found = {
+    result = {
         "benchmark": name, "ours": ours, "theirs": theirs, "ratio": ratio, **facts, "quick": options.quick,
         "threads": options.threads, "repeats": options.repeats, "command": COMMAND,
         "versions": versions() | {"faiss-cpu": _version("faiss-cpu")}, "processor": processor(),
     }  # fmt: skip
-    line = json.dumps(found, default=str)
+    line = json.dumps(result, default=str)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(line + "\n", encoding="utf-8")

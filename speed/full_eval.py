@@ -41,6 +41,7 @@ def main() -> None:
         dense = ours(options, source, "SASRec", eval_mode=["full"])
         recbole = ours(options, source, eval_mode="full", candidates="recbole", eval_batch_size=BATCHES[0])
         recbole.model.load_state_dict(side.model.state_dict())
+        last = common.LastCatalogue(side)
         loaders = {name: which.eval_data("test") for name, which in _named(side, dense, recbole).items()}
         metrics: dict[str, Any] = {}
 
@@ -53,19 +54,19 @@ def main() -> None:
         calls = {name: evaluate(name, which) for name, which in _named(side, dense, recbole).items()}
         for call in calls.values():
             call()
-        found = common.alternate(calls, options.repeats)
-        share = side.trainer._catalogue.counters.share
+        timings = common.alternate(calls, options.repeats)
+        share = last.catalogue.counters.share
         n_users, n_items, dim = len(side.parts[2]), side.parts[2].item_num, side.config["hidden_size"]
         lengths = int(side.parts[2].inter_feat[side.parts[2].item_list_length_field].sum())
         encoders = 2 * lengths * common.encoder_flops(dim, side.config["inner_size"], side.config["n_layers"])
         report(
-            options, "full_eval", ours=found["ours"].median, theirs=found["recbole"].median,
-            unit="seconds, all test users", ours_sasrec=found["ours_sasrec"].median,
+            options, "full_eval", ours=timings["ours"].median, theirs=timings["recbole"].median,
+            unit="seconds, all test users", ours_sasrec=timings["ours_sasrec"].median,
             note=f"CaFe after {options.train_steps} steps, the same weights on both sides; ours_sasrec: RecBole's "
                  f"SASRec (untrained) evaluated by ours",
             share_of_products=share, users=n_users, items=n_items - 1, hidden_size=dim,
-            theirs_eval_batch_size=recbole.config["eval_batch_size"], ours_all=found["ours"].all,
-            theirs_all=found["recbole"].all, data=source.facts,
+            theirs_eval_batch_size=recbole.config["eval_batch_size"], ours_all=timings["ours"].all,
+            theirs_all=timings["recbole"].all, data=source.facts,
             ndcg10={name: float(values["ndcg@10"]) for name, values in metrics.items()}, large=at_large,
             floor_dense=floor(
                 speed, flops=encoders + 2.0 * n_users * n_items * dim, moved=4.0 * n_items * dim
@@ -87,18 +88,18 @@ def _both_large(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "folder": str(source.folder), "name": source.name, "facts": source.facts, "users": options.users,
         "steps": options.train_steps, "checkpoint": str(folder / "large.pth"),
     }  # fmt: skip
-    found: dict[str, Any] = {"memory_limit_gb": options.memory, "data": source.facts}
-    found["ours"] = common.in_child(options, **task)
-    found["theirs_failed"] = {}
+    result: dict[str, Any] = {"memory_limit_gb": options.memory, "data": source.facts}
+    result["ours"] = common.in_child(options, **task)
+    result["theirs_failed"] = {}
     for batch in BATCHES:
         tried = common.in_child(options, **task, batch=batch, limit_gb=options.memory)
         if "failed" not in tried:
-            found["theirs"] = tried
+            result["theirs"] = tried
             break
-        found["theirs_failed"][batch] = tried["failed"]
-    if "theirs" in found and "failed" not in found["ours"]:
-        found["ratio"] = found["ours"]["seconds_per_user"] / found["theirs"]["seconds_per_user"]
-    return found
+        result["theirs_failed"][batch] = tried["failed"]
+    if "theirs" in result and "failed" not in result["ours"]:
+        result["ratio"] = result["ours"]["seconds_per_user"] / result["theirs"]["seconds_per_user"]
+    return result
 
 
 def _large(options: argparse.Namespace, *, folder: str, name: str, facts: dict[str, Any], users: int, steps: int,
@@ -114,7 +115,7 @@ def _large(options: argparse.Namespace, *, folder: str, name: str, facts: dict[s
     else:
         side.trainer._take(side.trainer._load(checkpoint))
         users = batch  # one full batch
-    loader = side.eval_data("test", users)
+    loader, last = side.eval_data("test", users), common.LastCatalogue(side)
     n_users = len(loader._dataset)
     common.reset_peak()
     before = common.resident_mb()
@@ -125,23 +126,23 @@ def _large(options: argparse.Namespace, *, folder: str, name: str, facts: dict[s
     metrics: dict[str, Any] = {}
     taken = common.seconds(lambda: metrics.update(side.trainer.evaluate(loader, load_best_model=False)))
     peak = common.peak_mb()
-    found = {
+    result = {
         "seconds": taken, "users": n_users, "seconds_per_user": taken / n_users, "peak_mb": peak,
         "before_mb": before, "beyond_mb": None if before is None else peak - before, "batch": batch,
         "table_mb": side.model.network.item_embedding.weight.numel() * 4 / 2**20, "ndcg10": float(metrics["ndcg@10"]),
     }  # fmt: skip
     if batch is None:
-        found |= {"train_steps": steps, "share_of_products": side.trainer._catalogue.counters.share}
-        catalogue = side.trainer._catalogue
+        catalogue = last.catalogue
+        result |= {"train_steps": steps, "share_of_products": catalogue.counters.share}
         start = common.clock()
         side.model.network.catalogue()
-        found["catalogue_seconds"] = common.clock() - start
+        result["catalogue_seconds"] = common.clock() - start
         rows = min(64, n_users)
         batch_of = loader.transform(loader._dataset, loader._dataset[list(range(rows))])
-        state, terms = side.model.encode(batch_of)
-        exact = common.seconds(lambda: catalogue.rank(state, terms, batch_of["item_id"]))
-        found["exact_seconds_per_user"] = exact / rows
-    return found
+        query = side.model.query(batch_of)
+        exact = common.seconds(lambda: catalogue.rank(query, batch_of["item_id"]))
+        result["exact_seconds_per_user"] = exact / rows
+    return result
 
 
 if __name__ == "__main__":

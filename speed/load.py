@@ -51,10 +51,10 @@ def main() -> None:
         return
     with workplace(options) as folder:
         shape = Shape(**{key: getattr(options, key) for key in vars(TMALL)})
-        found = measured(options, data(options, folder, shape))
+        measurement = measured(options, data(options, folder, shape))
         if options.small and not options.data and not options.quick:
-            found["small"] = measured(options, data(options, folder, divided(shape, options.small)))
-        result = {"benchmark": "load", "unit": "seconds of create_dataset and data_preparation", **found}
+            measurement["small"] = measured(options, data(options, folder, divided(shape, options.small)))
+        result = {"benchmark": "load", "unit": "seconds of create_dataset and data_preparation", **measurement}
         result |= {"limits": {"memory_gb": options.memory_gb, "time_s": options.time_s}, "quick": options.quick}
         result |= {"threads": options.threads, "command": common.COMMAND, "processor": common.processor()}
         line = json.dumps(result | {"versions": common.versions()}, default=str)
@@ -72,14 +72,14 @@ def divided(shape: Shape, by: int) -> Shape:
 
 def measured(options: argparse.Namespace, source: Data) -> dict[str, Any]:
     """Both sides on one data set, and seconds of ours by seconds of theirs."""
-    found: dict[str, Any] = {"data": source.facts}
+    measurement: dict[str, Any] = {"data": source.facts}
     for side in MODELS:
         print(f"{side}: loading {source.name} ...", flush=True)
-        found[side] = in_process(options, side=side, folder=str(source.folder), name=source.name)
-        print(f"{side}: {found[side]}", flush=True)
-    failed = [f"{side}: {found[side]['failed']}" for side in MODELS if "failed" in found[side]]
-    found["ratio"] = None if failed else found["ours"]["seconds"] / found["theirs"]["seconds"]
-    return found | ({"no_ratio_because": "; ".join(failed)} if failed else {})
+        measurement[side] = in_process(options, side=side, folder=str(source.folder), name=source.name)
+        print(f"{side}: {measurement[side]}", flush=True)
+    failed = [f"{side}: {measurement[side]['failed']}" for side in MODELS if "failed" in measurement[side]]
+    measurement["ratio"] = None if failed else measurement["ours"]["seconds"] / measurement["theirs"]["seconds"]
+    return measurement | ({"no_ratio_because": "; ".join(failed)} if failed else {})
 
 
 def in_process(options: argparse.Namespace, **task: Any) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def main() -> None:
         ends: dict[str, Tensor] = {}
         for _ in range(options.repeats):
             for name, make in makers.items():
-                found, ends[name] = _run(make, batches, n, dim, sparse=name != "theirs")
-                taken[name] += found
+                seconds, ends[name] = _run(make, batches, n, dim, sparse=name != "theirs")
+                taken[name] += seconds
         medians = {name: float(np.median(values)) for name, values in taken.items()}
         report(
             options, "optimizer", ours=medians["ours"], theirs=medians["theirs"], unit="seconds per step",
@@ -66,11 +66,11 @@ def _batches(n: int, positions: int, n_batches: int) -> list[Tensor]:
     weight = 1.0 / (np.arange(1, n) + 10.0)
     cumulative = np.cumsum(weight) / weight.sum()
     shuffled = 1 + rng.permutation(n - 1)  # popular rows are not neighbours
-    made = []
+    batches = []
     for _ in range(n_batches):
         popular = shuffled[np.searchsorted(cumulative, rng.random(2 * positions)).clip(max=n - 2)]
-        made.append(torch.from_numpy(np.concatenate((popular, rng.integers(1, n, positions)))))
-    return made
+        batches.append(torch.from_numpy(np.concatenate((popular, rng.integers(1, n, positions)))))
+    return batches
 
 
 def _run(make: Callable[[nn.Parameter], torch.optim.Optimizer], batches: list[Tensor], n: int, dim: int, *,
@@ -96,8 +96,8 @@ def _run(make: Callable[[nn.Parameter], torch.optim.Optimizer], batches: list[Te
     return taken[1:], table.detach()[checked].clone()
 
 
-def _difference(found: Tensor, wanted: Tensor) -> dict[str, float]:
-    apart = (found - wanted).abs()
+def _difference(observed: Tensor, expected: Tensor) -> dict[str, float]:
+    apart = (observed - expected).abs()
     return {"largest": float(apart.max()), "mean": float(apart.mean())}
 
 

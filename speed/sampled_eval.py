@@ -33,7 +33,7 @@ def main() -> None:
 
         def evaluate(name: str, side: common.Side, loader: Any) -> Callable[[], None]:
             def run() -> None:
-                metrics[name] = side.trainer.evaluate_protocol(loader, protocol, phase="test")
+                metrics[name] = side.trainer.evaluation.measure(loader, protocol, phase="test")
 
             return run
 
@@ -49,16 +49,17 @@ def main() -> None:
         }
         first = common.seconds(calls["cafe"])
         calls["sasrec"]()
-        found: dict[str, common.Timing] = common.alternate(calls | {"theirs": evaluate_theirs}, options.repeats)
+        timings: dict[str, common.Timing] = common.alternate(calls | {"theirs": evaluate_theirs}, options.repeats)
         scale = n_test / n_users
-        theirs_all = found["theirs"].median * scale
+        theirs_all = timings["theirs"].median * scale
         dim, inner = cafe.config["hidden_size"], cafe.config["inner_size"]
         lengths = theirs.parts[2].inter_feat[theirs.parts[2].item_list_length_field]
         flops = int(lengths.sum()) * common.encoder_flops(dim, inner, cafe.config["n_layers"])
         report(
-            options, "sampled_eval", ours=found["sasrec"].median, theirs=theirs_all, unit="seconds, all test users",
-            ours_cafe=found["cafe"].median, ratio_cafe=found["cafe"].median / theirs_all,
-            ours_cafe_first=first, ours_all=found["sasrec"].all, theirs_all=[s * scale for s in found["theirs"].all],
+            options, "sampled_eval", ours=timings["sasrec"].median, theirs=theirs_all, unit="seconds, all test users",
+            ours_cafe=timings["cafe"].median, ratio_cafe=timings["cafe"].median / theirs_all,
+            ours_cafe_first=first, ours_all=timings["sasrec"].all,
+            theirs_all=[s * scale for s in timings["theirs"].all],
             note=f"ours and theirs: SASRec, the same weights; theirs: {n_users} of {n_test} users measured, scaled to "
                  f"all; ours_cafe_first also draws and stores the candidates",
             users=n_test, candidates=101, hidden_size=dim, history=cafe.config["MAX_ITEM_LIST_LENGTH"],

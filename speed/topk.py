@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
 from recbole_cafe.ranking.catalogue import Catalogue, rank_streamed
+from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks
 
 try:
@@ -69,8 +70,8 @@ def _last(rows: list[dict[str, Any]]) -> int:
 
 def measure(side: common.Side, options: argparse.Namespace, speed: dict[str, float]) -> list[dict[str, Any]]:
     """One row per method and batch size."""
-    network, found = side.model.network, []
-    catalogue = network.catalogue()
+    rows: list[dict[str, Any]] = []
+    catalogue = side.model.catalogue()
     index = _faiss_index(catalogue.table) if catalogue.table.device.type == "cpu" else None
     loader = side.eval_data("test")
     n_rows = len(loader._dataset)
@@ -79,20 +80,20 @@ def measure(side: common.Side, options: argparse.Namespace, speed: dict[str, flo
         chosen = torch.linspace(0, n_rows - 1, size).long().tolist()  # over all users, not the first ones only
         batch = loader.transform(loader._dataset, loader._dataset[chosen]).to(side.config["device"])
         with torch.no_grad():
-            state, terms = side.model.encode(batch)
-            found += _measure_batch(catalogue, state, terms, batch["item_id"], options.repeats, index, speed)
-    return found
+            query = side.model.query(batch)
+            rows += _measure_batch(catalogue, query, batch["item_id"], options.repeats, index, speed)
+    return rows
 
 
-def _measure_batch(catalogue: Catalogue, state: Tensor, terms: Tensor, target: Tensor, repeats: int, index: Any,
+def _measure_batch(catalogue: Catalogue, query: Query, target: Tensor, repeats: int, index: Any,
                    speed: dict[str, float]) -> list[dict[str, Any]]:  # fmt: skip
-    n, dim = catalogue.table.shape
+    (n, dim), state, terms = catalogue.table.shape, query.vector, query.terms
     calls: dict[str, Callable[[], Any]] = {
         "top, dense": lambda: dense_top(catalogue, state, terms),
-        "top, pruned": lambda: catalogue.top(state, terms, K),
-        "rank, streamed": lambda: rank_streamed(catalogue, state, terms, target),
-        "rank, pruned": lambda: catalogue.rank(state, terms, target),
-        f"rank, pruned, at_most={K}": lambda: catalogue.rank(state, terms, target, at_most=K),
+        "top, pruned": lambda: catalogue.top(query, K),
+        "rank, streamed": lambda: rank_streamed(catalogue, query, target),
+        "rank, pruned": lambda: catalogue.rank(query, target),
+        f"rank, pruned, at_most={K}": lambda: catalogue.rank(query, target, at_most=K),
     }
     if index is not None:
         calls["top, FAISS flat, item part alone"] = lambda: index.search(state.cpu().numpy(), K)
@@ -102,12 +103,12 @@ def _measure_batch(catalogue: Catalogue, state: Tensor, terms: Tensor, target: T
         answers[name] = call()
         pairs, possible = (now - then for now, then in zip(_counts(catalogue), before, strict=True))
         share[name] = pairs / possible if possible else 1.0
-    found = common.alternate(calls, repeats)
+    timings = common.alternate(calls, repeats)
     truth = brute_force(catalogue, state, terms, target)
     least = floor(speed, flops=2.0 * len(state) * n * dim, moved=4.0 * n * dim)
     rows = [
         {
-            "items": n - 1, "batch": len(state), "method": name, "seconds": found[name].median,
+            "items": n - 1, "batch": len(state), "method": name, "seconds": timings[name].median,
             "share_of_products": share[name], "equal": _equal(answers[name], truth), "states_checked": len(state),
             "floor_seconds": least["seconds"] * share[name],
         }
@@ -128,8 +129,8 @@ def _counts(catalogue: Catalogue) -> tuple[int, int]:
 def dense_top(catalogue: Catalogue, state: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
     """As a dense model does it: all products, all scores, the best of them."""
     items, scores = [], []
-    for some, their_terms in zip(state.split(SLICE), terms.split(SLICE), strict=True):
-        score = joint_score(some @ catalogue.table.T, their_terms[:, catalogue.item2intent], catalogue.joint)
+    for some, some_terms in zip(state.split(SLICE), terms.split(SLICE), strict=True):
+        score = joint_score(some @ catalogue.table.T, some_terms[:, catalogue.item2intent], catalogue.joint)
         score[:, 0] = -torch.inf
         best = score.topk(K, dim=1)
         items.append(best.indices)

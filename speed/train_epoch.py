@@ -47,18 +47,18 @@ def main() -> None:
             calls["ours_dense_table"] = an_epoch(ours(options, source, sparse_tables=False))
         an_epoch(cafe)()
         an_epoch(sasrec, 1)()
-        found = common.alternate(calls, options.repeats)
+        timings = common.alternate(calls, options.repeats)
         epoch_steps = len(sasrec.train_data)
         scale = epoch_steps / min(n_steps, epoch_steps)
-        mine, on, off = (found[key].median for key in ("ours", "theirs", "theirs_anomaly_off"))
+        seconds, on, off = (timings[key].median for key in ("ours", "theirs", "theirs_anomaly_off"))
         report(
-            options, "train_epoch", ours=mine, theirs=on * scale, theirs_anomaly_off=off * scale,
-            ratio_anomaly_off=mine / (off * scale), unit="seconds per epoch",
+            options, "train_epoch", ours=seconds, theirs=on * scale, theirs_anomaly_off=off * scale,
+            ratio_anomaly_off=seconds / (off * scale), unit="seconds per epoch",
             ours_model="CaFe, BCE, train_layout all, sparse tables", theirs_model="SASRec, CE, prefix rows",
-            ours_all=found["ours"].all,
-            theirs_all=[s * scale for s in found["theirs"].all],
-            theirs_anomaly_off_all=[s * scale for s in found["theirs_anomaly_off"].all],
-            variants={key: found[key].median for key in calls if key.startswith("ours_")},
+            ours_all=timings["ours"].all,
+            theirs_all=[s * scale for s in timings["theirs"].all],
+            theirs_anomaly_off_all=[s * scale for s in timings["theirs_anomaly_off"].all],
+            variants={key: timings[key].median for key in calls if key.startswith("ours_")},
             note=f"theirs: {min(n_steps, epoch_steps)} of {epoch_steps} steps measured, after one for warming up, and "
                  f"scaled to the epoch; ours: whole epochs",
             ours_steps=len(cafe.train_data), ours_batch=cafe.config["train_batch_size"],

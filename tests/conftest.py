@@ -62,14 +62,9 @@ def write_atomic(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str, clicks: Iterable[tuple[object, object, object]],
               intents: Mapping[object, str] | None = None) -> Path:  # fmt: skip
-        folder = tmp_path / "dataset" / name
-        folder.mkdir(parents=True)
-        lines = ["user_id:token\titem_id:token\ttimestamp:float", *("\t".join(map(str, click)) for click in clicks)]
-        (folder / f"{name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        if intents is not None:
-            lines = ["item_id:token\tintent:token", *(f"{item}\t{intent}" for item, intent in intents.items())]
-            (folder / f"{name}.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return folder.parent
+        from atomic_files import write_data_set
+
+        return write_data_set(tmp_path / "dataset", name, clicks, intents)
 
     return write
 

@@ -79,6 +79,11 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
 
     Called when RecBole has read its own files and the user's, before it merges them.
 
+    Args:
+        config: RecBole's Config.
+        model_class: the model.
+        dataset: name of the data set.
+
     Raises:
         ConfigError: an unknown key for one of our models, a value that is none of the accepted ones.
     """
@@ -107,7 +112,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if (value := external.get(key)) is not None and value < least:
             raise ConfigError(f"{key}={value!r} should be at least {least}")
     _settle_evaluation(internal, external)
-    _settle_columns(internal, external, intents=ours and model_class.net.needs_intents)
+    _settle_columns(internal, external, intents=is_ours(model_class) and model_class.net.needs_intents)
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
         internal["data_path"] = str(find_data(dataset))
 
@@ -120,7 +125,14 @@ def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
 
 
 def unknown_key(key: str, value: Any, known: set[str], where: str) -> ConfigError:
-    """The error for a key that is none, with the nearest one that is."""
+    """The error for a key that is none, with the nearest one that is.
+
+    Args:
+        key: the key.
+        value: its value.
+        known: the keys there are.
+        where: for what it was given.
+    """
     near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{hint}")
@@ -130,8 +142,8 @@ def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
     known = known_keys(config, model_class)
     # A foreign script's own command line also lands in RecBole's Config (it reads sys.argv); only ours is strict there.
     strict = isinstance(config, Config)
-    given = [config.file_config_dict, config.variable_config_dict] + ([config.cmd_config_dict] if strict else [])
-    for key in (k for layer in given for k in layer):
+    layers = [config.file_config_dict, config.variable_config_dict] + ([config.cmd_config_dict] if strict else [])
+    for key in (k for layer in layers for k in layer):
         if key not in known:
             raise unknown_key(key, config.external_config_dict.get(key), known, model_class.__name__)
 
@@ -142,13 +154,13 @@ def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> N
     for key, value in external.items():
         default = internal.get(key)
         if isinstance(default, bool):
-            fits, wanted = value in (True, False), "True or False"
+            fits, expected = value in (True, False), "True or False"
         elif isinstance(default, (int, float)):
-            fits, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+            fits, expected = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
         else:
             continue
         if value is not None and not fits:
-            raise ConfigError(f"{key}={value!r} should be {wanted} (default {default})")
+            raise ConfigError(f"{key}={value!r} should be {expected} (default {default})")
 
 
 def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> None:
@@ -217,7 +229,7 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
 # Our Config -----------------------------------------------------------------------------------------------------------
 
 
-class Config(RecBoleConfig):
+class Config(RecBoleConfig):  # type: ignore[misc]  # RecBole is untyped
     """RecBole's Config without its two surprises: it does not look at `sys.argv`, and it evaluates no text.
 
     Args:
@@ -278,7 +290,8 @@ class Config(RecBoleConfig):
                 self.sources[key] = "config_dict"
             elif key in self._file_of:
                 self.sources[key] = self._file_of[key]
-        return super()._get_final_config_dict()
+        final: dict[str, Any] = super()._get_final_config_dict()
+        return final
 
     def described(self) -> list[tuple[str, Any, str]]:
         """(key, value, where it comes from), sorted by key: what `recbole-cafe show-config` prints."""

@@ -92,7 +92,7 @@ def preset(name: str) -> dict[str, Any]:
     """The settings of one system of a benchmark file, e.g. ``table3/base`` of props/benchmark/table3.yaml.
 
     Raises:
-        ConfigError: no such file or system; lists what there is.
+        ConfigError: no such file or system; lists those that exist.
     """
     return {key: value for key, value in _system(name).items() if key not in SYSTEM_KEYS}
 
@@ -114,6 +114,6 @@ def _system(name: str) -> dict[str, Any]:
     content = read_yaml(path) if path.is_file() else {}
     systems = content.get("systems", {})
     if system not in systems:
-        there = [f"{p.stem}/{s}" for p in sorted(folder.glob("*.yaml")) for s in read_yaml(p).get("systems", {})]
-        raise ConfigError(f"no preset {name!r}; there are: {', '.join(there)}")
+        known = [f"{p.stem}/{s}" for p in sorted(folder.glob("*.yaml")) for s in read_yaml(p).get("systems", {})]
+        raise ConfigError(f"no preset {name!r}; there are: {', '.join(known)}")
     return {"model": content.get("model", "CaFe"), **systems[system]}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeGuard, get_type_hints
 
 from recbole_cafe.errors import ConfigError
 
@@ -27,7 +27,7 @@ class HasNet:
     net: Any
 
 
-def is_ours(model_class: type) -> bool:
+def is_ours(model_class: type) -> TypeGuard[type[HasNet]]:
     """Whether a model class is built on our contract."""
     return issubclass(model_class, HasNet)
 
@@ -60,7 +60,7 @@ def signature_of(net: Callable[..., Any], source: Path | None = None) -> Signatu
         ConfigError: two arguments claim one key.
     """
     parameters = [p.name for p in signature(net).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
-    constructor = net.__init__ if isinstance(net, type) else net
+    constructor = net.__init__ if isinstance(net, type) else net  # type: ignore[misc]  # the class's own
     hints = get_type_hints(constructor)
     settings = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
     plain = tuple(name for name in parameters if name not in settings and name != DATA)

@@ -98,4 +98,4 @@ def _negatives(loss_type: str, users: Tensor, ids: Tensor, *, n_users: int, n: i
 
 
 def _released() -> NoReturn:
-    raise RuntimeError("the facts of the data have been released: they are there while a net is built")
+    raise RuntimeError("the facts of the data have been released: they can be read while a net is built")

@@ -20,6 +20,10 @@ INTENT_CHOICES = [choice for choice in CHOICES["intent_from"] if choice]
 def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
     """Read the column INTENT_FIELD of the .item file.
 
+    Args:
+        config: RecBole's Config.
+        dataset: the data set, before or after `build`.
+
     Raises:
         DataError: no .item file, no such column, a column that is not made of tokens, or a column with several tokens
             per item and no `intent_from`. The message lists what is there.
@@ -27,8 +31,8 @@ def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
     field = config["INTENT_FIELD"]
     path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
     if not path.is_file():
-        there = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-        raise DataError(f"{path} does not exist; the intent of each item is read from it. In the folder: {there}")
+        present = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+        raise DataError(f"{path} does not exist; the intent of each item is read from it. In the folder: {present}")
     header = read_header(path)
     if field not in header:
         raise DataError(
@@ -74,7 +78,17 @@ def _as_tensor(dataset: Dataset, field: str) -> Tensor:
 
 
 def _one_of_several(column: Tensor, choice: str | None, path: Path, field: str) -> Tensor:
-    """column: [V, S] tokens padded with 0 on the right. Returns [V]."""
+    """The one intent of each item.
+
+    Args:
+        column: [V, S] tokens padded with 0 on the right.
+        choice: `intent_from`.
+        path: the .item file, for the message.
+        field: its column, for the message.
+
+    Returns:
+        [V].
+    """
     if choice not in INTENT_CHOICES:
         several = int(((column > 0).sum(1) > 1).sum())
         raise DataError(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
 from recbole_cafe.files.atomic import read_header
+
+if TYPE_CHECKING:
+    from recbole_cafe.data.columnar import Vocabulary
 
 AUTO_BYTES = 64 << 20  # an .inter file above this size is read by columns; below, RecBole's reader takes seconds
 
@@ -22,10 +25,14 @@ class ColumnarMixin:
     missing), which RecBole's filters treat as they would the tokens.
     """
 
+    _reader_is_chosen = False
+    _vocabularies: dict[str, Vocabulary] | None = None  # None: RecBole's reader reads
+
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         path = Path(filepath)
-        if "_vocabularies" not in vars(self):  # the first file is the .inter file
+        if not self._reader_is_chosen:  # the first file is the .inter file
             self._vocabularies = {} if self._reads_by_columns(path) else None
+            self._reader_is_chosen = True
         columns = self._columns(path, source) if self._vocabularies is not None else {}
         if not columns:
             return super()._load_feat(filepath, source)
@@ -77,7 +84,7 @@ class ColumnarMixin:
             return f"encoding is {self.config['encoding']}"
         if not (self.uid_field and self.iid_field):
             return "no USER_ID_FIELD and ITEM_ID_FIELD"
-        found: dict[str, str] = {}
+        kinds: dict[str, str] = {}
         for source in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM):
             path = inter.with_suffix(f".{source.value}")
             columns = self._columns(path, source) if path.is_file() else {}
@@ -85,23 +92,23 @@ class ColumnarMixin:
                 return f"{path.name} has one column only"  # where a blank line cannot be told from an empty cell
             for name, kind in columns.items():
                 is_id = name == {"user": self.uid_field, "item": self.iid_field}.get(source.value)
-                if name in found and not is_id:
+                if name in kinds and not is_id:
                     return f"column {name} is in two files"
                 if source == FeatureSource.INTERACTION and kind.endswith("_seq"):
                     return f"column {name} holds a list in each row"
-                found[name] = kind
-        if wrong := [name for name in (self.uid_field, self.iid_field) if found.get(name) != "token"]:
+                kinds[name] = kind
+        if wrong := [name for name in (self.uid_field, self.iid_field) if kinds.get(name) != "token"]:
             return f"{wrong[0]} is no token column"
         for name in self.config["val_interval"] or {}:
-            if found.get(name) != "float":
+            if kinds.get(name) != "float":
                 return f"val_interval has {name}, which is no float column"
         return None
 
     # RecBole's filters, where they need not look at every interaction ------------------------------------------------
 
     def _filter_inter_by_user_or_item(self) -> None:
-        asked = self.config["filter_inter_by_user_or_item"] is True
-        if asked and self._vocabularies is not None and self._all_are_listed():
+        filters = self.config["filter_inter_by_user_or_item"] is True
+        if filters and self._vocabularies is not None and self._all_are_listed():
             return
         super()._filter_inter_by_user_or_item()
 
@@ -160,8 +167,8 @@ class ColumnarMixin:
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Any:
         """RecBole's, which takes only int64 for ids."""
-        wide = {name: np.int64 for name in data if data[name].dtype == np.int32}
-        return super()._dataframe_to_interaction(data.astype(wide) if wide else data)
+        types = {name: np.int64 for name in data if data[name].dtype == np.int32}
+        return super()._dataframe_to_interaction(data.astype(types) if types else data)
 
 
 def _column(values: np.ndarray) -> np.ndarray:

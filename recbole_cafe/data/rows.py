@@ -20,7 +20,8 @@ class TargetRows(Interaction):
     Args:
         flat: the interactions in (user, time) order, one tensor [P] per column.
         user_start: [P] where the user of each interaction starts.
-        length_field: column of history lengths, max_length: their bound.
+        length_field: column of history lengths.
+        max_length: their bound.
         row: [R] int32, position of each row's target.
     """
 
@@ -36,7 +37,12 @@ class TargetRows(Interaction):
         return self.gather(index)
 
     def gather(self, index: Any, elsewhere: Callable[[Tensor], Tensor] | None = None) -> Interaction:
-        """The chosen rows as a plain Interaction. elsewhere: from their positions [b] to those to take instead."""
+        """The chosen rows as a plain Interaction.
+
+        Args:
+            index: which rows.
+            elsewhere: from their positions [b] to those to take instead.
+        """
         chosen = self.interaction.take(_as_index(index))
         if elsewhere is not None:
             chosen.row = elsewhere(chosen.row.long()).to(torch.int32)

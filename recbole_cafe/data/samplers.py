@@ -37,20 +37,22 @@ def create_samplers(config: Any, dataset: Any, built: list[Any]) -> tuple[Any, .
     """RecBole's `create_samplers`: one per phase, None where nothing is drawn.
 
     Args:
-        dataset: the whole data set; built: its parts.
+        config: RecBole's Config.
+        dataset: the whole data set.
+        built: its parts.
     """
     if not config["repeatable"]:
         return recboles(config, dataset, built)
     base, samplers = None, []
     for phase in PHASES:
-        given = config[f"{phase}_neg_sample_args"]
+        arguments = config[f"{phase}_neg_sample_args"]
         sampler = None
-        if given["distribution"] != "none":
+        if arguments["distribution"] != "none":
             if base is None:
-                alpha = given["alpha"] if phase == "train" else 1.0
-                sampler = LazySampler(list(PHASES), dataset, given["distribution"], alpha)
+                alpha = arguments["alpha"] if phase == "train" else 1.0
+                sampler = LazySampler(list(PHASES), dataset, arguments["distribution"], alpha)
             else:  # all phases share the train phase's, and so its alpha
-                base.set_distribution(given["distribution"])
+                base.set_distribution(arguments["distribution"])
                 sampler = base
             base = sampler if phase == "train" else base
         samplers.append(sampler and sampler.set_phase(phase))

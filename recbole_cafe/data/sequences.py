@@ -58,7 +58,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
 
     def _take_in(self, order: Tensor) -> None:
         """RecBole's change of tables into tensors, a column of the .inter file at a time: each table goes as soon as
-        its tensors are there."""
+        its tensors are made."""
         table, self.inter_feat, columns = self.inter_feat, None, {}
         for field in list(table):
             columns[field] = narrow(self._dataframe_to_interaction(table[[field]])[field])[order]
@@ -103,8 +103,8 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         size = np.bincount(user, minlength=self.user_num)
         last = np.zeros(len(size), dtype=np.int64)  # the position of each user's last row
         np.maximum.at(last, user, row)
-        there = size > 0
-        if not np.array_equal(size[there], (last - self.user_start.numpy()[last])[there]):
+        present = size > 0
+        if not np.array_equal(size[present], (last - self.user_start.numpy()[last])[present]):
             raise DataError(
                 "train_layout=all needs a split in which each user's train interactions come first (LS or TS, ordered "
                 "by time); set train_layout=last"

@@ -53,17 +53,17 @@ class ExactOrderMixin(ColumnarMixin):
         super()._load_data(token, dataset_path)
 
     def _obtain(self, token: str, folder: Path) -> None:
-        """A folder that is not there: make the simulated `amazon`, leave to RecBole what it can download."""
-        given = "data_path" in self.config.external_config_dict
-        if token == "amazon" and not given:
+        """A folder that is missing: make the simulated `amazon`, leave to RecBole what it can download."""
+        is_set = "data_path" in self.config.external_config_dict
+        if token == "amazon" and not is_set:
             self.logger.warning(f"{folder} does not exist: making the simulated sample there")
             ensure_amazon(folder)
         elif self._get_download_url("url", allow_none=True) is None:
-            there = sorted(p.parent.name for p in folder.parent.glob("*/*.inter"))
-            looked = [str(folder)] if given else [str(place / token) for place in data_folders()]
+            present = sorted(p.parent.name for p in folder.parent.glob("*/*.inter"))
+            looked = [str(folder)] if is_set else [str(place / token) for place in data_folders()]
             raise DataError(
                 f"no data set {token!r}: looked for {', '.join(looked)}; "
-                f"data sets in {folder.parent}: {', '.join(there) or 'none'}. Set data_path to the folder that holds "
+                f"data sets in {folder.parent}: {', '.join(present) or 'none'}. Set data_path to the folder that holds "
                 f"the folder {token}"
             )
 
@@ -215,7 +215,12 @@ def _ranges(start: np.ndarray, end: np.ndarray) -> np.ndarray:
 
 
 def simulated_notice(name: str, manifest: dict) -> str:
-    """What every run on simulated data says first. manifest: from `is_simulated`."""
+    """What every run on simulated data says first.
+
+    Args:
+        name: of the data set.
+        manifest: from :func:`recbole_cafe.prepare.simulate.is_simulated`.
+    """
     return (
         f"dataset {name!r} is SIMULATED (generator {manifest.get('generator')}, seed "
         f"{manifest.get('parameters', {}).get('seed')}), not real data: no result on it says anything about Amazon. "

@@ -51,6 +51,7 @@ class NetRecommender(SequentialRecommender, HasNet):
 
     input_type = InputType.POINTWISE
     net: type[Net]
+    scores_candidates = True  # without scoring all other items
     layouts: tuple[str, ...] = ("all", "last")
 
     def __init__(self, config: Any, dataset: NetDataset) -> None:

@@ -54,6 +54,9 @@ def encode(obj: Any, where: str = "") -> Any:
         obj: what to encode.
         where: the key path of ``obj``, for the message.
 
+    Returns:
+        the plain form.
+
     Raises:
         TypeError: some part of ``obj`` has no plain form; the message names its key path.
     """
@@ -116,10 +119,10 @@ def _like(template: dict, pairs: Iterator[tuple[Any, Any]]) -> dict:
     """A dict or OrderedDict of ``pairs``; a state_dict keeps the ``_metadata`` which torch hangs on it."""
     if type(template) is not OrderedDict:
         return dict(pairs)
-    made: OrderedDict = OrderedDict(pairs)
+    result: OrderedDict = OrderedDict(pairs)
     if "_metadata" in vars(template):
-        made._metadata = template._metadata  # type: ignore[attr-defined]
-    return made
+        result._metadata = template._metadata  # type: ignore[attr-defined]
+    return result
 
 
 def _encode_dict(obj: dict, where: str) -> dict:
@@ -227,6 +230,10 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
     as :func:`plain_config`; modules in ``other_parameter`` are left out, since their weights are in
     ``state_dict`` and the rest comes from the dataset.
 
+    Args:
+        path: the file.
+        state: what to keep.
+
     Raises:
         TypeError: a part which has no plain form; nothing is written.
     """
@@ -255,7 +262,7 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
 def load(
     path: str | os.PathLike, map_location: Any = None, trust_checkpoint: bool = False, mmap: bool = False
 ) -> dict[str, Any]:
-    """Return the state stored in ``path``, its ``config`` as a plain dict (see :func:`restore_config`).
+    """Return the state stored in ``path``, its ``config`` as a plain dict (see :func:`plain_config`).
 
     Args:
         path: a file written by :func:`save`, or by RecBole itself if ``trust_checkpoint``.
@@ -314,10 +321,10 @@ def _is_damaged(path: str) -> bool:
 
 def _reason(error: Exception) -> str:
     """The part of torch's long message which says what was refused."""
-    found = re.search(
+    refused = re.search(
         r"Unsupported (?:global|operand|class)[^\n]*?(?= was not| by default|\.? Please|\n|$)", str(error)
     )
-    return found.group().strip() if found else str(error).strip().splitlines()[0][:200]
+    return refused.group().strip() if refused else str(error).strip().splitlines()[0][:200]
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -326,8 +333,7 @@ def _reason(error: Exception) -> str:
 
 
 def plain_config(config: Any) -> dict[str, Any]:
-    """Return the settings of a RecBole Config as plain data; of the model's class only the name, as
-    ``model``.
+    """Return the settings of a RecBole Config as plain data; of the model's class only the name, as ``model``.
 
     A setting which has no plain form (a function, say) is left out with a warning: it should not cost a
     trained model.

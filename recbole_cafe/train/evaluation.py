@@ -28,7 +28,6 @@ from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files import candidates as sampled
 from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Ranking
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks, rank_of_target
@@ -48,6 +47,7 @@ class Scorer(Declared):
         learns: whether there is something to train.
         scores_intents: whether the score of a candidate depends on its intent.
         scores_candidates: whether it scores given items without scoring all others.
+        intents: the intents of the items; asked only of a model that scores intents.
     """
 
     @property
@@ -55,6 +55,9 @@ class Scorer(Declared):
 
     @property
     def scores_intents(self) -> bool: ...
+
+    @property
+    def scores_candidates(self) -> bool: ...
 
     @property
     def intents(self) -> ItemIntents: ...
@@ -79,10 +82,12 @@ class RecBoleScorer:
         model: the model.
         predict: RecBole's way to score rows in parts, for models that know no other.
         item_field: column of the items.
+        n_items: V, padding included.
     """
 
     learns = True
     scores_intents = False
+    scores_candidates = False
 
     def __init__(self, model: AbstractRecommender, predict: Callable[[Interaction, int], Tensor], item_field: str,
                  n_items: int) -> None:  # fmt: skip
@@ -149,9 +154,24 @@ class Evaluation:
         self._candidates: dict[str, Candidates] = {}
         self._told: set[str] = set()
 
-    def measure(self, eval_data: Any, protocol: Protocol, *, phase: str,
-                          show_progress: bool = False) -> OrderedDict:  # fmt: skip
-        """Metrics of the current weights on the rows of `eval_data` under one protocol."""
+    def measure(
+        self, eval_data: Any, protocol: Protocol, *, phase: str, show_progress: bool = False
+    ) -> OrderedDict[str, float]:
+        """Metrics of the current weights under one protocol.
+
+        Args:
+            eval_data: RecBole's loader of the rows.
+            protocol: the candidates.
+            phase: ``valid`` or ``test``; the ranks of the latter are kept.
+            show_progress: draw a bar.
+
+        Returns:
+            metric -> value.
+
+        Raises:
+            ScoreError: a score is NaN.
+            ConfigError: there are no rows.
+        """
         dataset = eval_data._dataset
         self.module.eval()
         self._tell(protocol)
@@ -161,7 +181,7 @@ class Evaluation:
             rows = np.array_split(rows, self.config["world_size"])[torch.distributed.get_rank()]
         catalogue = self.scorer.catalogue() if table is None else None
         per_batch = self.config["eval_batch_size"]
-        if catalogue is None and (table is None or not isinstance(self.scorer, NetRecommender)):
+        if catalogue is None and (table is None or not self.scorer.scores_candidates):
             per_batch = max(1, min(per_batch, SCORE_BUDGET // dataset.item_num))  # these score all items at once
         batches = [rows[i : i + per_batch] for i in range(0, len(rows), per_batch)]
         parts, lists = [], []
@@ -281,13 +301,13 @@ class Evaluation:
 
 def _gather(parts: list[Ranks], lists: list[Tensor | None], *, single: bool) -> tuple[Ranks, Tensor | None]:
     """All batches together; over all processes when there are several."""
-    mine = (Ranks.cat(parts) if parts else None, None if not lists or lists[0] is None else torch.cat(lists))
+    own = (Ranks.cat(parts) if parts else None, None if not lists or lists[0] is None else torch.cat(lists))
     if single:
-        if mine[0] is None:
+        if own[0] is None:
             raise ConfigError("there is nothing to evaluate: this split of the data set has no rows")
-        return mine
+        return own
     everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(everyone, mine)
+    torch.distributed.all_gather_object(everyone, own)
     observed = [pair for pair in everyone if pair[0] is not None]
     tops = [pair[1] for pair in observed if pair[1] is not None]
     return Ranks.cat([pair[0] for pair in observed]), torch.cat(tops) if tops else None

@@ -13,6 +13,11 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, norm_typ
 
     Sparse gradients are coalesced first: the norm is that of the gradient, not of its summands.
 
+    Args:
+        parameters: whose gradients are clipped.
+        max_norm: the largest norm of all of them together.
+        norm_type: which norm, 2 for the Euclidean one.
+
     Returns:
         the total norm before clipping.
     """
@@ -45,13 +50,17 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = torch.sparse_coo_tensor(rows[None], value, parameter.shape).coalesce()
 
 
-def _everyones(mine: Tensor) -> Tensor:
-    """All processes' rows, one after another; their number may differ. mine: [R, ...]."""
-    count = torch.tensor([len(mine)], device=mine.device)
+def _everyones(own: Tensor) -> Tensor:
+    """All processes' rows, one after another; their number may differ.
+
+    Args:
+        own: [R, ...] of this process.
+    """
+    count = torch.tensor([len(own)], device=own.device)
     counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(counts, count)
     sizes = [int(c) for c in counts]
-    padded = torch.cat((mine, mine.new_zeros(max(sizes) - len(mine), *mine.shape[1:])))
+    padded = torch.cat((own, own.new_zeros(max(sizes) - len(own), *own.shape[1:])))
     parts = [torch.empty_like(padded) for _ in sizes]
     torch.distributed.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -26,13 +26,13 @@ class CatalogueLogits:
 
     def __init__(self, state: Tensor, weight: Tensor) -> None:
         self._state, self._weight = state, weight
-        self._made: Tensor | None = None
+        self._product: Tensor | None = None
 
     def tensor(self) -> Tensor:
         """[B, V]."""
-        if self._made is None:
-            self._made = torch.matmul(self._state, self._weight.T)
-        return self._made
+        if self._product is None:
+            self._product = torch.matmul(self._state, self._weight.T)
+        return self._product
 
     @classmethod
     def __torch_function__(cls, func: Callable, _types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -40,7 +40,7 @@ class CatalogueLogits:
         if func is F.cross_entropy and isinstance(args[0], cls) and _plain(args, kwargs):
             target = args[1] if len(args) > 1 else kwargs["target"]
             return linear_ce_loss(args[0]._state, args[0]._weight, target)
-        return func(*map(_made, args), **{name: _made(value) for name, value in kwargs.items()})
+        return func(*map(_as_tensors, args), **{name: _as_tensors(value) for name, value in kwargs.items()})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tensor(), name)
@@ -66,11 +66,11 @@ class CatalogueLogits:
     __radd__, __rmul__ = __add__, __mul__
 
 
-def _made(value: Any) -> Any:
+def _as_tensors(value: Any) -> Any:
     """An argument with tensors in place of promises."""
     if isinstance(value, CatalogueLogits):
         return value.tensor()
-    return type(value)(map(_made, value)) if type(value) in (list, tuple) else value
+    return type(value)(map(_as_tensors, value)) if type(value) in (list, tuple) else value
 
 
 def _plain(args: tuple, kwargs: dict) -> bool:
@@ -91,6 +91,7 @@ class PromisedLogits(TorchFunctionMode):
 
     Args:
         model: its parameters of n_items rows are the tables.
+        n_items: V, padding included.
     """
 
     def __init__(self, model: nn.Module, n_items: int) -> None:

@@ -30,6 +30,7 @@ class ProtocolEvaluator(Evaluator):
         """Metrics of N targets.
 
         Args:
+            ranks: of the targets.
             top: [N, K] ids of each row's best candidates, for the metrics that need them.
             collected: what RecBole's collector took from the train data.
 
@@ -60,6 +61,11 @@ def per_target(metric: TopkMetric, above: np.ndarray, tied: np.ndarray) -> dict[
     """A RecBole top-k metric for each target, with one positive per row.
 
     Such a metric depends only on the place of the positive, so RecBole's own class is asked once for every place.
+
+    Args:
+        metric: the metric.
+        above: [N] items above each target.
+        tied: [N] items that score the same.
 
     Returns:
         cut-off -> [N].

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 SPARSE_LEARNERS = ("adam", "adamw", "sgd", "adagrad")
-CHUNK = 2**24  # numbers swapped at a time: 64 MB
 
 
 class RowWise(torch.optim.Optimizer):
@@ -32,12 +31,14 @@ class RowWise(torch.optim.Optimizer):
         -lr m / sqrt(v) * sum_{j=1..k} r^j c(t + j)
         r = beta1 / sqrt(beta2),   c(s) = sqrt(1 - beta2^s) / (1 - beta1^s)
 
-    (with eps as it is at the last missed step). With U(t) the infinite sum the
-    finite one is U(t) - r^k U(t + k).
+    (with eps as it is at the last missed step). With U(t) the infinite sum the finite one is U(t) - r^k U(t + k).
 
     Args:
         params: embedding tables with ``sparse=True``.
-        lr, betas, eps, weight_decay: as in torch.optim.Adam. The decay acts in the steps that touch a row only.
+        lr: learning rate.
+        betas: decay rates of the two moments, as in torch.optim.Adam.
+        eps: added to the root of the second moment.
+        weight_decay: as in torch.optim.Adam, but it acts in the steps that touch a row only.
         decoupled: weight decay of AdamW instead of Adam's L2 term.
 
     Raises:
@@ -88,7 +89,12 @@ class RowWise(torch.optim.Optimizer):
 
     @torch.no_grad()
     def catch_up(self, table: Tensor, rows: Tensor) -> None:
-        """Apply the missed steps of the rows about to be read. rows: ids of any shape, repeats allowed."""
+        """Apply the missed steps of the rows about to be read.
+
+        Args:
+            table: one of the tables.
+            rows: ids of any shape, repeats allowed.
+        """
         state = self._state(table)
         if state["step"]:
             self._catch_up(table, torch.unique(rows), self._group_of(table), state)

@@ -4,7 +4,7 @@
 logging and tensorboard are RecBole's. Evaluated through it, a model
 
 * encodes each history once, however many candidates are scored (RecBole: 101 times for `pop100`);
-* is ranked by the project's protocols, with stored candidates, counted ties and unrounded metrics;
+* is ranked by our protocols, with stored candidates, counted ties and unrounded metrics;
 * keeps its best weights in a checkpoint of tensors and plain data, written atomically.
 
 RecBole's metric classes compute every value; only what they are fed differs. ``candidates: recbole`` gives RecBole's
@@ -200,7 +200,11 @@ class EvaluationMixin:
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Continue from a checkpoint: weights and their mean, optimiser, epoch and best score; otherwise RecBole's.
 
+        Args:
+            resume_file: the checkpoint.
+
         Raises:
+            ConfigError: it is another model's.
             UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
         """
         state = self._load(resume_file)
@@ -214,11 +218,11 @@ class EvaluationMixin:
         self.best_valid_score = state["best_valid_score"]
         self._take(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        if average := state.get("average"):
-            kept = self._average or WeightAverage(self.model.parameters())
-            kept.load_state_dict(average)
+        if saved := state.get("average"):
+            average = self._average or WeightAverage(self.model.parameters())
+            average.load_state_dict(saved)
             if self._average is None:
-                kept.train()  # what is in the mean so far is given up
+                average.train()  # what is in the mean so far is given up
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def _load(self, path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -235,6 +239,12 @@ class EvaluationMixin:
     def evaluate(self, eval_data: Any, load_best_model: bool = True, model_file: str | None = None,
                  show_progress: bool = False) -> OrderedDict | None:  # fmt: skip
         """RecBole's `evaluate`: metrics of the first protocol for validation, of all protocols for test.
+
+        Args:
+            eval_data: RecBole's loader, or None.
+            load_best_model: of the checkpoint; otherwise the weights are evaluated as they are.
+            model_file: the checkpoint, unless it is this trainer's own.
+            show_progress: draw a bar.
 
         Returns:
             metric -> value, the keys of the second and later protocols prefixed: ``pop100/ndcg@5``. Values are not

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recbole_cafe.train.row_adam import CHUNK
+CHUNK = 2**24  # numbers swapped at a time: 64 MB
 
 
 class WeightAverage:
@@ -20,7 +20,8 @@ class WeightAverage:
         parameters: of the model.
 
     Attributes:
-        count: epochs in the mean. shown: the model holds the mean.
+        count: epochs in the mean.
+        shown: whether the model holds the mean.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -49,10 +50,10 @@ class WeightAverage:
     def _swap(self) -> None:
         """By value: optimisers, and cuDNN's flat weights of recurrent layers, know the tensors by their place."""
         for other, parameter in zip(self.other, self.parameters, strict=True):
-            for theirs, ours in zip(other.view(-1).split(CHUNK), parameter.view(-1).split(CHUNK), strict=True):
-                kept = theirs.clone()
-                theirs.copy_(ours)
-                ours.copy_(kept)
+            for hidden, shown in zip(other.view(-1).split(CHUNK), parameter.view(-1).split(CHUNK), strict=True):
+                kept = hidden.clone()
+                hidden.copy_(shown)
+                shown.copy_(kept)
         self.shown = not self.shown
 
     def state_dict(self) -> dict[str, Any]:
@@ -61,6 +62,10 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore; the model has the mean already."""
+        """Restore; the model has the mean already.
+
+        Args:
+            state: from :meth:`state_dict`.
+        """
         self.count, self.other = state["count"], list(state["trained"])
         self.shown = bool(self.other)

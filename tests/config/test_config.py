@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,26 @@ from recbole_cafe.cli.arguments import parse_arguments
 from recbole_cafe.config import config, props
 from recbole_cafe.config.config import Config
 from recbole_cafe.config.props import preset, preset_model, read_yaml
-from recbole_cafe.config.signature import arguments_of, net_keys
+from recbole_cafe.config.signature import arguments_of, net_keys, signature_of
 from recbole_cafe.errors import ConfigError
 
 # What the shipped YAML says; experiments may change it.
-DEFAULTS = {**read_yaml(props.props_dir() / "overall.yaml"), **read_yaml(config.props_dir() / "model" / "CaFe.yaml")}
+DEFAULTS = {**read_yaml(props.props_dir() / "overall.yaml"), **read_yaml(props.props_dir() / "model" / "CaFe.yaml")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    depth: int
+    width: int
+
+
+class Shaped:
+    """A net."""
+
+    def __init__(self, *, data: Any, size: Size, hidden_size: int) -> None:
+        self.data, self.size, self.hidden_size = data, size, hidden_size
+
+
 EVIL = "__import__('os').system('touch x')"
 
 
@@ -29,8 +46,14 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def sources(made: Config) -> dict[str, str]:
-    return {key: source for key, _, source in made.described()}
+def sources(merged: Config) -> dict[str, str]:
+    return {key: source for key, _, source in merged.described()}
+
+
+def use_props(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read the YAML files of a folder instead of the shipped ones."""
+    for module in (config, props):
+        monkeypatch.setattr(module, "props_dir", lambda: folder)
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
@@ -51,74 +74,73 @@ LAYERS = (
 @pytest.mark.parametrize("top", range(2, len(LAYERS)), ids=[layer.replace("/", "-") for layer in LAYERS[2:]])
 def test_each_layer_wins_over_the_former(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key is set in all layers up to `top`, each time to the layer's number."""
-    props = Path("props")
-    shutil.copytree(props.props_dir(), props)
-    monkeypatch.setattr(config, "props_dir", lambda: props)
+    copied = Path("props")
+    shutil.copytree(props.props_dir(), copied)
+    use_props(copied, monkeypatch)
     for number, path in ((2, "overall.yaml"), (3, "dataset/toy.yaml"), (4, "model/CaFe.yaml")):
-        text = (props / path).read_text() if (props / path).exists() else ""
+        text = (copied / path).read_text() if (copied / path).exists() else ""
         text = "\n".join(line for line in text.splitlines() if not line.startswith("train_batch_size"))
-        (props / path).write_text(text + (f"\ntrain_batch_size: {number}\n" if number <= top else "\n"))
+        (copied / path).write_text(text + (f"\ntrain_batch_size: {number}\n" if number <= top else "\n"))
     files = [write(Path(f"{name}.yaml"), f"train_batch_size: {number}\n" if number <= top else "epochs: 3\n")
              for number, name in ((5, "first"), (6, "second"))]  # fmt: skip
-    made = Config(
+    merged = Config(
         "CaFe",
         "toy",
         files,
         {"train_batch_size": 7} if top >= 7 else {},
         overrides={"train_batch_size": "8"} if top >= 8 else {},
     )
-    assert made["train_batch_size"] == top
-    assert sources(made)["train_batch_size"] == LAYERS[top]
+    assert merged["train_batch_size"] == top
+    assert sources(merged)["train_batch_size"] == LAYERS[top]
 
 
 def test_recboles_own_layers_are_below_ours() -> None:
-    made = Config("CaFe", "toy")
-    where = sources(made)
-    assert (made["worker"], where["worker"]) == (0, "RecBole overall.yaml")
-    assert (made["LIST_SUFFIX"], where["LIST_SUFFIX"]) == ("_list", "RecBole sample.yaml")
-    assert (made["valid_metric"], where["valid_metric"]) == ("NDCG@10", "props/overall.yaml")  # RecBole's: MRR@10
-    assert (made["hidden_act"], where["hidden_act"]) == (DEFAULTS["hidden_act"], "props/model/CaFe.yaml")
+    merged = Config("CaFe", "toy")
+    where = sources(merged)
+    assert (merged["worker"], where["worker"]) == (0, "RecBole overall.yaml")
+    assert (merged["LIST_SUFFIX"], where["LIST_SUFFIX"]) == ("_list", "RecBole sample.yaml")
+    assert (merged["valid_metric"], where["valid_metric"]) == ("NDCG@10", "props/overall.yaml")  # RecBole's: MRR@10
+    assert (merged["hidden_act"], where["hidden_act"]) == (DEFAULTS["hidden_act"], "props/model/CaFe.yaml")
     assert where["device"] == "derived"
 
 
 def test_described_lists_every_key_once_in_order() -> None:
-    made = Config("CaFe", "toy", config_dict={"epochs": 2})
-    rows = made.described()
-    assert [key for key, _, _ in rows] == sorted(made.final_config_dict)
+    merged = Config("CaFe", "toy", config_dict={"epochs": 2})
+    rows = merged.described()
+    assert [key for key, _, _ in rows] == sorted(merged.final_config_dict)
     assert ("epochs", 2, "config_dict") in rows
 
 
 def test_a_model_of_recboles_gets_our_protocol_and_its_own_yaml() -> None:
-    made = Config("SASRec", "toy")
-    assert made["hidden_dropout_prob"] == 0.5  # SASRec.yaml of RecBole
-    assert made["valid_metric"] == "NDCG@10"  # props/overall.yaml
-    assert made["train_layout"] == "last"
-    assert made["eval_mode"] == ["full", "pop100"]
-    assert made["eval_args"]["split"] == {"LS": "valid_and_test"}
+    merged = Config("SASRec", "toy")
+    assert merged["hidden_dropout_prob"] == 0.5  # SASRec.yaml of RecBole
+    assert merged["valid_metric"] == "NDCG@10"  # props/overall.yaml
+    assert merged["train_layout"] == "last"
+    assert merged["eval_mode"] == ["full", "pop100"]
+    assert merged["eval_args"]["split"] == {"LS": "valid_and_test"}
 
 
 def test_the_dataset_yaml_applies_to_every_model() -> None:
     for model in ("CaFe", "SASRec", "BPR"):
-        made = Config(model, "ml-100k")
-        assert made["INTENT_FIELD"] == "class"
-        assert made["load_col"]["inter"] == ["user_id", "item_id", "rating", "timestamp"]
+        merged = Config(model, "ml-100k")
+        assert merged["INTENT_FIELD"] == "class"
+        assert merged["load_col"]["inter"] == ["user_id", "item_id", "rating", "timestamp"]
 
 
 def test_a_subclass_of_a_model_uses_its_yaml() -> None:
     class Mine(CaFe):
         pass
 
-    assert {key: Config(Mine, "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS} == {
-        key: Config("CaFe", "toy")[key] for key in net_keys(CaFe) - config.HOST_KNOWS
-    }
+    subclass, model = Config(Mine, "toy"), Config("CaFe", "toy")
+    assert {key: subclass[key] for key in net_keys(CaFe)} == {key: model[key] for key in net_keys(CaFe)}
 
 
 def test_the_command_line_of_the_process_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["pytest", "--epochs=7", "--cov=x", "--seed=1"])
-    made = Config("CaFe", "toy")
-    assert made["epochs"] == DEFAULTS["epochs"] != 7
-    assert made["seed"] == DEFAULTS["seed"] != 1
-    assert "cov" not in made
+    merged = Config("CaFe", "toy")
+    assert merged["epochs"] == DEFAULTS["epochs"] != 7
+    assert merged["seed"] == DEFAULTS["seed"] != 1
+    assert "cov" not in merged
 
 
 # Unknown keys ---------------------------------------------------------------------------------------------------------
@@ -152,9 +174,10 @@ def test_what_the_data_know_is_no_key(key: str) -> None:
 
 
 def test_every_key_of_a_net_and_of_recbole_is_known() -> None:
-    for key in net_keys(CaFe) - config.HOST_KNOWS | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}:
-        value = Config("CaFe", "toy")[key]
-        assert Config("CaFe", "toy", config_dict={key: value})[key] == value
+    default = Config("CaFe", "toy")
+    given = {key: default[key] for key in net_keys(CaFe) | {"val_interval", "benchmark_filename", "nproc", "log_wandb"}}
+    merged = Config("CaFe", "toy", config_dict=given)
+    assert {key: merged[key] for key in given} == given
 
 
 @pytest.mark.parametrize("model", ["CaFe", "SASRec"])
@@ -163,15 +186,15 @@ def test_arguments_of_a_foreign_script_do_not_break_recboles_config(
 ) -> None:
     arguments = ["--model_list=CaFe,SASRec", "--valid_latex=./latex/valid.tex", "--config_files=a.yaml", "-x", "--y"]
     monkeypatch.setattr(sys, "argv", ["run_recbole_group.py", *arguments, "--epochs=7"])
-    made = RecBoleConfig(model, "toy", config_dict={"seed": 5})
-    assert (made["model"], made["epochs"], made["seed"]) == (model, 7, 5)
+    merged = RecBoleConfig(model, "toy", config_dict={"seed": 5})
+    assert (merged["model"], merged["epochs"], merged["seed"]) == (model, 7, 5)
 
 
 # Values ---------------------------------------------------------------------------------------------------------------
 
 
 def test_text_from_the_command_line_becomes_a_value() -> None:
-    made = Config(
+    merged = Config(
         "CaFe",
         "toy",
         overrides={
@@ -180,12 +203,12 @@ def test_text_from_the_command_line_becomes_a_value() -> None:
             "user_inter_num_interval": "[5,inf)", "clip_grad_norm": "{'max_norm': 1.5}", "checkpoint_dir": "2*3",
         },
     )  # fmt: skip
-    wanted = {
+    expected = {
         "learning_rate": 1e-4, "topk": [1, 10], "metrics": ["NDCG", "Hit"], "intent_loss": False, "joint": "sum",
         "rm_dup_inter": None, "eval_mode": ["full", "pop5"], "user_inter_num_interval": "[5,inf)", "epochs": 3,
         "clip_grad_norm": {"max_norm": 1.5}, "checkpoint_dir": "2*3",
     }  # fmt: skip
-    assert {key: made[key] for key in wanted} == wanted
+    assert {key: merged[key] for key in expected} == expected
 
 
 def test_text_is_never_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,9 +275,9 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
     for path in paths:
         assert read_yaml(path), path
     for path in (folder / "model").glob("*.yaml"):
-        made = Config(path.stem, "toy")
-        needed = net_keys(made.model_class) - config.HOST_KNOWS
-        assert needed <= set(made.final_config_dict), path
+        merged = Config(path.stem, "toy")
+        needed = net_keys(merged.model_class)
+        assert needed <= set(merged.final_config_dict), path
         hosts = set(RecBoleConfig("SASRec", "toy").final_config_dict) | set(read_yaml(folder / "overall.yaml"))
         dead = set(read_yaml(path)) - needed - hosts
         assert not dead, f"{path}: nothing reads {dead}"
@@ -262,13 +285,16 @@ def test_every_shipped_yaml_is_read_and_used() -> None:
         assert sources(Config("CaFe", path.stem))["INTENT_FIELD"] == f"props/dataset/{path.name}"
 
 
-def test_every_preset_is_a_config_of_a_net() -> None:
+def test_every_preset_is_a_config_of_a_net(monkeypatch: pytest.MonkeyPatch) -> None:
+    read_once = cache(read_yaml)  # there are some hundred presets, and a dozen files are below each
+    for module in (config, props):
+        monkeypatch.setattr(module, "read_yaml", read_once)
     seen = 0
     for path in (props.props_dir() / "benchmark").glob("*.yaml"):
         for system in read_yaml(path).get("systems", {}):
             settings = preset(f"{path.stem}/{system}")
-            made = Config(preset_model(f"{path.stem}/{system}"), "toy", config_dict=settings)
-            assert {key: made[key] for key in settings} == settings
+            merged = Config(preset_model(f"{path.stem}/{system}"), "toy", config_dict=settings)
+            assert {key: merged[key] for key in settings} == settings
             assert not {"model", "search"} & set(settings)
             seen += 1
     assert seen >= 6
@@ -286,20 +312,34 @@ def test_an_unknown_preset_lists_those_there_are(name: str) -> None:
 def test_a_model_without_yaml_says_which_file_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("props").mkdir()
     Path("props/overall.yaml").write_text("")
-    monkeypatch.setattr(config, "props_dir", lambda: Path("props"))
+    use_props(Path("props"), monkeypatch)
     with pytest.raises(ConfigError, match=r"CaFe has no YAML: props/model/CaFe\.yaml is missing"):
         Config("CaFe", "toy")
 
 
 def test_a_key_missing_from_the_yaml_is_named_with_the_file() -> None:
-    def net(*, n_items: int, hidden_size: int, depth: int, width: int) -> tuple[int, ...]:
-        return n_items, hidden_size, depth, width
-
-    provided: dict[str, Any] = {"n_items": lambda: 9, "unused": lambda: 1 / 0}
     full = {"hidden_size": 2, "depth": 3, "width": 4, "other": 5}
-    assert arguments_of(net, full, provided, Path("m.yaml")) == {"n_items": 9, "hidden_size": 2, "depth": 3, "width": 4}
-    with pytest.raises(ConfigError, match=r"^props/model/M\.yaml: no value for depth, width, which net needs$"):
-        arguments_of(net, {"hidden_size": 2}, provided, Path("props/model/M.yaml"))
+    assert arguments_of(Shaped, full, Path("m.yaml")) == {"hidden_size": 2, "size": Size(depth=3, width=4)}
+    with pytest.raises(ConfigError, match=r"^props/model/M\.yaml: no value for depth, width, which Shaped needs$"):
+        arguments_of(Shaped, {"hidden_size": 2}, Path("props/model/M.yaml"))
+
+
+def test_the_keys_of_a_net_are_those_of_its_settings_and_its_own() -> None:
+    keys = signature_of(Shaped)
+    assert keys.keys == {"depth", "width", "hidden_size"}
+    assert (keys.settings, keys.plain, keys.takes_data) == ({"size": Size}, ("hidden_size",), True)
+    assert "data" not in net_keys(CaFe)
+
+
+def test_a_key_that_two_settings_claim_is_named() -> None:
+    def net(*, size: Size, width: int) -> None: ...
+
+    def twice(*, size: Size, other: Size) -> None: ...
+
+    with pytest.raises(ConfigError, match=r"^M\.yaml: key width is claimed by size and by width of net$"):
+        signature_of(net, Path("M.yaml"))
+    with pytest.raises(ConfigError, match="key depth is claimed by size and by other of twice"):
+        arguments_of(twice, {}, Path("M.yaml"))
 
 
 # Checks ---------------------------------------------------------------------------------------------------------------
@@ -354,8 +394,8 @@ def test_train_layout_all_is_for_our_models() -> None:
 
 def test_numbers_and_switches_of_any_spelling() -> None:
     given = {"epochs": 3.0, "weight_decay": 1, "learning_rate": 1e-5, "intent_loss": False, "shuffle": 0, "seed": None}
-    made = Config("CaFe", "toy", config_dict=given)
-    assert {key: made[key] for key in given} == given
+    merged = Config("CaFe", "toy", config_dict=given)
+    assert {key: merged[key] for key in given} == given
 
 
 @pytest.mark.parametrize("metric", ["NDCG@10", "ndcg@10", "Hit@5", "MRR"])
@@ -376,29 +416,29 @@ def test_valid_metric_in_any_case(metric: str) -> None:
     ],
 )
 def test_the_split_is_kept_when_only_the_mode_is_given(given: dict[str, Any], modes: list[str]) -> None:
-    made = Config("CaFe", "toy", config_dict=given)
-    assert made["eval_mode"] == modes
+    merged = Config("CaFe", "toy", config_dict=given)
+    assert merged["eval_mode"] == modes
     mode = {"valid": modes[0], "test": modes[0]}
-    assert made["eval_args"] == {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": mode}
+    assert merged["eval_args"] == {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": mode}
 
 
 def test_recbole_is_told_a_mode_it_has() -> None:
-    made = Config("CaFe", "toy", config_dict={"eval_mode": ["authors7", "full"]})
-    assert made["eval_mode"] == ["authors7", "full"]
-    assert made["eval_args"]["mode"] == {"valid": "pop7", "test": "pop7"}
+    merged = Config("CaFe", "toy", config_dict={"eval_mode": ["authors7", "full"]})
+    assert merged["eval_mode"] == ["authors7", "full"]
+    assert merged["eval_args"]["mode"] == {"valid": "pop7", "test": "pop7"}
 
 
 def test_a_split_of_the_user_is_kept() -> None:
-    made = Config("CaFe", "toy", config_dict={"eval_args": {"split": {"LS": "test_only"}}})
-    assert made["eval_args"]["split"] == {"LS": "test_only"}
-    assert made["eval_args"]["order"] == "TO"
+    merged = Config("CaFe", "toy", config_dict={"eval_args": {"split": {"LS": "test_only"}}})
+    assert merged["eval_args"]["split"] == {"LS": "test_only"}
+    assert merged["eval_args"]["order"] == "TO"
 
 
 # Columns --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("load_col", "wanted"),
+    ("load_col", "expected"),
     [
         ({"inter": ["user_id", "item_id"]},
          {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "intent"]}),
@@ -411,8 +451,8 @@ def test_a_split_of_the_user_is_kept() -> None:
         (None, None),
     ],
 )  # fmt: skip
-def test_load_col_gets_time_and_intent(load_col: Any, wanted: Any) -> None:
-    assert Config("CaFe", "toy", config_dict={"load_col": load_col})["load_col"] == wanted
+def test_load_col_gets_time_and_intent(load_col: Any, expected: Any) -> None:
+    assert Config("CaFe", "toy", config_dict={"load_col": load_col})["load_col"] == expected
 
 
 def test_load_col_follows_the_names_of_the_fields() -> None:

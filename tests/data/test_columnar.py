@@ -75,7 +75,7 @@ def write_odd(seed: int) -> None:
         write("user", USER, *users, ending=ending)
 
 
-def made(model: str, how: str, **settings: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+def prepared(model: str, how: str, **settings: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     """Config, data set before the split, loaders."""
     plain = {"data_path": "dataset", "MAX_ITEM_LIST_LENGTH": 5, "gpu_id": "", "show_progress": False, "worker": 0}
     config = Config(model, "toy", config_dict=plain | settings | {"reader": how})
@@ -85,42 +85,42 @@ def made(model: str, how: str, **settings: Any) -> tuple[Any, Any, tuple[Any, ..
     return config, dataset, data_preparation(config, dataset)
 
 
-def assert_equal_feats(ours: Any, theirs: Any) -> None:
-    assert (ours is None) == (theirs is None)
-    if theirs is not None:
-        assert list(ours.interaction) == list(theirs.interaction)
-        for name in theirs.interaction:
-            assert ours[name].dtype == theirs[name].dtype, name
-            torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0, equal_nan=True)
+def assert_equal_feats(ours: Any, stock: Any) -> None:
+    assert (ours is None) == (stock is None)
+    if stock is not None:
+        assert list(ours.interaction) == list(stock.interaction)
+        for name in stock.interaction:
+            assert ours[name].dtype == stock[name].dtype, name
+            torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=0, equal_nan=True)
 
 
 def assert_same(model: str, **settings: Any) -> Any:
     """Columnar and RecBole's reader give one data set; returns the columnar one."""
-    config, ours, loaders = made(model, "columnar", **settings)
-    _, theirs, wanted = made(model, "recbole", **settings)
+    config, ours, loaders = prepared(model, "columnar", **settings)
+    _, stock, stock_loaders = prepared(model, "recbole", **settings)
     assert isinstance(ours.field2token_id["item_id"], TokenIds)
-    assert isinstance(theirs.field2token_id["item_id"], dict)
-    assert list(ours.field2id_token) == list(theirs.field2id_token)
-    for field, tokens in theirs.field2id_token.items():
+    assert isinstance(stock.field2token_id["item_id"], dict)
+    assert list(ours.field2id_token) == list(stock.field2id_token)
+    for field, tokens in stock.field2id_token.items():
         assert ours.field2id_token[field].dtype == tokens.dtype
         assert ours.field2id_token[field].tolist() == tokens.tolist()
-        assert ours.field2token_id[field] == theirs.field2token_id[field]
+        assert ours.field2token_id[field] == stock.field2token_id[field]
     for name in ("field2type", "field2source", "field2seqlen", "field2bucketnum"):
-        assert getattr(ours, name) == getattr(theirs, name), name
-    if theirs.before is not None:
-        pd.testing.assert_frame_equal(ours.before, theirs.before, check_dtype=False)
+        assert getattr(ours, name) == getattr(stock, name), name
+    if stock.before is not None:
+        pd.testing.assert_frame_equal(ours.before, stock.before, check_dtype=False)
     for name in ("user_feat", "item_feat", "flat"):
-        assert_equal_feats(getattr(ours, name), getattr(theirs, name))
-    assert torch.equal(ours.user_start, theirs.user_start)
-    for mine, other in zip(loaders, wanted, strict=True):
-        assert (mine is None) == (other is None)
+        assert_equal_feats(getattr(ours, name), getattr(stock, name))
+    assert torch.equal(ours.user_start, stock.user_start)
+    for loader, other in zip(loaders, stock_loaders, strict=True):
+        assert (loader is None) == (other is None)
         if other is not None:
             index = np.arange(len(other._dataset))
-            assert len(mine._dataset) == len(index)
-            assert mine._dataset.inter_feat[ROW].tolist() == other._dataset.inter_feat[ROW].tolist()
-            assert_equal_feats(mine._dataset[index], other._dataset[index])
-    if config["INTENT_FIELD"] in theirs.field2id_token and model == "CaFe":
-        one, other = item_intents(config, ours), item_intents(config, theirs)
+            assert len(loader._dataset) == len(index)
+            assert loader._dataset.inter_feat[ROW].tolist() == other._dataset.inter_feat[ROW].tolist()
+            assert_equal_feats(loader._dataset[index], other._dataset[index])
+    if config["INTENT_FIELD"] in stock.field2id_token and model == "CaFe":
+        one, other = item_intents(config, ours), item_intents(config, stock)
         assert one.item2intent.tolist() == other.item2intent.tolist()
         assert (one.n_intents, one.n_without) == (other.n_intents, other.n_without)
     return ours
@@ -193,9 +193,9 @@ def test_blocks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_numbers_beyond_float64(numbers: list[str]) -> None:
     """pandas rounds them differently in a column of integers and in others."""
     path = write("inter", "user_id:token\tn:float", *(f"u\t{number}" for number in numbers))
-    wanted = pd.read_csv(path, sep="\t", engine="python", dtype={"user_id:token": str, "n:float": np.float64})
+    by_pandas = pd.read_csv(path, sep="\t", engine="python", dtype={"user_id:token": str, "n:float": np.float64})
     got = read_columns(path, ["n"], {})["n"]
-    assert got.tobytes() == wanted["n:float"].to_numpy().tobytes()
+    assert got.tobytes() == by_pandas["n:float"].to_numpy().tobytes()
 
 
 def test_missing_texts_are_those_of_pandas() -> None:
@@ -240,30 +240,30 @@ HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 def test_bad_lines_are_named(line: str, message: str) -> None:
     write("inter", HEADER, *GOOD, line)
     with pytest.raises(AtomicFileError, match=message):
-        made("SASRec", "columnar")
+        prepared("SASRec", "columnar")
 
 
 def test_bad_text_and_headers_are_named() -> None:
     path = write("inter", HEADER, *GOOD)
     path.write_bytes(path.read_bytes() + b"u\xff\ti1\t3\n")
     with pytest.raises(AtomicFileError, match=r"toy\.inter: .*Row #32: .*invalid UTF8"):
-        made("SASRec", "columnar")
+        prepared("SASRec", "columnar")
     write("inter", HEADER, *GOOD)
     write("item", "item_id:token\tintent", "i1\tx")
     with pytest.raises(AtomicFileError, match=r"toy\.item: line 1, column 2: found 'intent'"):
-        made("CaFe", "columnar")
+        prepared("CaFe", "columnar")
 
 
 def test_a_missing_time_is_named_with_its_tokens() -> None:
     write("inter", HEADER, *GOOD, "u1\ti5\t")
     with pytest.raises(DataError, match=r"1 interactions have no timestamp, .* of user_id 'u1' with item_id 'i5'"):
-        made("SASRec", "columnar")
+        prepared("SASRec", "columnar")
 
 
 def test_no_rows() -> None:
     write("inter", HEADER)
     with pytest.raises(ValueError, match="Some feat is empty"):
-        made("SASRec", "columnar")
+        prepared("SASRec", "columnar")
 
 
 # Which reader ---------------------------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_the_fallback_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     write("inter", f"{HEADER}\ttags:token_seq", *(f"{line}\ta b" for line in GOOD))
     caplog.set_level(logging.INFO)
     columns = {"load_col": {"inter": "*"}}
-    _, dataset, _ = made("SASRec", "columnar", **columns)
+    _, dataset, _ = prepared("SASRec", "columnar", **columns)
     assert isinstance(dataset.field2token_id["item_id"], dict)
     said = "toy.inter is read by RecBole's reader, not by columns: column tags holds a list in each row"
     assert caplog.text.count(said) == 1
@@ -314,7 +314,7 @@ def test_auto_goes_by_the_size_of_the_file(monkeypatch: pytest.MonkeyPatch) -> N
     size = write("inter", HEADER, *GOOD).stat().st_size
     for limit, kind in ((size, dict), (size - 1, TokenIds)):
         monkeypatch.setattr(reader, "AUTO_BYTES", limit)
-        assert isinstance(made("SASRec", "auto")[1].field2token_id["item_id"], kind)
+        assert isinstance(prepared("SASRec", "auto")[1].field2token_id["item_id"], kind)
 
 
 # Rows and samplers ----------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_auto_goes_by_the_size_of_the_file(monkeypatch: pytest.MonkeyPatch) -> N
 def test_rows_are_an_interaction() -> None:
     """What RecBole does with inter_feat, done with rows that are gathered and with the same rows in full."""
     write("inter", HEADER, *GOOD)
-    rows = made("SASRec", "columnar", train_layout="last")[1].inter_feat
+    rows = prepared("SASRec", "columnar", train_layout="last")[1].inter_feat
     assert isinstance(rows, TargetRows)
     full = Interaction({name: rows[name] for name in rows})
     assert len(rows) == len(full)
@@ -355,9 +355,9 @@ def test_samplers_draw_what_recboles_draw(train: str | None) -> None:
     both = create_samplers(config, dataset, built), recboles_samplers(config, dataset, built)
     assert [s and s.phase for s in both[0]] == [s and s.phase for s in both[1]]
     assert "prob" not in vars(both[0][-1])
-    for mine, other in zip(*both, strict=True):
+    for pair in zip(*both, strict=True):
         draws = []
-        for sampler in (mine, other):
+        for sampler in pair:
             np.random.seed(3)
             draws.append(sampler and sampler.sample_by_user_ids(np.arange(1, 5), np.arange(1, 5), 6).tolist())
         assert draws[0] == draws[1]

@@ -10,31 +10,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from atomic_files import HEADER, write_data_set
 from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.utils.case_study import full_sort_topk
 
 from recbole_cafe import Config
+from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.intents import item_intents
-from recbole_cafe.data.sequences import SequenceDataset
-from recbole_cafe.data.time_order import ROW, TimeOrderedDataset
+from recbole_cafe.data.rows import ROW
+from recbole_cafe.data.sequences import TARGET_LIST, NetDataset, SequenceDataset
+from recbole_cafe.data.time_order import TimeOrderedDataset
 from recbole_cafe.errors import DataError
 from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.files.atomic import AtomicFileError
-from recbole_cafe.model.base import next_items
 
 Click = tuple[str, str, float]
-HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 L = 5
 
 
 def write(clicks: list[Click], items: list[str] | None = None, header: str = HEADER, name: str = "toy") -> None:
     """dataset/<name>/<name>.inter and .item in the working folder; `items` are the lines of the latter."""
-    folder = Path("dataset", name)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [header, *("\t".join(map(str, click)) for click in clicks)]
-    (folder / f"{name}.inter").write_text("\n".join(lines) + "\n")
-    if items is not None:
-        (folder / f"{name}.item").write_text("\n".join(items) + "\n")
+    write_data_set(Path("dataset"), name, clicks, header=header, item_lines=items)
 
 
 def config_of(model: str = "CaFe", **settings: Any) -> Config:
@@ -82,15 +78,15 @@ def test_rows_are_recboles(split: dict[str, Any]) -> None:
     ours, stock = SequenceDataset(config).build(), SequentialDataset(config).build()
     fields = {"user_id", "item_id", "timestamp", "rating", "item_length"}
     fields |= {"item_id_list", "timestamp_list", "rating_list"}
-    for mine, theirs in zip(ours, stock, strict=True):
-        assert len(mine) == len(theirs)
-        if not len(theirs):
+    for part, of_stock in zip(ours, stock, strict=True):
+        assert len(part) == len(of_stock)
+        if not len(of_stock):
             continue
-        got, wanted = rows(mine), rows(theirs)
-        assert set(got.interaction) == set(wanted.interaction) == fields
+        got, expected = rows(part), rows(of_stock)
+        assert set(got.interaction) == set(expected.interaction) == fields
         for field in fields:
-            assert got[field].dtype == wanted[field].dtype, field
-            assert torch.equal(got[field], wanted[field]), field
+            assert got[field].dtype == expected[field].dtype, field
+            assert torch.equal(got[field], expected[field]), field
     assert sum(map(len, ours)) == sum(n - 1 for n in LENGTHS)
 
 
@@ -99,6 +95,28 @@ def test_rows_of_short_users() -> None:
     write(random_clicks([1, 2, 3, 4]))
     users = [tokens(part, "user_id", part.inter_feat["user_id"]) for part in SequenceDataset(config_of()).build()]
     assert [sorted(part) for part in users] == [["u1", "u2", "u3"], ["u3"], ["u2", "u3"]]
+
+
+@pytest.mark.parametrize("layout", ["all", "last"])
+def test_the_data_make_the_targets(layout: str) -> None:
+    """Of a row's positions, all or the last one; no other column is gathered for nets of ours."""
+    write([(u, i, t, t % 5) for u, i, t in random_clicks(LENGTHS)], header=f"{HEADER}\trating:float")
+    for part in create_dataset(config_of(load_col={"inter": "*"}, train_layout=layout)).build():
+        batch = rows(part)
+        given = {"user_id", "item_id", "timestamp", "rating", "item_length", "item_id_list", TARGET_LIST}
+        assert set(batch.interaction) == given
+        history, length, target = batch["item_id_list"], batch["item_length"], batch[TARGET_LIST]
+        shown = layout if part.window_rows else "last"
+        assert torch.equal(target, next_items(history, length, batch["item_id"], shown))
+        for i, n in enumerate(length.tolist()):
+            assert target[i, n - 1] == batch["item_id"][i]
+            assert torch.equal(target[i, : n - 1], history[i, 1:n] if shown == "all" else torch.zeros(n - 1).long())
+
+
+def test_next_items() -> None:
+    history, length, item = torch.tensor([[3, 4, 5], [7, 0, 0]]), torch.tensor([3, 1]), torch.tensor([6, 8])
+    assert next_items(history, length, item, "all").tolist() == [[4, 5, 6], [8, 0, 0]]
+    assert next_items(history, length, item, "last").tolist() == [[0, 0, 6], [8, 0, 0]]
 
 
 @pytest.mark.parametrize("index", [3, [4, 0, 0], np.array([2, 1]), slice(1, 4), torch.tensor([5])], ids=str)
@@ -137,7 +155,7 @@ def test_leave_one_out_of_other_kinds_is_refused() -> None:
 def test_histories_are_padded_on_the_right_and_hold_the_last_items(model: str) -> None:
     clicks = random_clicks(LENGTHS, unique_items=True)
     write(clicks)
-    wanted = histories(clicks)
+    expected = histories(clicks)
     for part in create_dataset(config_of(model, train_layout="last")).build():
         batch = rows(part)
         assert batch["item_id_list"].shape == (len(part), L)
@@ -145,7 +163,7 @@ def test_histories_are_padded_on_the_right_and_hold_the_last_items(model: str) -
         assert torch.equal(batch["item_id_list"] > 0, real)
         for i in range(len(part)):
             user, target = tokens(part, "user_id", batch["user_id"][i]), tokens(part, "item_id", batch["item_id"][i])
-            before = wanted[user][: wanted[user].index(target)]
+            before = expected[user][: expected[user].index(target)]
             assert tokens(part, "item_id", batch["item_id_list"][i][real[i]]) == before[-L:]
 
 
@@ -202,9 +220,9 @@ def test_histories_of_milliseconds_are_in_order(model: str) -> None:
     clicks = millisecond_clicks()
     write(clicks)
     test = create_dataset(config_of(model)).build()[-1]
-    batch, wanted = rows(test), histories(clicks)
+    batch, expected = rows(test), histories(clicks)
     for i, user in enumerate(tokens(test, "user_id", batch["user_id"])):
-        assert tokens(test, "item_id", batch["item_id_list"][i]) == wanted[user][-1 - L : -1]
+        assert tokens(test, "item_id", batch["item_id_list"][i]) == expected[user][-1 - L : -1]
 
 
 def tied_clicks() -> list[Click]:
@@ -232,10 +250,10 @@ def test_ties_keep_the_order_of_the_file(model: str) -> None:
 def test_random_tie_order_is_seeded_and_permutes_ties_only(model: str) -> None:
     write(tied_clicks())
 
-    def made(seed: int) -> dict[str, list[str]]:
+    def shuffled(seed: int) -> dict[str, list[str]]:
         return sequences(create_dataset(config_of(model, tie_order="random", seed=seed)).build()[0])
 
-    first, again, other, file = made(1), made(1), made(2), histories(tied_clicks())
+    first, again, other, file = shuffled(1), shuffled(1), shuffled(2), histories(tied_clicks())
     assert first == again
     assert first != other
     assert first != file
@@ -271,17 +289,17 @@ def test_a_file_without_stamps_is_refused(model: str) -> None:
         create_dataset(config_of(model)).build()
 
 
-@pytest.mark.parametrize(("keep", "wanted"), [("first", ["a", "b", "c", "d"]), ("last", ["c", "a", "d", "b"])])
+@pytest.mark.parametrize(("keep", "expected"), [("first", ["a", "b", "c", "d"]), ("last", ["c", "a", "d", "b"])])
 @pytest.mark.parametrize("model", ["CaFe", "BPR"])
 def test_rm_dup_inter_keeps_the_stable_order_and_says_how_many(
-    model: str, keep: str, wanted: list[str], caplog: pytest.LogCaptureFixture
+    model: str, keep: str, expected: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     # in time: a b c a d b, the last three tied; u2 has no duplicate
     clicks = [("u1", "a", 1), ("u1", "b", 2), ("u1", "c", 3), ("u1", "a", 9), ("u1", "d", 9), ("u1", "b", 9)]
     write([*clicks, *(("u2", item, 9) for item in "dcba")])
     dataset = create_dataset(config_of(model, rm_dup_inter=keep))
-    assert sequences(dataset.build()[0]) == {"u1": wanted, "u2": ["d", "c", "b", "a"]}
+    assert sequences(dataset.build()[0]) == {"u1": expected, "u2": ["d", "c", "b", "a"]}
     assert f"rm_dup_inter={keep}: 2 of 10 interactions dropped" in caplog.text
 
 
@@ -308,7 +326,7 @@ def test_each_train_interaction_is_a_target_once(max_length: int, split: dict[st
         windows, prefixes = dataset.build()[0], SequenceDataset(config_of(
             MAX_ITEM_LIST_LENGTH=max_length, eval_args={"split": split}, train_layout="last")).build()[0]  # fmt: skip
         batch, of = rows(windows), histories(clicks)
-        target = next_items(batch["item_id_list"], batch["item_length"], batch["item_id"], "all")
+        target = batch[TARGET_LIST]
         seen: Counter = Counter()
         for i, user in enumerate(tokens(windows, "user_id", batch["user_id"])):
             length = int(batch["item_length"][i])
@@ -331,18 +349,17 @@ def moved_windows(window_prob: float, lengths: list[int], draws: int = 1) -> lis
     """For each user, where his rows began and how long they were in `draws` readings of the train split."""
     clicks = random_clicks(lengths, unique_items=True)
     write(clicks)
-    windows, of = SequenceDataset(config_of(window_prob=window_prob)).build()[0], histories(clicks)
-    seen = {user: [] for user in of}
-    for _ in range(draws):
-        batch = rows(windows)
-        target = next_items(batch["item_id_list"], batch["item_length"], batch["item_id"], "all")
-        for i, user in enumerate(tokens(windows, "user_id", batch["user_id"])):
-            length = int(batch["item_length"][i])
-            inputs = tokens(windows, "item_id", batch["item_id_list"][i, :length])
-            start = of[user].index(inputs[0])
-            assert of[user][start : start + length] == inputs
-            assert tokens(windows, "item_id", target[i, :length]) == of[user][start + 1 : start + length + 1]
-            seen[user].append((start, length))
+    windows, of = NetDataset(config_of(window_prob=window_prob)).build()[0], histories(clicks)
+    batch = windows[np.tile(np.arange(len(windows)), draws)]
+    read = (batch["user_id"][:, None], batch["item_length"][:, None], batch["item_id_list"], batch[TARGET_LIST])
+    seen: dict[str, list[tuple[int, int]]] = {user: [] for user in of}
+    for row, count in zip(*torch.unique(torch.cat(read, dim=1), dim=0, return_counts=True), strict=True):
+        (user,), length = tokens(windows, "user_id", row[:1]), int(row[1])
+        inputs, targets = (tokens(windows, "item_id", part[:length]) for part in row[2:].split(L))
+        start = of[user].index(inputs[0])
+        assert of[user][start : start + length] == inputs
+        assert targets == of[user][start + 1 : start + length + 1]
+        seen[user] += [(start, length)] * int(count)
     return [seen[f"u{i}"] for i in range(len(lengths))]
 
 
@@ -482,9 +499,9 @@ def test_case_study_lists_the_best_items_of_a_user() -> None:
     for row, user in enumerate(("u2", "u0")):
         history = [test.dataset.token2id("item_id", item) for item in histories(clicks)[user][:-1][-L:]]
         padded = torch.tensor([history + [0] * (L - len(history))])
-        wanted = model.network.scores(*model.network.last(padded))[0]
-        wanted[0] = -torch.inf
-        best = wanted.topk(4)
+        expected = model.network.scores(model.network.query(padded))[0]
+        expected[0] = -torch.inf
+        best = expected.topk(4)
         assert items[row].tolist() == best.indices.tolist()
         torch.testing.assert_close(scores[row], best.values)
 
@@ -497,14 +514,14 @@ CLICKS = [(user, item, 10 * i + t) for i, user in enumerate(("u1", "u2", "u3")) 
 
 def intents_by_name(config: Config, dataset: Dataset) -> dict[str, str]:
     """item -> name of its intent, "none" for an item without one."""
-    found = item_intents(config, dataset)
-    assert found.item2intent.shape == (dataset.item_num,)
-    assert found.item2intent[0] == 0
-    assert found.n_intents == dataset.num(config["INTENT_FIELD"])
-    names = [*dataset.id2token(config["INTENT_FIELD"], np.arange(found.n_intents)), "none"]
+    intents = item_intents(config, dataset)
+    assert intents.item2intent.shape == (dataset.item_num,)
+    assert intents.item2intent[0] == 0
+    assert intents.n_intents == dataset.num(config["INTENT_FIELD"])
+    names = [*dataset.id2token(config["INTENT_FIELD"], np.arange(intents.n_intents)), "none"]
     ids = range(1, dataset.item_num)
-    result = {str(dataset.id2token("item_id", i)): str(names[found.item2intent[i]]) for i in ids}
-    assert found.n_without == sum(name == "none" for name in result.values())
+    result = {str(dataset.id2token("item_id", i)): str(names[intents.item2intent[i]]) for i in ids}
+    assert intents.n_without == sum(name == "none" for name in result.values())
     return result
 
 
@@ -523,9 +540,9 @@ def test_intents_from_a_token_column(caplog: pytest.LogCaptureFixture) -> None:
     write(CLICKS, TOKEN)
     config = config_of()
     dataset = create_dataset(config)
-    wanted = {"a": "tea", "b": "jam", "c": "none", "d": "tea", "e": "none", "f": "tea"}
-    assert intents_by_name(config, dataset) == wanted
-    assert intents_by_name(config, dataset.build()[0]) == wanted  # a DataFrame before, tensors now
+    expected = {"a": "tea", "b": "jam", "c": "none", "d": "tea", "e": "none", "f": "tea"}
+    assert intents_by_name(config, dataset) == expected
+    assert intents_by_name(config, dataset.build()[0]) == expected  # a DataFrame before, tensors now
     assert item_intents(config, dataset).n_intents == 3  # padding, tea, jam
     assert item_intents(config, dataset).item2intent.max() == 3
     assert "2 of 6 items have no intent in toy.item; they share one 'no intent' id" in caplog.text
@@ -541,7 +558,7 @@ SEQ = ["item_id:token\tintent:token_seq", "a\tx y z", "b\ty", "c\ty z", "d\t", "
 
 
 @pytest.mark.parametrize(
-    ("choice", "wanted"),
+    ("choice", "expected"),
     [
         ("first", {"a": "x", "b": "y", "c": "y", "d": "none", "e": "z", "f": "y"}),
         ("last", {"a": "z", "b": "y", "c": "z", "d": "none", "e": "x", "f": "w"}),
@@ -549,19 +566,19 @@ SEQ = ["item_id:token\tintent:token_seq", "a\tx y z", "b\ty", "c\ty z", "d\t", "
         ("rarest", {"a": "x", "b": "y", "c": "z", "d": "none", "e": "x", "f": "w"}),
     ],
 )
-def test_intents_from_a_token_seq_column(choice: str, wanted: dict[str, str]) -> None:
+def test_intents_from_a_token_seq_column(choice: str, expected: dict[str, str]) -> None:
     write(CLICKS, SEQ)
     config = config_of(intent_from=choice)
     dataset = create_dataset(config)
-    assert intents_by_name(config, dataset) == wanted
-    assert intents_by_name(config, dataset.build()[0]) == wanted
+    assert intents_by_name(config, dataset) == expected
+    assert intents_by_name(config, dataset.build()[0]) == expected
 
 
 def test_equally_rare_tokens_go_to_the_earlier_one() -> None:
     write(CLICKS, [SEQ[0], "a\tp q", "b\tq p", "c\tp q", "d\tq p", "e\tr", "f\tr"])
     config = config_of(intent_from="rarest")
-    wanted = {"a": "p", "b": "q", "c": "p", "d": "q", "e": "r", "f": "r"}
-    assert intents_by_name(config, create_dataset(config)) == wanted
+    expected = {"a": "p", "b": "q", "c": "p", "d": "q", "e": "r", "f": "r"}
+    assert intents_by_name(config, create_dataset(config)) == expected
 
 
 @pytest.mark.parametrize(

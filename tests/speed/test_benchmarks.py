@@ -39,45 +39,45 @@ def run(name: str, folder: Path, *options: str) -> dict:
 
 @pytest.mark.parametrize("name", PROMISED)
 def test_a_quick_run_ends_in_the_promised_json(name: str, tmp_path: Path) -> None:
-    found = run(name, tmp_path, *OPTIONS.get(name, []), "--out=result.json")
-    assert found.keys() >= ALWAYS | PROMISED[name]
-    assert found["benchmark"] == name and found["threads"] == 1 and found["quick"] is True
-    assert f"{name}.py --quick" in found["command"]
-    assert found["ratio"] == pytest.approx(found["ours"] / found["theirs"]) and found["ratio"] > 0
-    assert json.loads((tmp_path / "result.json").read_text()) == found
+    result = run(name, tmp_path, *OPTIONS.get(name, []), "--out=result.json")
+    assert result.keys() >= ALWAYS | PROMISED[name]
+    assert result["benchmark"] == name and result["threads"] == 1 and result["quick"] is True
+    assert f"{name}.py --quick" in result["command"]
+    assert result["ratio"] == pytest.approx(result["ours"] / result["theirs"]) and result["ratio"] > 0
+    assert json.loads((tmp_path / "result.json").read_text()) == result
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]  # RecBole's logs went elsewhere
-    CHECKS.get(name, lambda found: None)(found)
+    CHECKS.get(name, lambda result: None)(result)
 
 
-def check_topk(found: dict) -> None:
-    assert found["all_equal_to_brute_force"] is True
-    assert {row["items"] for row in found["results"]} == {100, 400}
-    assert all(0 < row["share_of_products"] <= 1 for row in found["results"] if "skipped" not in row)
+def check_topk(result: dict) -> None:
+    assert result["all_equal_to_brute_force"] is True
+    assert {row["items"] for row in result["results"]} == {100, 400}
+    assert all(0 < row["share_of_products"] <= 1 for row in result["results"] if "skipped" not in row)
 
 
-def check_full_eval(found: dict) -> None:
+def check_full_eval(result: dict) -> None:
     """Both sides rank the same weights, so their metrics agree to the digits RecBole keeps."""
-    assert found["ndcg10"]["ours"] == pytest.approx(found["ndcg10"]["recbole"], abs=6e-5)
-    assert found["large"]["ours"]["ndcg10"] == pytest.approx(found["large"]["theirs"]["ndcg10"], abs=6e-5)
+    assert result["ndcg10"]["ours"] == pytest.approx(result["ndcg10"]["recbole"], abs=6e-5)
+    assert result["large"]["ours"]["ndcg10"] == pytest.approx(result["large"]["theirs"]["ndcg10"], abs=6e-5)
 
 
-def check_optimizer(found: dict) -> None:
+def check_optimizer(result: dict) -> None:
     """Ours is dense Adam, SparseAdam is not."""
-    assert found["difference_to_adam"]["mean"] < 0.05 * found["difference_of_sparse_adam"]["mean"]
+    assert result["difference_to_adam"]["mean"] < 0.05 * result["difference_of_sparse_adam"]["mean"]
 
 
-def check_calibration(found: dict) -> None:
-    for system in found["systems"].values():
+def check_calibration(result: dict) -> None:
+    for system in result["systems"].values():
         assert sum(b["users"] for b in system["bins"]) == system["users"] > 0
         assert 0 <= system["ece"] <= 1 and 0 <= system["first_intent_right"] <= 1 and system["nll"] > 0
         came = sum(b["users"] * b["came"] for b in system["bins"]) / system["users"]
         assert came == pytest.approx(system["first_intent_right"])
 
 
-def check_step_scaling(found: dict) -> None:
-    assert found["memory"]["peak_mb"] > 0
-    assert found["data_large"]["items"] > found["data_small"]["items"]
-    assert found["data_large"]["interactions"] == found["data_small"]["interactions"]
+def check_step_scaling(result: dict) -> None:
+    assert result["memory"]["peak_mb"] > 0
+    assert result["data_large"]["items"] > result["data_small"]["items"]
+    assert result["data_large"]["interactions"] == result["data_small"]["interactions"]
 
 
 CHECKS = {

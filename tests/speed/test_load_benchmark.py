@@ -1,4 +1,4 @@
-"""benchmarks/load.py: both sides in a process each, and what it says when one exceeds its limits."""
+"""speed/load.py: both sides in a process each, and what it says when one exceeds its limits."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def run(folder: Path, *options: str) -> dict:
 
 
 def test_both_sides_load_the_same_split(tmp_path: Path) -> None:
-    found = run(tmp_path)
-    ours, theirs = found["ours"], found["theirs"]
-    assert found["ratio"] == pytest.approx(ours["seconds"] / theirs["seconds"])
+    result = run(tmp_path)
+    ours, theirs = result["ours"], result["theirs"]
+    assert result["ratio"] == pytest.approx(ours["seconds"] / theirs["seconds"])
     assert ours["dataset"].startswith("recbole_cafe.") and theirs["dataset"].startswith("recbole.")
     assert ours["rows"][1:] == theirs["rows"][1:]
     for side in (ours, theirs):
@@ -38,9 +38,9 @@ def test_both_sides_load_the_same_split(tmp_path: Path) -> None:
 
 
 def test_a_limit_is_a_result(tmp_path: Path) -> None:
-    found = run(tmp_path, "--time_s=0.3")
-    assert found["ratio"] is None
-    assert found["no_ratio_because"] == "ours: more than 0.3 seconds; theirs: more than 0.3 seconds"
-    found = run(tmp_path, "--memory_gb=0.1")
-    assert found["theirs"]["failed"] == "more than 0.1 GiB of memory"
-    assert found["theirs"]["peak_mb"] > 100
+    result = run(tmp_path, "--time_s=0.3")
+    assert result["ratio"] is None
+    assert result["no_ratio_because"] == "ours: more than 0.3 seconds; theirs: more than 0.3 seconds"
+    result = run(tmp_path, "--memory_gb=0.1")
+    assert result["theirs"]["failed"] == "more than 0.1 GiB of memory"
+    assert result["theirs"]["peak_mb"] > 100

@@ -20,12 +20,12 @@ def test_it_measures_the_command_and_its_children(tmp_path: Path) -> None:
     command = [sys.executable, FOLDER / "prepare.py", "--quick", "--threads=1", "--out=result.json"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads((tmp_path / "result.json").read_text())
-    assert json.loads(done.stdout.splitlines()[-1]) == found
-    assert found["benchmark"] == "prepare" and found["quick"] is True and found["engine"] == "duckdb"
-    assert found["data"]["reviews"] == 20_000 and found["data"]["raw_mb_unpacked"] > found["data"]["raw_mb"] > 0
-    assert found["reviews_per_second"] == pytest.approx(20_000 / found["seconds"])
-    assert 50 < found["largest_process_mb"] <= found["peak_mb"] < 4096
-    assert any("not a JSON record" in line for line in found["steps"])  # the broken lines are counted
-    assert not any(str(tmp_path) in line or "/tmp" in line for line in found["steps"])
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert json.loads(done.stdout.splitlines()[-1]) == result
+    assert result["benchmark"] == "prepare" and result["quick"] is True and result["engine"] == "duckdb"
+    assert result["data"]["reviews"] == 20_000 and result["data"]["raw_mb_unpacked"] > result["data"]["raw_mb"] > 0
+    assert result["reviews_per_second"] == pytest.approx(20_000 / result["seconds"])
+    assert 50 < result["largest_process_mb"] <= result["peak_mb"] < 4096
+    assert any("not a JSON record" in line for line in result["steps"])  # the broken lines are counted
+    assert not any(str(tmp_path) in line or "/tmp" in line for line in result["steps"])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

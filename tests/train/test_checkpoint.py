@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from atomic_files import write_data_set
 
 from recbole_cafe.host import compat, reload
 from recbole_cafe.train import checkpoint
@@ -40,25 +41,12 @@ class Touch:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RecBole writes log/, saved/ and log_tensorboard/ where it stands, and reads the command line."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["test"])
-
-
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Thirty users who walk through twelve items from different starts; each item has a colour."""
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "walk").mkdir()
-    clicks = [f"{user}\t{(user + step * step) % 12}\t{step}" for user in range(30) for step in range(8)]
-    (folder / "walk" / "walk.inter").write_text(
-        "\n".join(["user_id:token\titem_id:token\ttimestamp:float", *clicks]) + "\n"
-    )
-    colours = [f"{item}\t{'red' if item % 3 else 'blue'}" for item in range(12)]
-    (folder / "walk" / "walk.item").write_text("\n".join(["item_id:token\tcolour:token", *colours]) + "\n")
-    return str(folder)
+    clicks = [(user, (user + step * step) % 12, step) for user in range(30) for step in range(8)]
+    colours = {item: "red" if item % 3 else "blue" for item in range(12)}
+    return str(write_data_set(tmp_path_factory.mktemp("data"), "walk", clicks, colours, intent_field="colour"))
 
 
 def prepare(model: str, data_path: str, **settings: Any) -> tuple[Any, ...]:
@@ -72,8 +60,8 @@ def prepare(model: str, data_path: str, **settings: Any) -> tuple[Any, ...]:
     train, valid, test = data_preparation(config, create_dataset(config))
 
     def make_trainer() -> Any:
-        made = get_model(config["model"])(config, train._dataset).to(config["device"])
-        return get_trainer(config["MODEL_TYPE"], config["model"])(config, made)
+        model = get_model(config["model"])(config, train._dataset).to(config["device"])
+        return get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
 
     return config, train, valid, test, make_trainer
 

@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from atomic_files import write_data_set
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
 from recbole.utils import InputType, get_trainer, init_seed
 from torch import Tensor, nn
 
-from recbole_cafe import Config
-from recbole_cafe.data.intents import ItemIntents, item_intents
+from recbole_cafe import CaFe, Config
 from recbole_cafe.experiment import by_protocol, create_dataset, data_preparation
+from recbole_cafe.files import candidates as sampled
 from recbole_cafe.ranking.ranks import ScoreError
+from recbole_cafe.train.evaluation import RecBoleScorer
 from recbole_cafe.train.metrics import ProtocolEvaluator, per_target
 from recbole_cafe.train.trainer import trainer_class
 
@@ -40,13 +42,8 @@ def clicks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, int
 
 @pytest.fixture(scope="module")
 def data_path(tmp_path_factory: pytest.TempPathFactory, clicks: list[tuple[str, str, int]]) -> str:
-    folder = tmp_path_factory.mktemp("data")
-    (folder / "toy").mkdir()
-    inter = ["user_id:token\titem_id:token\ttimestamp:float", *(f"{u}\t{i}\t{t}" for u, i, t in clicks)]
-    items = ["item_id:token\tintent:token", *(f"i{i}\tc{i % N_INTENTS}" for i in range(N_ITEMS))]
-    (folder / "toy" / "toy.inter").write_text("\n".join(inter) + "\n")
-    (folder / "toy" / "toy.item").write_text("\n".join(items) + "\n")
-    return str(folder)
+    intents = {f"i{i}": f"c{i % N_INTENTS}" for i in range(N_ITEMS)}
+    return str(write_data_set(tmp_path_factory.mktemp("data"), "toy", clicks, intents))
 
 
 @pytest.fixture
@@ -63,8 +60,8 @@ def make(data_path: str) -> Any:
         init_seed(1, True)
         train, valid, test = data_preparation(config, create_dataset(config))
         init_seed(2, True)
-        made = config.model_class(config, train._dataset)
-        trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, made)
+        network = config.model_class(config, train._dataset)
+        trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, network)
         trainer.eval_collector.data_collect(train)
         return trainer, train, valid, test
 
@@ -122,27 +119,24 @@ class Broken(Scores):
         return table
 
 
-class Oracle(Scores):
-    """Knows the target's intent and nothing about items."""
+class Oracle(Table, CaFe):
+    """A model of ours that knows the target's intent and nothing about items."""
 
-    _intents: ItemIntents
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self._intents = item_intents(config, dataset)
+    def catalogue(self) -> None:
+        return None  # all scores have to be made
 
     def score_candidates(self, interaction: Any, items: Tensor, intents: Tensor | None = None) -> Tensor:
-        of = self._intents.item2intent
-        wanted = of[interaction[self.ITEM_ID]][:, None]
+        of = self.intents.item2intent
+        right = of[interaction[self.ITEM_ID]][:, None]
         chance = self.table[interaction[self.USER_ID][:, None], items]
-        return ((of[items] if intents is None else intents) == wanted) + 0.5 * chance
+        return ((of[items] if intents is None else intents) == right) + 0.5 * chance
 
 
 class Preference(Oracle):
     """Likes some intents more than others, whoever asks."""
 
     def score_candidates(self, interaction: Any, items: Tensor, intents: Tensor | None = None) -> Tensor:
-        return torch.sin((self._intents.item2intent[items] if intents is None else intents).double() * 7)
+        return torch.sin((self.intents.item2intent[items] if intents is None else intents).double() * 7)
 
 
 # Metrics --------------------------------------------------------------------------------------------------------------
@@ -208,18 +202,18 @@ def test_a_metric_is_its_mean_over_the_places_of_a_tie() -> None:
         values = per_target(metric, above, tied)
         assert list(values) == TOP
         for k in TOP:
-            wanted = [
+            expected = [
                 np.mean([by_hand[name](a + p, k) for p in range(t + 1)]) for a, t in zip(above, tied, strict=True)
             ]
-            np.testing.assert_allclose(values[k], wanted, rtol=1e-12, atol=1e-15)
+            np.testing.assert_allclose(values[k], expected, rtol=1e-12, atol=1e-15)
 
 
 def test_values_are_whole_and_mrr_has_no_cut_off(make: Any) -> None:
     trainer, _, _, test = make(Scores, eval_mode=["full", "pop100"], metrics=["NDCG", "Hit", "MRR", "GAUC"])
     result = result_of(trainer, test)
     for name, prefix in (("full", ""), ("pop100", "pop100/")):
-        rank = 1 + trainer.ranks[name].above.double()
-        assert (trainer.ranks[name].tied == 0).all()
+        rank = 1 + trainer.evaluation.ranks[name].above.double()
+        assert (trainer.evaluation.ranks[name].tied == 0).all()
         assert result[f"{prefix}mrr"] == pytest.approx(float((1 / rank).mean()), rel=1e-12)
         assert result[f"{prefix}mrr@5"] == pytest.approx(float(((1 / rank) * (rank <= 5)).mean()), rel=1e-12)
         assert result[f"{prefix}mrr"] > result[f"{prefix}mrr@10"] > result[f"{prefix}mrr@5"]
@@ -264,12 +258,12 @@ def expected_ranks(test: Any, table: Tensor, clicks: list[tuple[str, str, int]],
 def test_history_is_a_candidate_unless_masked(make: Any, clicks: Any, model: type, mask: bool) -> None:
     trainer, _, _, test = make(model, mask_history=mask, eval_batch_size=7)
     result_of(trainer, test)
-    wanted = expected_ranks(test, trainer.model.table, clicks, mask)
+    expected = expected_ranks(test, trainer.model.table, clicks, mask)
     users = test._dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())
-    assert dict(zip(users, trainer.ranks["full"].above.tolist(), strict=True)) == wanted
-    sizes = set(trainer.ranks["full"].n_candidates.tolist())
+    assert dict(zip(users, trainer.evaluation.ranks["full"].above.tolist(), strict=True)) == expected
+    sizes = set(trainer.evaluation.ranks["full"].n_candidates.tolist())
     assert sizes == {N_ITEMS} if not mask else max(sizes) < N_ITEMS - 3
-    assert wanted != expected_ranks(test, trainer.model.table, clicks, not mask)
+    assert expected != expected_ranks(test, trainer.model.table, clicks, not mask)
 
 
 def test_sequential_and_general_models_are_ranked_on_the_same_rows(make: Any) -> None:
@@ -288,12 +282,12 @@ def test_sasrec_scores_what_recbole_says(make: Any, data_path: str) -> None:
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]}, "epochs": 2, "train_batch_size": 64,
         "learning_rate": 0.01,
     }  # fmt: skip
-    theirs = run_recbole(model="SASRec", dataset="toy", config_dict=dict(settings))["test_result"]
+    stock = run_recbole(model="SASRec", dataset="toy", config_dict=dict(settings))["test_result"]
     (saved,) = Path("saved").glob("SASRec-*.pth")
     trainer, _, _, test = make("SASRec", metrics=settings["metrics"], n_layers=None)
     ours = trainer.evaluate(test, model_file=str(saved))
-    assert {key: round(ours[key], 4) for key in theirs} == pytest.approx(dict(theirs), abs=1e-9)
-    assert 0 < theirs["hit@10"] < 1
+    assert {key: round(ours[key], 4) for key in stock} == pytest.approx(dict(stock), abs=1e-9)
+    assert 0 < stock["hit@10"] < 1
 
 
 # Protocols ------------------------------------------------------------------------------------------------------------
@@ -310,13 +304,13 @@ def test_several_protocols_in_one_run(make: Any) -> None:
     assert [list(values) for values in nested.values()] == [plain] * 3
     assert nested["uni20"]["mrr"] == flat["mrr"]
     assert nested["pop20"]["ndcg@5"] == flat["pop20/ndcg@5"]
-    assert set(trainer.ranks) == {"uni20", "full", "pop20"}
+    assert set(trainer.evaluation.ranks) == {"uni20", "full", "pop20"}
     assert nested["full"]["mrr"] < min(nested["uni20"]["mrr"], nested["pop20"]["mrr"])  # 160 candidates, not 21
 
     trainer, _, valid, _ = make(Scores, eval_mode=["uni20", "full", "pop20"], metrics=["NDCG", "MRR"])
     assert list(trainer.evaluate(valid, load_best_model=False)) == plain
-    assert trainer.ranks == {}  # those of the test only
-    assert set(trainer.candidate_digests) == {"uni20"}
+    assert trainer.evaluation.ranks == {}  # those of the test only
+    assert set(trainer.evaluation.candidate_digests) == {"uni20"}
 
 
 def test_a_protocol_gives_the_same_alone_and_in_company(make: Any) -> None:
@@ -333,7 +327,9 @@ def test_the_batch_size_changes_nothing(make: Any, size: int) -> None:
     results = []
     for batch in (size, 1024):
         trainer, _, _, test = make(Preference, eval_mode=modes, eval_batch_size=batch, mask_history=True)
-        results.append((result_of(trainer, test), {name: vars(ranks) for name, ranks in trainer.ranks.items()}))
+        results.append(
+            (result_of(trainer, test), {name: vars(ranks) for name, ranks in trainer.evaluation.ranks.items()})
+        )
     assert results[0][0] == results[1][0]
     for name in modes:
         for key in ("above", "tied", "n_candidates"):
@@ -360,32 +356,75 @@ def test_an_oracle_of_intents_wins_under_authors_only(make: Any) -> None:
     assert result["authors12"]["hit@1"] == 1.0
     assert result["authors12"]["mrr"] == 1.0
     # under pop it is as good as the share of negatives with another intent: chance among those with the same
-    table = trainer._candidates["pop12"].negatives
-    dataset, of = test._dataset, trainer.model._intents.item2intent.numpy()
+    table = trainer.evaluation._candidates["pop12"].negatives
+    dataset, of = test._dataset, trainer.model.intents.item2intent.numpy()
     users, target = dataset.inter_feat["user_id"].numpy(), dataset.inter_feat["item_id"].numpy()
     same = (of[table[users]] == of[target][:, None]).sum(1)
-    assert (trainer.ranks["pop12"].above.numpy() <= same).all()
+    assert (trainer.evaluation.ranks["pop12"].above.numpy() <= same).all()
     assert result["pop12"]["hit@1"] < 0.8
     assert result["full"]["hit@1"] < 0.3
 
 
-def test_authors_is_pop_for_a_model_without_intents_in_its_score(make: Any, caplog: pytest.LogCaptureFixture) -> None:
-    def of_items_alone(trainer: Any) -> None:
-        trainer.model.network.scores_intents = False  # its score would depend on them, so the values show what was used
+ITEMS_ALONE = [
+    ("SASRec", {"n_layers": None}),  # RecBole's
+    ("BPR", {"n_layers": None}),
+    ("CaFe", {"joint": "item"}),  # reads intents, and scores items alone
+    ("CaFe", {"joint": "item", "intent_tower": False, "intent_loss": False}),
+    ("CorrectedBERT4Rec", {}),  # ours, and knows no intents
+    ("RecToolsSASRec", {"inner_size": None, "use_intents": False}),
+    ("RecToolsSASRec", {"inner_size": None, "use_intents": True}),
+]
 
-    for model, settings, change in (("SASRec", {"n_layers": None}, None), ("CaFe", {}, of_items_alone)):
-        caplog.clear()
-        trainer, _, _, test = make(model, eval_mode=["authors10", "pop10"], **settings)
-        if change:
-            change(trainer)
-        result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors10", "pop10"])
-        assert result["authors10"] == result["pop10"]
-        wanted = f"authors10: the score of {model} does not depend on the candidates' intents, so that this is pop10"
-        assert len([r for r in caplog.records if wanted in r.getMessage()]) == 1
-        assert "random intent" not in caplog.text
+
+@pytest.mark.parametrize(("model", "settings"), ITEMS_ALONE, ids=str)
+def test_authors_is_pop_for_a_model_without_intents_in_its_score(
+    make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, model: str, settings: dict[str, Any]
+) -> None:
+    """It says so, and draws no random intents, of which a large catalogue has many."""
+    if model == "RecToolsSASRec":
+        pytest.importorskip("rectools")
+    monkeypatch.setattr(sampled, "other_intents", _no_draw)
+    trainer, _, _, test = make(model, eval_mode=["authors5", "pop5"], **settings)
+    result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors5", "pop5"])
+    assert result["authors5"] == result["pop5"]
+    notice = f"authors5: the score of {model} does not depend on the candidates' intents, so that this is pop5"
+    assert len([r for r in caplog.records if notice in r.getMessage()]) == 1
+    assert "random intent" not in caplog.text
+
+
+def _no_draw(*arguments: Any, **settings: Any) -> None:
+    raise AssertionError("random intents were drawn")
+
+
+def test_what_a_model_declares_decides(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights, whose score does depend on intents, so that the values show what was used."""
     trainer, _, _, test = make("CaFe", eval_mode=["authors10", "pop10"])
     result = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors10", "pop10"])
     assert result["authors10"] != result["pop10"]
+    trainer.model.network.scores_intents = False
+    monkeypatch.setattr(sampled, "other_intents", _no_draw)
+    items_alone = by_protocol(trainer.evaluate(test, load_best_model=False), ["authors10", "pop10"])
+    assert items_alone["authors10"] == items_alone["pop10"] == result["pop10"]
+
+
+def test_recboles_models_are_asked_through_the_adapter(make: Any) -> None:
+    trainer, _, _, test = make("SASRec", n_layers=None)
+    scorer = trainer.scorer
+    assert isinstance(scorer, RecBoleScorer) and scorer is trainer.evaluation.scorer
+    assert (scorer.learns, scorer.scores_intents, scorer.scores_candidates) == (True, False, False)
+    assert scorer.catalogue() is None
+    batch = test._dataset[np.arange(4)]
+    with pytest.raises(TypeError, match="SASRec has no query"):
+        scorer.query(batch)
+    with pytest.raises(TypeError, match="SASRec scores no intents"):
+        _ = scorer.intents
+    trainer.model.eval()
+    items = torch.tensor([[3, 1], [2, 2], [5, 9], [1, 4]])
+    with torch.no_grad():
+        everything = trainer.model.full_sort_predict(batch)
+        torch.testing.assert_close(scorer.score_candidates(batch, items), everything.gather(1, items))
+    ours = make("CaFe")[0]
+    assert ours.scorer is ours.model and ours.scorer.scores_candidates
 
 
 def test_authors_needs_enough_intents(make: Any) -> None:
@@ -402,8 +441,8 @@ def test_candidates_are_the_same_for_every_model(make: Any) -> None:
     for model, settings in (("CaFe", {}), ("SASRec", {}), ("BPR", {"n_layers": None}), (Scores, {})):
         trainer, _, _, test = make(model, eval_mode=["pop20", "authors10" if model == "CaFe" else "full"], **settings)
         trainer.evaluate(test, load_best_model=False)
-        digests.add(trainer.candidate_digests["pop20"])
-        paths.add(trainer._candidates["pop20"].path)
+        digests.add(trainer.evaluation.candidate_digests["pop20"])
+        paths.add(trainer.evaluation._candidates["pop20"].path)
     assert len(digests) == len(paths) == 1
 
 
@@ -437,7 +476,7 @@ def test_candidates_are_kept_in_the_folder_asked_for(make: Any) -> None:
         trainer, _, _, test = make(
             Scores, eval_mode="pop20", candidates_dir="kept", candidates_seed=seed, seed=9 + seed
         )
-        results.append((result_of(trainer, test), trainer.candidate_digests["pop20"]))
+        results.append((result_of(trainer, test), trainer.evaluation.candidate_digests["pop20"]))
     assert results[0] == results[2]
     assert results[0] != results[1]
     assert len(list(Path("kept").glob("toy-pop20-seed?-*.npz"))) == len(list(Path("kept").iterdir())) == 2
@@ -465,7 +504,7 @@ def test_users_with_too_few_eligible_items_are_logged(make: Any, caplog: pytest.
     assert 0 < short < N_USERS
     assert f"uni150: {short} users have fewer than 150 items outside their own; for them all of those" in caplog.text
     users = test._dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())
-    assert trainer.ranks["uni150"].n_candidates.tolist() == [1 + min(150, eligible[user]) for user in users]
+    assert trainer.evaluation.ranks["uni150"].n_candidates.tolist() == [1 + min(150, eligible[user]) for user in users]
 
 
 def test_each_history_is_encoded_once(make: Any) -> None:
@@ -482,11 +521,13 @@ def test_cafe_scores_candidates_as_it_scores_all_items(make: Any) -> None:
     dataset = test._dataset
     batch = dataset[np.arange(len(dataset))]
     everything = trainer.model.full_sort_predict(batch)
-    negatives = torch.from_numpy(trainer._candidates["pop20"].negatives[batch["user_id"].numpy()])
+    negatives = torch.from_numpy(trainer.evaluation._candidates["pop20"].negatives[batch["user_id"].numpy()])
     own = everything.gather(1, batch["item_id"][:, None])
     above = (everything.gather(1, negatives) > own).sum(1)
-    assert (above - trainer.ranks["pop20"].above).abs().max() <= 1  # float32 may round a near tie the other way
-    assert (above == trainer.ranks["pop20"].above).float().mean() > 0.95
+    assert (
+        above - trainer.evaluation.ranks["pop20"].above
+    ).abs().max() <= 1  # float32 may round a near tie the other way
+    assert (above == trainer.evaluation.ranks["pop20"].above).float().mean() > 0.95
 
 
 # RecBole's own --------------------------------------------------------------------------------------------------------
@@ -507,7 +548,7 @@ def test_recboles_candidates_are_recboles(make: Any, mode: str, model: type) -> 
     assert results[0] == results[1]
     assert "mrr" not in results[0]
     assert all(value == round(value, 4) for value in results[0].values())
-    assert trainer.ranks == {}
+    assert trainer.evaluation.ranks == {}
     assert not Path("saved/candidates").exists()
 
 
@@ -517,7 +558,7 @@ def test_parts_of_a_test_are_joined_in_the_order_of_the_rows(make: Any) -> None:
     whole, _, _, test = make(Scores)
     result_of(whole, test)
     for key in ("above", "tied", "n_candidates"):
-        assert torch.equal(getattr(trainer.ranks["full"], key), getattr(whole.ranks["full"], key))
+        assert torch.equal(getattr(trainer.evaluation.ranks["full"], key), getattr(whole.evaluation.ranks["full"], key))
 
 
 # Means of weights -----------------------------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from contract import QUIET
 from torch import nn
 from torch.nn import functional as F
 
 from recbole_cafe import Config
 from recbole_cafe.experiment import create_dataset, data_preparation
-from recbole_cafe.train import lazy_logits as promised
+from recbole_cafe.train import lazy_logits
 from recbole_cafe.train.lazy_logits import CatalogueLogits, PromisedLogits
 
 ALL = ("SASRec", "GRU4Rec", "NARM", "Caser", "LightSANs", "FDSA", "BERT4Rec", "SINE", "STAMP", "SRGNN", "GRU4RecF")
@@ -16,28 +15,28 @@ ALL = ("SASRec", "GRU4Rec", "NARM", "Caser", "LightSANs", "FDSA", "BERT4Rec", "S
 
 @pytest.mark.parametrize("model", ALL)
 def test_a_models_loss_and_gradients_are_the_same(toy_path, monkeypatch, model):
-    settings = {"data_path": str(toy_path), "MAX_ITEM_LIST_LENGTH": 8, **QUIET, "selected_features": ["intent"]}
+    settings = {"data_path": str(toy_path), "MAX_ITEM_LIST_LENGTH": 8, "gpu_id": "", "selected_features": ["intent"]}
     config = Config(model, "toy", config_dict=settings)
     train, _, _ = data_preparation(config, create_dataset(config))
-    made = config.model_class(config, train._dataset).eval()
+    network = config.model_class(config, train._dataset).eval()
     batch = next(iter(train))
     calls = []
-    counted = promised.linear_ce_loss
-    monkeypatch.setattr(promised, "linear_ce_loss", lambda *a: calls.append(1) or counted(*a))
-    found = []
-    for mode in (None, PromisedLogits(made, made.n_items)):
-        made.zero_grad()
+    counted = lazy_logits.linear_ce_loss
+    monkeypatch.setattr(lazy_logits, "linear_ce_loss", lambda *a: calls.append(1) or counted(*a))
+    results = []
+    for mode in (None, PromisedLogits(network, network.n_items)):
+        network.zero_grad()
         torch.manual_seed(3)
         if mode is None:
-            loss = made.calculate_loss(batch)
+            loss = network.calculate_loss(batch)
         else:
             with mode:
-                loss = made.calculate_loss(batch)
+                loss = network.calculate_loss(batch)
         loss.backward()
-        found.append([loss.detach(), *(torch.zeros(1) if p.grad is None else p.grad for p in made.parameters())])
+        results.append([loss.detach(), *(torch.zeros(1) if p.grad is None else p.grad for p in network.parameters())])
     assert len(calls) == (0 if model == "BERT4Rec" else 1)
-    for theirs, ours in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for plain, promised in zip(*results, strict=True):
+        torch.testing.assert_close(promised, plain, rtol=1e-4, atol=1e-6)
 
 
 def logits():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_cafe.train import row_adam as optim
+from recbole_cafe.train import weight_average
 from recbole_cafe.train.gradients import clip_grad_norm
 from recbole_cafe.train.row_adam import ChainedOptimizer, RowWise, sparse_tables
 from recbole_cafe.train.weight_average import WeightAverage
@@ -20,13 +20,20 @@ def pair(dtype: torch.dtype, **options: float) -> tuple[nn.Embedding, RowWise, n
     sparse = nn.Embedding(V, D, sparse=True, dtype=dtype)
     dense = nn.Embedding(V, D, dtype=dtype)
     dense.load_state_dict(sparse.state_dict())
-    ours, theirs = RowWise([sparse.weight], **options), torch.optim.Adam(dense.parameters(), **options)
-    sparse.register_forward_pre_hook(lambda table, inputs: ours.catch_up(table.weight, inputs[0]))
-    return sparse, ours, dense, theirs
+    row_wise, adam = RowWise([sparse.weight], **options), torch.optim.Adam(dense.parameters(), **options)
+    sparse.register_forward_pre_hook(lambda table, inputs: row_wise.catch_up(table.weight, inputs[0]))
+    return sparse, row_wise, dense, adam
 
 
-def train(table: nn.Embedding, optimizer: torch.optim.Optimizer, steps: int, every_row: bool = False) -> None:
-    generator = torch.Generator().manual_seed(1)
+def train(
+    table: nn.Embedding,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    every_row: bool = False,
+    generator: torch.Generator | None = None,
+) -> None:
+    """So many steps, of the draws of `generator` or of always the same."""
+    generator = generator or torch.Generator().manual_seed(1)
     for _ in range(steps):
         ids = torch.arange(V) if every_row else torch.randint(0, V, (6,), generator=generator)
         gradient = torch.randn(len(ids), D, generator=generator, dtype=table.weight.dtype)
@@ -38,58 +45,61 @@ def train(table: nn.Embedding, optimizer: torch.optim.Optimizer, steps: int, eve
 # The missed steps leave out eps and take c beyond the horizon as constant: 1e-4 of the distance travelled is the
 # largest difference seen, ten times that is allowed.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("steps", [1, 20, 300, 3000])
-@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98), (0.0, 0.9)])
-def test_it_is_dense_adam_though_it_touches_few_rows(dtype, steps, betas):
-    sparse, ours, dense, theirs = pair(dtype, lr=1e-3, betas=betas)
-    start = dense.weight.detach().clone()
-    train(sparse, ours, steps)
-    train(dense, theirs, steps)
-    ours.catch_up_all()
-    travelled = (dense.weight - start).abs().max()
-    assert (sparse.weight - dense.weight).abs().max() < 1e-3 * travelled
-    for moment in ("exp_avg", "exp_avg_sq"):
-        assert torch.allclose(
-            ours.state[sparse.weight][moment], theirs.state[dense.weight][moment], rtol=1e-3, atol=1e-7
-        )
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.9, 0.98), (0.0, 0.9)], ids=str)
+def test_it_is_dense_adam_though_it_touches_few_rows(dtype, betas):
+    """Looked at after so many steps: beyond the memory of the second moment, 1 / (1 - beta2) steps. That of 1000 is
+    outlived in float32 alone, which rounds more."""
+    until = (1, 20, 300, 3000) if betas[1] == 0.999 and dtype == torch.float32 else (1, 20, 300)
+    sparse, row_wise, dense, adam = pair(dtype, lr=1e-3, betas=betas)
+    start, draws = dense.weight.detach().clone(), [torch.Generator().manual_seed(1) for _ in range(2)]
+    for before, step in zip((0, *until), until, strict=False):
+        train(sparse, row_wise, step - before, generator=draws[0])
+        train(dense, adam, step - before, generator=draws[1])
+        row_wise.catch_up_all()
+        travelled = (dense.weight - start).abs().max()
+        assert (sparse.weight - dense.weight).abs().max() < 1e-3 * travelled
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert torch.allclose(
+                row_wise.state[sparse.weight][moment], adam.state[dense.weight][moment], rtol=1e-3, atol=1e-7
+            )
 
 
 def test_with_every_row_touched_at_every_step_the_updates_are_adams_to_the_last_digits():
-    sparse, ours, dense, theirs = pair(torch.float64, lr=1e-2, weight_decay=0.01)
-    train(sparse, ours, 50, every_row=True)
-    train(dense, theirs, 50, every_row=True)
+    sparse, row_wise, dense, adam = pair(torch.float64, lr=1e-2, weight_decay=0.01)
+    train(sparse, row_wise, 50, every_row=True)
+    train(dense, adam, 50, every_row=True)
     assert torch.allclose(sparse.weight, dense.weight, rtol=1e-12, atol=1e-12)
 
 
 def test_a_lookup_reads_rows_as_dense_adam_has_them():
-    sparse, ours, dense, theirs = pair(torch.float64, lr=1e-2)
-    train(sparse, ours, 100)
-    train(dense, theirs, 100)
+    sparse, row_wise, dense, adam = pair(torch.float64, lr=1e-2)
+    train(sparse, row_wise, 100)
+    train(dense, adam, 100)
     ids = torch.tensor([3, 7, 7, 150])
     assert torch.allclose(sparse(ids), dense(ids), atol=1e-5)
 
 
 def test_rows_never_touched_are_left_alone():
-    sparse, ours, *_ = pair(torch.float32, lr=1e-2)
+    sparse, row_wise, *_ = pair(torch.float32, lr=1e-2)
     before = sparse.weight.detach().clone()
-    ours.zero_grad()
+    row_wise.zero_grad()
     sparse(torch.tensor([5])).sum().backward()
-    ours.step()
-    ours.catch_up_all()
+    row_wise.step()
+    row_wise.catch_up_all()
     changed = (sparse.weight != before).any(1).nonzero().flatten()
     assert changed.tolist() == [5]
 
 
 def test_training_goes_on_from_a_state_dict_as_if_never_interrupted():
-    sparse, ours, *_ = pair(torch.float32, lr=1e-2)
-    train(sparse, ours, 40)
+    sparse, row_wise, *_ = pair(torch.float32, lr=1e-2)
+    train(sparse, row_wise, 40)
     other = copy.deepcopy(sparse)
     other._forward_pre_hooks.clear()
     resumed = RowWise([other.weight], lr=1e-2)
-    resumed.load_state_dict(copy.deepcopy(ours.state_dict()))
+    resumed.load_state_dict(copy.deepcopy(row_wise.state_dict()))
     other.register_forward_pre_hook(lambda table, inputs: resumed.catch_up(table.weight, inputs[0]))
     assert resumed.state[other.weight]["last"].dtype == torch.int32
-    train(sparse, ours, 40)
+    train(sparse, row_wise, 40)
     train(other, resumed, 40)
     assert torch.equal(sparse.weight, other.weight)
 
@@ -116,9 +126,9 @@ def test_the_norm_of_sparse_and_dense_gradients_is_that_of_all_of_them():
     ids = torch.tensor([1, 1, 4])  # row 1 twice: its summands must be added before the norm
     linear(sparse(ids)).sum().backward()
     other(dense(ids)).sum().backward()
-    ours = clip_grad_norm([*sparse.parameters(), *linear.parameters()], max_norm=0.5)
-    theirs = nn.utils.clip_grad_norm_([*dense.parameters(), *other.parameters()], max_norm=0.5)
-    assert ours == pytest.approx(theirs.item(), rel=1e-6)
+    norm = clip_grad_norm([*sparse.parameters(), *linear.parameters()], max_norm=0.5)
+    of_dense = nn.utils.clip_grad_norm_([*dense.parameters(), *other.parameters()], max_norm=0.5)
+    assert norm == pytest.approx(of_dense.item(), rel=1e-6)
     assert torch.allclose(sparse.weight.grad.to_dense(), dense.weight.grad, rtol=1e-5)
     assert torch.allclose(linear.weight.grad, other.weight.grad, rtol=1e-5)
 
@@ -138,7 +148,7 @@ def test_several_optimisers_are_saved_and_restored_as_one():
 
 
 def test_the_mean_of_the_weights_is_shown_and_training_goes_on_from_the_last(monkeypatch):
-    monkeypatch.setattr(optim, "CHUNK", 4)  # several, the last one not full
+    monkeypatch.setattr(weight_average, "CHUNK", 4)  # several, the last one not full
     net = nn.Sequential(nn.Embedding(3, 2), nn.Linear(2, 1))
     average = WeightAverage(net.parameters())
     average.train()  # nothing to give back yet
