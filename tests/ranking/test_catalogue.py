@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recbole_cafe.layers.scoring import JOINTS, intent_terms
 from recbole_cafe.ranking.catalogue import Catalogue, rank_streamed
 from recbole_cafe.ranking.precision import BACKENDS, full_float32
+from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import ScoreError
 
 TRIALS = range(60)
@@ -53,11 +54,11 @@ def counts(scores: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
 def test_ranks_are_those_of_brute_force(trial, joint):
     catalogue, state, terms, target = random_case(trial, joint)
     above, tied = counts(brute_force(catalogue, state, terms), target)
-    for ranks in (catalogue.rank(state, terms, target), rank_streamed(catalogue, state, terms, target)):
+    for ranks in (catalogue.rank(Query(state, terms), target), rank_streamed(catalogue, Query(state, terms), target)):
         assert torch.equal(ranks.above, above)
         assert torch.equal(ranks.tied, tied)
         assert (ranks.n_candidates == len(catalogue.table) - 1).all()
-    cut = catalogue.rank(state, terms, target, at_most=5)
+    cut = catalogue.rank(Query(state, terms), target, at_most=5)
     within = above < 5
     assert torch.equal(cut.above[within], above[within])
     assert torch.equal(cut.tied[within], tied[within])
@@ -76,14 +77,14 @@ def test_the_best_items_are_those_of_brute_force(trial, joint):
         for row, items in enumerate(gone or []):
             reference[row, items - 1] = -torch.inf
         best = torch.sort(reference, dim=1, descending=True, stable=True)  # equal scores by item id
-        items, values = catalogue.top(state, terms, k, gone)
+        items, values = catalogue.top(Query(state, terms), k, gone)
         assert torch.equal(values, best.values[:, :k])
         assert torch.equal(items, torch.where(best.values[:, :k] > -torch.inf, best.indices[:, :k] + 1, 0))
     # the history is no candidate, the target always is
     for row, items in enumerate(excluded):
         scores[row, items[items != target[row]] - 1] = -torch.inf
     above, tied = counts(scores, target)
-    ranks = catalogue.rank(state, terms, target, excluded=excluded)
+    ranks = catalogue.rank(Query(state, terms), target, excluded=excluded)
     assert torch.equal(ranks.above, above)
     assert torch.equal(ranks.tied, tied)
 
@@ -115,9 +116,9 @@ def test_ranks_are_exact_where_products_may_be_coarse(joint):
         with CoarseHardware():
             product = state @ catalogue.table.T
             assert not torch.allclose(product.double(), state.double() @ catalogue.table.double().T, rtol=1e-4)
-            assert torch.equal(catalogue.rank(state, terms, target).above, above)
-            assert torch.equal(rank_streamed(catalogue, state, terms, target).above, above)
-            assert torch.equal(catalogue.top(state, terms, 5)[0], best)
+            assert torch.equal(catalogue.rank(Query(state, terms), target).above, above)
+            assert torch.equal(rank_streamed(catalogue, Query(state, terms), target).above, above)
+            assert torch.equal(catalogue.top(Query(state, terms), 5)[0], best)
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -143,7 +144,7 @@ def test_an_intent_that_cannot_matter_is_not_touched():
     item2intent = torch.cat((torch.zeros(1), torch.ones(1000), torch.full((1000,), 2.0))).long()
     catalogue = Catalogue(table, item2intent, "sum", 3)
     terms = torch.tensor([[0.0, 0.0, -1000.0, 0.0]])
-    items, _ = catalogue.top(torch.randn(1, 8), terms, 10)
+    items, _ = catalogue.top(Query(torch.randn(1, 8), terms), 10)
     assert (items <= 1000).all()
     assert catalogue.counters.pairs == 1000
     assert catalogue.counters.share == 0.5
@@ -151,7 +152,7 @@ def test_an_intent_that_cannot_matter_is_not_touched():
 
 def test_a_scorer_of_one_score_ties_everything():
     catalogue = Catalogue(torch.zeros(50, 4), torch.tensor([0] + [1, 2] * 24 + [1]), "product", 3)
-    ranks = catalogue.rank(torch.zeros(3, 4), torch.zeros(3, 4), torch.tensor([1, 2, 49]))
+    ranks = catalogue.rank(Query(torch.zeros(3, 4), torch.zeros(3, 4)), torch.tensor([1, 2, 49]))
     assert ranks.above.tolist() == [0, 0, 0]
     assert ranks.tied.tolist() == [48, 48, 48]
 
@@ -159,4 +160,4 @@ def test_a_scorer_of_one_score_ties_everything():
 def test_nan_is_refused():
     catalogue = Catalogue.of_items(torch.zeros(5, 2))
     with pytest.raises(ScoreError, match="NaN"):
-        catalogue.rank(torch.full((1, 2), torch.nan), None, torch.tensor([1]))
+        catalogue.rank(Query(torch.full((1, 2), torch.nan)), torch.tensor([1]))

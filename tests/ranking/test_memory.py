@@ -1,18 +1,20 @@
-"""The search by vectors and exceptions against brute force over dense scores in float64."""
+"""The search by vectors and overrides against brute force over dense scores in float64."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 
-from recbole_cafe.ranking.factored import Exceptions
-from recbole_cafe.ranking.memory import MemoryCatalogue, Remembered
+from recbole_cafe.ranking.memory import MemoryCatalogue
+from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import ScoreError
 
 TRIALS = range(40)
 
 
 def random_case(trial):
-    """A catalogue, states, terms and targets; every third trial of few values, so that many scores tie; every fourth
-    without exceptions; some intents without items."""
+    """A catalogue, a query and targets; every third trial of few values, so that many scores tie; every fourth
+    without overrides; some intents without items."""
     torch.manual_seed(trial)
 
     def between(a, b):
@@ -32,16 +34,14 @@ def random_case(trial):
     pairs = pairs[pairs % n > 0]
     extra = torch.rand(len(pairs)).double() * torch.randint(0, 2, (len(pairs),))
     factor = torch.tensor([0.5, 1.0, 2.0]).double()[torch.randint(0, 3, (len(pairs),))]
-    state = Remembered(vector, norm, Exceptions(pairs // n, pairs % n, extra, factor, n))
-    return MemoryCatalogue(table, item2intent, groups), state, terms, torch.randint(1, n, (rows,))
+    query = Query(vector, terms, norm, ScoreOverrides(pairs // n, pairs % n, extra, factor, n))
+    return MemoryCatalogue(table, item2intent, groups), query, torch.randint(1, n, (rows,))
 
 
-def dense(catalogue, state, terms):
+def dense(catalogue, query):
     """ln of every score, [B, V]; column 0 is no item."""
     every = torch.arange(catalogue.n_items)
-    rows = [
-        catalogue.score(state, terms - state.log_norm, torch.full_like(every, row), every) for row in range(len(terms))
-    ]
+    rows = [catalogue.score(query, torch.full_like(every, row), every) for row in range(len(query.terms))]
     scores = torch.stack(rows)
     scores[:, 0] = torch.nan
     return scores
@@ -49,20 +49,20 @@ def dense(catalogue, state, terms):
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_ranks_are_those_of_brute_force(trial):
-    catalogue, state, terms, target = random_case(trial)
+    catalogue, query, target = random_case(trial)
     everyone = torch.arange(len(target))
     gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
     for excluded in (None, gone):
-        scores = dense(catalogue, state, terms)
+        scores = dense(catalogue, query)
         own = scores[everyone, target][:, None]
         for row, items in enumerate(excluded or []):
             scores[row, items] = torch.nan
         scores[everyone, target] = torch.nan
-        ranks = catalogue.rank(state, terms, target, excluded=excluded)
+        ranks = catalogue.rank(query, target, excluded=excluded)
         assert torch.equal(ranks.above, (scores > own).sum(1))
         assert torch.equal(ranks.tied, (scores == own).sum(1))
         assert torch.equal(ranks.n_candidates, (~scores.isnan()).sum(1) + 1)
-        cut = catalogue.rank(state, terms, target, excluded=excluded, at_most=5)
+        cut = catalogue.rank(query, target, excluded=excluded, at_most=5)
         near = ranks.above < 5
         assert torch.equal(cut.above[near], ranks.above[near])
         assert (cut.above[~near] >= 5).all()
@@ -70,35 +70,42 @@ def test_ranks_are_those_of_brute_force(trial):
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_the_best_are_those_of_brute_force(trial):
-    catalogue, state, terms, target = random_case(trial)
+    catalogue, query, target = random_case(trial)
     gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
     for excluded in (None, gone):
-        scores = dense(catalogue, state, terms).nan_to_num(-torch.inf)
+        scores = dense(catalogue, query).nan_to_num(-torch.inf)
         for row, items in enumerate(excluded or []):
             scores[row, items] = -torch.inf
-        items, values = catalogue.top(state, terms, 7, excluded)
+        items, values = catalogue.top(query, 7, excluded)
         expected = scores.sort(dim=1, descending=True, stable=True)
         k = min(7, scores.shape[1])
         assert torch.equal(values[:, :k], expected.values[:, :k])
-        there = expected.values[:, :k] > -torch.inf
-        assert torch.equal(items[:, :k][there], expected.indices[:, :k][there])
+        real = expected.values[:, :k] > -torch.inf
+        assert torch.equal(items[:, :k][real], expected.indices[:, :k][real])
 
 
-def test_without_exceptions_it_is_a_sum():
+def test_without_overrides_it_is_a_sum():
     catalogue = MemoryCatalogue(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 1, 1, 2]), 2)
     nothing = torch.zeros(0, dtype=torch.long)
-    found = Exceptions(nothing, nothing, torch.zeros(0).double(), torch.zeros(0).double(), 4)
-    state = Remembered(torch.ones(1, 1), torch.zeros(1, 3), found)
-    terms = torch.tensor([[0.0, 0.0, -1.5]])
-    assert catalogue.rank(state, terms, torch.tensor([1])).above.tolist() == [2]
-    assert catalogue.rank(state, terms, torch.tensor([3])).above.tolist() == [1]
-    raised = Exceptions(torch.tensor([0]), torch.tensor([1]), torch.tensor([10.0]).double(), torch.ones(1).double(), 4)
-    state = Remembered(torch.ones(1, 1), torch.zeros(1, 3), raised)
-    assert catalogue.top(state, terms, 3)[0].tolist() == [[1, 2, 3]]
+    none = ScoreOverrides(nothing, nothing, torch.zeros(0).double(), torch.zeros(0).double(), 4)
+    query = Query(torch.ones(1, 1), torch.tensor([[0.0, 0.0, -1.5]]), torch.zeros(1, 3), none)
+    assert catalogue.rank(query, torch.tensor([1])).above.tolist() == [2]
+    assert catalogue.rank(query, torch.tensor([3])).above.tolist() == [1]
+    raised = ScoreOverrides(
+        torch.tensor([0]), torch.tensor([1]), torch.tensor([10.0]).double(), torch.ones(1).double(), 4
+    )
+    query = replace(query, overrides=raised)
+    assert catalogue.top(query, 3)[0].tolist() == [[1, 2, 3]]
 
 
 def test_nan_is_an_error():
-    catalogue, state, terms, target = random_case(1)
-    state.vector[0, 0] = torch.nan
+    catalogue, query, target = random_case(1)
+    query.vector[0, 0] = torch.nan
     with pytest.raises(ScoreError, match="NaN"):
-        catalogue.rank(state, terms, target)
+        catalogue.rank(query, target)
+
+
+def test_a_query_for_another_catalogue_is_refused():
+    catalogue, query, target = random_case(1)
+    with pytest.raises(TypeError, match="all the parts of a query"):
+        catalogue.rank(replace(query, log_norm=None), target)
