@@ -1,7 +1,7 @@
 # The same words locally and in CI.
 PYTHON ?= python
 
-.PHONY: install lint format test amazon wheel
+.PHONY: install lint format test accuracy amazon wheel
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
@@ -10,6 +10,8 @@ format:
 	ruff check --fix . && ruff format .
 test:
 	$(PYTHON) -m pytest
+accuracy:
+	$(PYTHON) -m pytest -m accuracy -n 1 tests/accuracy
 amazon:
 	recbole-cafe simulate --name=amazon --out=dataset_atomic --replace
 wheel:

@@ -23,17 +23,21 @@ not the user's, and `BCE` and `CE` with the inner product as the logit are our a
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
 from recbole_cafe.layers.losses import LOSSES, hinge_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import LossSettings
+from recbole_cafe.ranking.query import Query
 
 
 def time_signal(steps: int, size: int) -> Tensor:
@@ -89,69 +93,98 @@ class WindowAttention(nn.Module):
         return (s * real[:, :, None]).sum(1) / n[:, None]
 
 
-class AttRecNet(ItemNet):
-    """Distances to the user and to the window's mean.
+@dataclass(frozen=True, kw_only=True)
+class AttRecLoss(LossSettings):
+    """The losses of the next item, and the paper's.
 
-    Args:
-        n_items: V, padding included. n_users: likewise.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/AttRec.yaml.
+    Attributes:
+        margin: gamma, of the loss_type ``hinge``.
+    """
+
+    accepted = (*LOSSES, "hinge")
+
+    margin: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.margin <= 0.0:
+            raise ValueError(f"margin={self.margin} should be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistanceSettings:
+    """What is near whom.
+
+    Attributes:
+        att_window: the most items of a window.
+        shared_projection: queries and keys are made by one matrix.
+        long_term_weight: w, the weight of the distance to the user.
+        max_norm: radius of the ball that all vectors are clipped to; None for no bound.
 
     Raises:
         ValueError: a value out of its range.
     """
 
-    losses = (*LOSSES, "hinge")
+    att_window: int
+    shared_projection: bool
+    long_term_weight: float
+    max_norm: float | None
+
+    def __post_init__(self) -> None:
+        if self.att_window < 1:
+            raise ValueError(f"att_window={self.att_window} should be at least 1")
+        if not 0.0 <= self.long_term_weight <= 1.0:
+            raise ValueError(f"long_term_weight={self.long_term_weight} is not in 0..1")
+        if self.max_norm is not None and self.max_norm <= 0.0:
+            raise ValueError(f"max_norm={self.max_norm} should be above 0, or ~ for no bound")
+
+
+class AttRecNet(ItemNet):
+    """Distances to the user and to the window's mean.
+
+    Args:
+        data: what the data know.
+        loss: how the next item is learned.
+        distance: what is near whom.
+        hidden_size: D.
+        initializer_range: standard deviation of the weights at the start.
+        sparse_tables: gradients of the tables hold the rows a batch touched.
+    """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        n_users: int,
-        item_negatives: Negatives | None,
+        data: DataFacts,
+        loss: AttRecLoss,
+        distance: DistanceSettings,
         hidden_size: int,
-        att_window: int,
-        shared_projection: bool,
-        long_term_weight: float,
-        max_norm: float | None,
         initializer_range: float,
-        loss_type: str,
-        margin: float,
-        n_negatives: int,
-        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            data=data, loss=loss, hidden_size=hidden_size, initializer_range=initializer_range,
+            sparse_tables=sparse_tables,
         )  # fmt: skip
-        if att_window < 1:
-            raise ValueError(f"att_window={att_window} should be at least 1")
-        if not 0.0 <= long_term_weight <= 1.0:
-            raise ValueError(f"long_term_weight={long_term_weight} is not in 0..1")
-        if max_norm is not None and max_norm <= 0.0:
-            raise ValueError(f"max_norm={max_norm} should be above 0, or ~ for no bound")
-        if margin <= 0.0:
-            raise ValueError(f"margin={margin} should be above 0")
-        self.long_term_weight, self.max_norm, self.margin = long_term_weight, max_norm, margin
+        self.long_term_weight, self.max_norm = distance.long_term_weight, distance.max_norm
         sparse = self.item_embedding.sparse
-        self.long_term_item = PaddedEmbedding(n_items, hidden_size, std=initializer_range, sparse=sparse)  # V
-        self.user_embedding = PaddedEmbedding(n_users, hidden_size, std=initializer_range, sparse=sparse)  # U
+        self.long_term_item = PaddedEmbedding(data.n_items, hidden_size, std=initializer_range, sparse=sparse)  # V
+        self.user_embedding = PaddedEmbedding(data.n_users, hidden_size, std=initializer_range, sparse=sparse)  # U
         self.attention = WindowAttention(
-            hidden_size=hidden_size, att_window=att_window, shared_projection=shared_projection
+            hidden_size=hidden_size, att_window=distance.att_window, shared_projection=distance.shared_projection
         )
         init_transformer(self.attention, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor) -> tuple[Tensor, Packing]:
+    def states(self, history: Tensor, user: Tensor) -> tuple[Tensor, Packing]:
         """[U_u, m_t] of every real position, [N, 2 D]; see :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        every = torch.arange(len(packing.row), device=item_seq.device)
-        return self._states(packing.pack(item_seq), packing, every, user), packing
+        packing = Packing(history > 0)
+        every = torch.arange(len(packing.row), device=history.device)
+        return self._states(packing.pack(history), packing, every, user), packing
 
-    def last(self, item_seq: Tensor, user: Tensor) -> tuple[Tensor, None]:
-        """See :meth:`ItemNet.last`; of each row only the last window is made."""
-        packing = Packing(item_seq > 0)
-        return self.query(self._states(packing.pack(item_seq), packing, packing.length.cumsum(0) - 1, user)), None
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """See :meth:`ItemNet.query`; of each row only the last window is made."""
+        packing = Packing(history > 0)
+        last = packing.length.cumsum(0) - 1
+        return Query(self.query_vector(self._states(packing.pack(history), packing, last, user)))
 
     def _states(self, items: Tensor, packing: Packing, at: Tensor, user: Tensor) -> Tensor:
         x = within_ball(self.item_embedding(items), self.max_norm)  # [N, D]
@@ -159,7 +192,7 @@ class AttRecNet(ItemNet):
         long_term = within_ball(self.user_embedding(user), self.max_norm)[packing.row[at]]  # [M, D] U
         return torch.cat((long_term, short_term), dim=1)
 
-    def query(self, state: Tensor) -> Tensor:
+    def query_vector(self, state: Tensor) -> Tensor:
         """[N, 2 D] to [N, 2 D + 1]."""
         w = self.long_term_weight
         long_term, short_term = state.chunk(2, dim=1)
@@ -174,22 +207,21 @@ class AttRecNet(ItemNet):
         square = w * long_term.square().sum(-1, keepdim=True) + (1 - w) * short_term.square().sum(-1, keepdim=True)
         return torch.cat((long_term, short_term, -square), dim=-1)
 
-    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor, offset: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def target_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
         """See :class:`ItemNet`."""
-        query = self.query(state)
-        if self.loss_type != "hinge" or not len(state):
+        query, loss = self.query_vector(state), self.loss_settings
+        if loss.loss_type != "hinge" or not len(state):
             return next_id_loss(
                 query, item, owner, self.item_vectors, every=self.item_vectors, n_ids=self.n_items,
-                loss_type=self.loss_type, negatives=self.item_negatives, n_negatives=self.n_negatives,
-                gbce_t=self.gbce_t,
+                loss_type=loss.loss_type, negatives=self.item_negatives, n_negatives=loss.n_negatives,
+                gbce_t=loss.gbce_t,
             )  # fmt: skip
-        negative = self.item_negatives(owner, item, self.n_negatives)  # [N, K]
+        negative = self.item_negatives(owner, item, loss.n_negatives)  # [N, K]
         positive_score = (query * self.item_vectors(item)).sum(-1)
-        return hinge_loss(positive_score, torch.einsum("nd,nkd->nk", query, self.item_vectors(negative)), self.margin)
+        return hinge_loss(positive_score, torch.einsum("nd,nkd->nk", query, self.item_vectors(negative)), loss.margin)
 
 
 class AttRec(NetRecommender):
     """AttRec as RecBole sees it."""
 
     net = AttRecNet
-    reads = ("item_seq", "user")

@@ -14,10 +14,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ClozeNet, bert_encoder
+from recbole_cafe.model.item_net import ClozeNet
+from recbole_cafe.model.settings import EncoderSettings
 
 
 class ItemHead(nn.Module):
@@ -37,40 +39,22 @@ class BERT4RecNet(ClozeNet):
     """Item and position embeddings, bidirectional blocks, BERT's head.
 
     Args:
-        n_items: V. The rest: see props/model/CorrectedBERT4Rec.yaml.
+        data: what the data know.
+        encoder: the blocks.
+        mask_ratio: share of a row's items that is hidden in training.
     """
 
-    def __init__(
-        self,
-        *,
-        n_items: int,
-        max_seq_length: int,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        mask_ratio: float,
-        initializer_range: float,
-    ) -> None:
-        super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type="CE",
-            item_bias=True, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
-        )  # fmt: skip
-        self.encoder = bert_encoder(
-            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
-            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
-        )  # fmt: skip
-        self.head = ItemHead(hidden_size)
-        init_transformer(self, initializer_range)
+    def __init__(self, *, data: DataFacts, encoder: EncoderSettings, mask_ratio: float) -> None:
+        size, std = encoder.hidden_size, encoder.initializer_range
+        super().__init__(data=data, mask_ratio=mask_ratio, hidden_size=size, initializer_range=std)
+        self.encoder = encoder.make_bert(data.max_seq_length)
+        self.head = ItemHead(size)
+        init_transformer(self, std)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        return self.encoder(self.item_embedding(packing.pack(item_seq)), packing), packing
+        packing = Packing(history > 0)
+        return self.encoder(self.item_embedding(packing.pack(history)), packing), packing
 
     def transform(self, state: Tensor) -> Tensor:
         """BERT's head."""

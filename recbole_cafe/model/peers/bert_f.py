@@ -9,38 +9,49 @@ no intent in the score: that is what separates it from CaFe.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ClozeNet, MaskedIntents, bert_encoder
+from recbole_cafe.model.item_net import ClozeNet, MaskedIntents
+from recbole_cafe.model.settings import EncoderSettings
 
 
 class FusedClozeNet(ClozeNet):
     """Two encoders side by side, fused by one linear layer: H = LN([H^v; H^c] W + b).
 
     Args:
-        item_encoder, intent_encoder: [N, D] to [N, D]. share_position: one position table for both (RecBole's FDSA).
-        item2intent, n_intents: see :class:`MaskedIntents`. The rest: see :class:`ClozeNet`.
+        data: what the data know.
+        item_encoder: the encoder of the items, [N, D] to [N, D].
+        intent_encoder: that of the intents.
+        hidden_size: D.
+        initializer_range: standard deviation of the weights at the start.
+        share_position: one position table for both (RecBole's FDSA).
+        mask_ratio: share of a row's items that is hidden in training.
 
     Raises:
         ValueError: positions to share, and an encoder has none.
     """
 
-    def __init__(self, *, item_encoder: SequenceEncoder, intent_encoder: SequenceEncoder, share_position: bool,
-                 item2intent: Tensor, n_intents: int, hidden_size: int, initializer_range: float,
-                 **common: object) -> None:  # fmt: skip
-        super().__init__(
-            hidden_size=hidden_size, initializer_range=initializer_range, loss_type="CE", item_bias=True, **common
-        )
-        self.intents = MaskedIntents(
-            item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size, initializer_range=initializer_range
-        )
+    needs_intents = True
+
+    def __init__(
+        self,
+        *,
+        data: DataFacts,
+        item_encoder: SequenceEncoder,
+        intent_encoder: SequenceEncoder,
+        hidden_size: int,
+        initializer_range: float,
+        share_position: bool,
+        mask_ratio: float,
+    ) -> None:
+        super().__init__(data=data, mask_ratio=mask_ratio, hidden_size=hidden_size, initializer_range=initializer_range)
+        self.intents = MaskedIntents(data=data, hidden_size=hidden_size, initializer_range=initializer_range)
         self.item_encoder, self.intent_encoder = item_encoder, intent_encoder
         if share_position:
             if item_encoder.position is None or intent_encoder.position is None:
@@ -50,46 +61,30 @@ class FusedClozeNet(ClozeNet):
         self.fusion_norm = nn.LayerNorm(hidden_size, eps=1e-12)
         init_transformer(self, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        items = packing.pack(item_seq)  # [N]
+        packing = Packing(history > 0)
+        items = packing.pack(history)  # [N]
         fine = self.item_encoder(self.item_embedding(items), packing)  # [N, D]
         coarse = self.intent_encoder(self.intents(items), packing)  # [N, D]
         return self.fusion_norm(self.fusion(torch.cat((fine, coarse), dim=1))), packing
 
 
 class BERTFNet(FusedClozeNet):
-    """Two of BERT4Rec's encoders. Arguments: see props/model/BERTF.yaml."""
+    """Two of BERT4Rec's encoders.
 
-    def __init__(
-        self,
-        *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        max_seq_length: int,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        share_position: bool,
-        mask_ratio: float,
-        initializer_range: float,
-    ) -> None:
-        encoder = partial(
-            bert_encoder,
-            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
-            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
-        )  # fmt: skip
+    Args:
+        data: what the data know.
+        encoder: blocks of both.
+        share_position: one position table for both.
+        mask_ratio: share of a row's items that is hidden in training.
+    """
+
+    def __init__(self, *, data: DataFacts, encoder: EncoderSettings, share_position: bool, mask_ratio: float) -> None:
         super().__init__(
-            n_items=n_items, item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size,
-            initializer_range=initializer_range, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
-            item_encoder=encoder(), intent_encoder=encoder(), share_position=share_position,
+            data=data, hidden_size=encoder.hidden_size, initializer_range=encoder.initializer_range,
+            mask_ratio=mask_ratio, share_position=share_position,
+            item_encoder=encoder.make_bert(data.max_seq_length), intent_encoder=encoder.make_bert(data.max_seq_length),
         )  # fmt: skip
 
 

@@ -27,15 +27,21 @@ N real positions in a batch, D hidden size (items, states, contexts alike, since
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import LossSettings
+from recbole_cafe.ranking.query import Query
 
 VERSIONS = ("v1", "v2", "v3")
 GLOBAL_CONTEXTS = ("running", "session")
@@ -173,58 +179,81 @@ class ReadOut(nn.Module):
         return torch.cat(read, dim=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContextSettings:
+    """The contexts of HCRNN.
+
+    Attributes:
+        n_topics: K, topics of the global context.
+        hcrnn_version: one of VERSIONS.
+        bi_att: attention to the global context too, when a position is read out.
+        global_context: ``running`` or ``session``, the items that the global context is made from.
+        input_dropout_prob: dropout of the items' vectors.
+        output_dropout_prob: dropout of what is read out.
+        kl_weight: weight of the divergence of the global context.
+
+    Raises:
+        ValueError: an option has an unknown value, or fewer than one topic.
+    """
+
+    n_topics: int
+    hcrnn_version: str
+    bi_att: bool
+    global_context: str
+    input_dropout_prob: float
+    output_dropout_prob: float
+    kl_weight: float
+
+    def __post_init__(self) -> None:
+        if self.hcrnn_version not in VERSIONS:
+            raise ValueError(f"hcrnn_version={self.hcrnn_version!r} is not one of {', '.join(VERSIONS)}")
+        if self.global_context not in GLOBAL_CONTEXTS:
+            raise ValueError(f"global_context={self.global_context!r} is not one of {', '.join(GLOBAL_CONTEXTS)}")
+        if self.n_topics < 1:
+            raise ValueError(f"n_topics={self.n_topics} should be at least 1")
+
+
 class HCRNNNet(ItemNet):
     """Topic model, recurrence, read-out.
 
     Args:
-        n_items: V, padding included.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/HCRNN.yaml.
+        data: what the data know.
+        loss: how the next item is learned.
+        contexts: the contexts.
+        hidden_size: D.
+        initializer_range: standard deviation of the item table at the start.
+        train_layout: on which rows it is trained.
+        sparse_tables: gradients of the item table hold the rows a batch touched.
 
     Raises:
-        ValueError: an option has an unknown value, fewer than one topic, or ``session`` with a loss at all positions.
+        ValueError: ``session`` with a loss at all positions.
     """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item_negatives: Negatives | None,
+        data: DataFacts,
+        loss: LossSettings,
+        contexts: ContextSettings,
         hidden_size: int,
-        n_topics: int,
-        hcrnn_version: str,
-        bi_att: bool,
-        global_context: str,
-        input_dropout_prob: float,
-        output_dropout_prob: float,
         initializer_range: float,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
-        kl_weight: float,
         train_layout: str,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            data=data, loss=loss, hidden_size=hidden_size, initializer_range=initializer_range,
+            sparse_tables=sparse_tables,
         )  # fmt: skip
-        if hcrnn_version not in VERSIONS:
-            raise ValueError(f"hcrnn_version={hcrnn_version!r} is not one of {', '.join(VERSIONS)}")
-        if global_context not in GLOBAL_CONTEXTS:
-            raise ValueError(f"global_context={global_context!r} is not one of {', '.join(GLOBAL_CONTEXTS)}")
-        if n_topics < 1:
-            raise ValueError(f"n_topics={n_topics} should be at least 1")
-        if global_context == "session" and train_layout == "all":
+        if contexts.global_context == "session" and train_layout == "all":
             raise ValueError(
                 "global_context='session' does not suit train_layout='all': the set of a whole row holds the targets "
                 "of its earlier positions; use train_layout=last or global_context=running"
             )
-        self.global_context, self.kl_weight = global_context, kl_weight
-        self.dropout = Dropout(input_dropout_prob)
-        self.topics = TopicModel(hidden_size=hidden_size, n_topics=n_topics)
-        self.cell = Cell(hidden_size=hidden_size, n_topics=n_topics, version=hcrnn_version)
-        self.read_out = ReadOut(hidden_size=hidden_size, bi_att=bi_att, dropout=output_dropout_prob)
+        self.global_context, self.kl_weight = contexts.global_context, contexts.kl_weight
+        self.dropout = Dropout(contexts.input_dropout_prob)
+        self.topics = TopicModel(hidden_size=hidden_size, n_topics=contexts.n_topics)
+        self.cell = Cell(hidden_size=hidden_size, n_topics=contexts.n_topics, version=contexts.hcrnn_version)
+        self.read_out = ReadOut(hidden_size=hidden_size, bi_att=contexts.bi_att, dropout=contexts.output_dropout_prob)
         side_by_side = {self.cell.of_item.weight: 4, self.cell.of_state.weight: 3}
         with torch.no_grad():
             for name, weight in self.named_parameters():
@@ -235,22 +264,22 @@ class HCRNNNet(ItemNet):
                         bound = (6 / sum(matrix.shape)) ** 0.5  # Glorot
                         matrix.uniform_(-bound, bound)
 
-    def contexts(self, item_seq: Tensor) -> tuple[Tensor, Tensor, Tensor, Packing]:
-        """item_seq: [B, L]. Returns the temporary and the local context of the real positions, [N, D] each, the
+    def contexts(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor, Packing]:
+        """history: [B, L]. Returns the temporary and the local context of the real positions, [N, D] each, the
         divergence of the global one [N], and where they are."""
-        packing = Packing(item_seq > 0)
-        x = self.item_embedding(packing.pack(item_seq))  # [N, D]
-        theta, divergence = self.topics(self.dropout(self.bags(item_seq, x, packing)))
+        packing = Packing(history > 0)
+        x = self.item_embedding(packing.pack(history))  # [N, D]
+        theta, divergence = self.topics(self.dropout(self.bags(history, x, packing)))
         if self.global_context == "session":
             theta, divergence = theta[packing.row], divergence[packing.row]
         return *self.recur(self.dropout(x), theta, packing), divergence, packing
 
-    def bags(self, item_seq: Tensor, x: Tensor, packing: Packing) -> Tensor:
+    def bags(self, history: Tensor, x: Tensor, packing: Packing) -> Tensor:
         """Sums of distinct items' vectors, [N, D] up to each position or, for ``session``, [B, D] of each row."""
-        item_seq = item_seq[:, : int(packing.length.max())]
-        again = (item_seq[:, :, None] == item_seq[:, None, :]).tril(-1).any(2)  # [B, l] a repeat of an earlier item
+        history = history[:, : int(packing.length.max())]
+        again = (history[:, :, None] == history[:, None, :]).tril(-1).any(2)  # [B, l] a repeat of an earlier item
         new = x * ~packing.pack(again)[:, None]
-        padded = x.new_zeros(*item_seq.shape, x.shape[1]).index_put((packing.row, packing.position), new)
+        padded = x.new_zeros(*history.shape, x.shape[1]).index_put((packing.row, packing.position), new)
         return padded.sum(1) if self.global_context == "session" else packing.pack(padded.cumsum(1))
 
     def recur(self, x: Tensor, theta: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
@@ -277,26 +306,26 @@ class HCRNNNet(ItemNet):
         back = by_time.argsort()
         return torch.cat(hs)[back], torch.cat(cs)[back]
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        h, c, _, packing = self.contexts(item_seq)
+        h, c, _, packing = self.contexts(history)
         return self.read_out(h, c, packing, torch.arange(len(h), device=h.device)), packing
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item and the mean divergence of the global contexts it was predicted with. See
         :meth:`ItemNet.loss`."""
-        h, c, divergence, packing = self.contexts(item_seq)
-        item = packing.pack(target)
+        h, c, divergence, packing = self.contexts(batch.history)
+        item = packing.pack(batch.target)
         at = (item > 0).nonzero()[:, 0]
         if not len(at):
             return h.sum() * 0.0
         state = self.read_out(h, c, packing, at)
-        return self.target_loss(state, item[at], user[packing.row[at]]) + self.kl_weight * divergence[at].mean()
+        return self.target_loss(state, item[at], batch.user[packing.row[at]]) + self.kl_weight * divergence[at].mean()
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:  # noqa: ARG002
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
         """See :class:`ItemNet`; of each row only the last position is read out."""
-        h, c, _, packing = self.contexts(item_seq)
-        return self.query(self.read_out(h, c, packing, packing.length.cumsum(0) - 1)), None
+        h, c, _, packing = self.contexts(history)
+        return Query(self.query_vector(self.read_out(h, c, packing, packing.length.cumsum(0) - 1)))
 
 
 class HCRNN(NetRecommender):

@@ -6,13 +6,13 @@ Named in one sentence of CaFe (Li et al., SIGIR 2022, Section 4.1), as BERT-F is
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
-from torch import Tensor
-
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.peers.bert_f import FusedClozeNet
-from recbole_cafe.model.peers.locker import locker_encoder
+from recbole_cafe.model.peers.locker import LocalityForms
+from recbole_cafe.model.settings import EncoderSettings
 
 INTENT_ENCODERS = ("same", "plain")
 
@@ -20,50 +20,36 @@ INTENT_ENCODERS = ("same", "plain")
 class LOCKERFNet(FusedClozeNet):
     """LOCKER's encoder for the items and one for the intents, ``same`` or ``plain``, without local heads.
 
-    Arguments: see props/model/LOCKERF.yaml.
+    Args:
+        data: what the data know.
+        encoder: blocks of both.
+        locality: the local heads.
+        intent_encoder: ``same`` or ``plain``.
+        share_position: one position table for both.
+        mask_ratio: share of a row's items that is hidden in training.
 
     Raises:
-        ValueError: an unknown intent_encoder or local_type.
+        ValueError: an unknown intent_encoder.
     """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        max_seq_length: int,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        n_local_heads: int,
-        local_type: str,
-        local_window: int,
-        initial_form: str,
-        initial_center: int,
+        data: DataFacts,
+        encoder: EncoderSettings,
+        locality: LocalityForms,
         intent_encoder: str,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
         share_position: bool,
         mask_ratio: float,
-        initializer_range: float,
     ) -> None:
         if intent_encoder not in INTENT_ENCODERS:
             raise ValueError(f"intent_encoder={intent_encoder!r} is not one of {', '.join(INTENT_ENCODERS)}")
-
-        encoder = partial(
-            locker_encoder, n_local_heads=n_local_heads, local_window=local_window, initial_form=initial_form,
-            initial_center=initial_center, cloze=True, hidden_size=hidden_size, inner_size=inner_size,
-            n_layers=n_layers, n_heads=n_heads, max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
-            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act,
-        )  # fmt: skip
+        of_intents = locality if intent_encoder == "same" else replace(locality, local_type="plain")
         super().__init__(
-            n_items=n_items, item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size,
-            initializer_range=initializer_range, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
-            item_encoder=encoder(local_type=local_type), share_position=share_position,
-            intent_encoder=encoder(local_type=local_type if intent_encoder == "same" else "plain"),
+            data=data, hidden_size=encoder.hidden_size, initializer_range=encoder.initializer_range,
+            mask_ratio=mask_ratio, share_position=share_position,
+            item_encoder=locality.make(encoder, data.max_seq_length, cloze=True),
+            intent_encoder=of_intents.make(encoder, data.max_seq_length, cloze=True),
         )  # fmt: skip
 
 

@@ -19,11 +19,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ClozeNet, MaskedIntents, bert_encoder
+from recbole_cafe.model.item_net import ClozeNet, MaskedIntents
 from recbole_cafe.model.peers.bert4rec import ItemHead
+from recbole_cafe.model.settings import EncoderSettings
 
 FUSIONS = ("add", "concat", "gating")
 GATES = ("sigmoid", "relu", "softmax")
@@ -65,51 +67,34 @@ class Fusion(nn.Module):
 class NOVANet(ClozeNet):
     """Item embeddings through blocks whose queries and keys also see positions and intents; BERT4Rec's head.
 
-    Arguments: see props/model/NOVA.yaml.
+    Args:
+        data: what the data know.
+        encoder: the blocks.
+        fusion: see :class:`Fusion`.
+        gate_act: see :class:`Fusion`.
+        mask_ratio: share of a row's items that is hidden in training.
     """
 
-    def __init__(
-        self,
-        *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        max_seq_length: int,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        fusion: str,
-        gate_act: str,
-        mask_ratio: float,
-        initializer_range: float,
-    ) -> None:
-        super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type="CE",
-            item_bias=True, mask_ratio=mask_ratio, max_seq_length=max_seq_length,
-        )  # fmt: skip
-        self.intents = MaskedIntents(
-            item2intent=item2intent, n_intents=n_intents, hidden_size=hidden_size, initializer_range=initializer_range
-        )
-        self.position = nn.Embedding(max_seq_length, hidden_size)
-        self.encoder = bert_encoder(
-            hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers, n_heads=n_heads,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob,
-            attn_dropout_prob=attn_dropout_prob, hidden_act=hidden_act, positions=None,
-        )  # fmt: skip
-        self.fusions = nn.ModuleList(
-            Fusion(n_features=3, hidden_size=hidden_size, fusion=fusion, gate_act=gate_act) for _ in range(n_layers)
-        )
-        self.head = ItemHead(hidden_size)
-        init_transformer(self, initializer_range)
+    needs_intents = True
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
+    def __init__(
+        self, *, data: DataFacts, encoder: EncoderSettings, fusion: str, gate_act: str, mask_ratio: float
+    ) -> None:
+        size, std = encoder.hidden_size, encoder.initializer_range
+        super().__init__(data=data, mask_ratio=mask_ratio, hidden_size=size, initializer_range=std)
+        self.intents = MaskedIntents(data=data, hidden_size=size, initializer_range=std)
+        self.position = nn.Embedding(data.max_seq_length, size)
+        self.encoder = encoder.make_bert(data.max_seq_length, positions=None)
+        self.fusions = nn.ModuleList(
+            Fusion(n_features=3, hidden_size=size, fusion=fusion, gate_act=gate_act) for _ in range(encoder.n_layers)
+        )
+        self.head = ItemHead(size)
+        init_transformer(self, std)
+
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        items = packing.pack(item_seq)  # [N]
+        packing = Packing(history > 0)
+        items = packing.pack(history)  # [N]
         side = [self.position(packing.from_end), self.intents(items)]  # not updated by the layers
         state = self.encoder.enter(self.item_embedding(items), packing)  # [N, D]: items alone
         for block, fusion in zip(self.encoder.blocks, self.fusions, strict=True):

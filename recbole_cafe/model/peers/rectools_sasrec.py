@@ -12,55 +12,63 @@ B rows, L positions, D hidden size, V items. RecTools pads rows on the left, and
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from recbole_cafe.layers.losses import check_loss
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.net import Net
+from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
+from recbole_cafe.ranking.query import Query
 
 LOSSES = {"BCE": "BCE", "gBCE": "gBCE", "SSM": "sampled_softmax", "CE": "softmax"}  # our names: theirs
 UNKNOWN = -1e6  # logit of an item that RecTools does not know
 
 
-class RecToolsSASRecNet(nn.Module):
-    """A `rectools.models.SASRecModel` behind the contract of :class:`NetRecommender`.
+@dataclass(frozen=True, kw_only=True)
+class RecToolsLoss(LossSettings):
+    """RecTools' losses under our names."""
+
+    accepted = tuple(LOSSES)
+
+
+class RecToolsSASRecNet(Net):
+    """A `rectools.models.SASRecModel` behind the contract of :class:`recbole_cafe.model.net.Net`.
 
     Args:
-        n_items: V, padding included.
-        item2intent: [V], the category of each item; 0 for padding, C for an item without one. n_intents: C.
-        train_pairs: users and items of the training interactions, [P] each.
-        max_seq_length: L.
-        The rest: see props/model/RecToolsSASRec.yaml.
+        data: what the data know.
+        loss: RecTools' loss.
+        hidden_size: D.
+        n_layers: number of blocks.
+        n_heads: heads of each attention.
+        dropout_prob: dropout.
+        use_intents: whether items have a vector of their category, too.
 
     Raises:
-        ImportError: RecTools is not installed. ValueError: see :func:`recbole_cafe.layers.losses.check_loss`.
+        ImportError: RecTools is not installed.
     """
 
-    losses = tuple(LOSSES)
+    needs_intents = True
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        train_pairs: tuple[Tensor, Tensor],
-        max_seq_length: int,
+        data: DataFacts,
+        loss: RecToolsLoss,
         hidden_size: int,
         n_layers: int,
         n_heads: int,
         dropout_prob: float,
         use_intents: bool,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
     ) -> None:
-        check_loss(loss_type, n_negatives, gbce_t, self.losses)
         super().__init__()
-        self.max_seq_length = max_seq_length
+        self.max_seq_length = data.max_seq_length
+        item2intent, n_intents = data.item2intent, data.n_intents
         try:
             from rectools.models import SASRecModel
             from rectools.models.nn.item_net import CatFeaturesItemNet, IdEmbeddingsItemNet
@@ -69,48 +77,49 @@ class RecToolsSASRecNet(nn.Module):
         blocks = (IdEmbeddingsItemNet, CatFeaturesItemNet) if use_intents else (IdEmbeddingsItemNet,)
         model = SASRecModel(
             n_factors=hidden_size, n_blocks=n_layers, n_heads=n_heads, dropout_rate=dropout_prob,
-            session_max_len=max_seq_length, loss=LOSSES[loss_type], n_negatives=n_negatives, gbce_t=gbce_t, epochs=0,
+            session_max_len=data.max_seq_length, loss=LOSSES[loss.loss_type], n_negatives=loss.n_negatives,
+            gbce_t=loss.gbce_t, epochs=0,
             item_net_block_types=blocks,
         )  # fmt: skip
-        items = torch.unique(train_pairs[1].cpu())
-        model.fit(_items_as_dataset(items, item2intent.cpu() if use_intents else None, n_intents, max_seq_length))
+        items = torch.unique(data.train_pairs[1].cpu())
+        model.fit(_items_as_dataset(items, item2intent.cpu() if use_intents else None, n_intents, data.max_seq_length))
         self.theirs = model.lightning_model
         self.theirs.on_train_start()  # draws the weights
         preparator = self.theirs.data_preparator
         self.first_id, self.end_id = preparator.n_item_extra_tokens, preparator.item_id_map.size
-        of = torch.zeros(n_items, dtype=torch.long)
+        of = torch.zeros(data.n_items, dtype=torch.long)
         of[items] = torch.as_tensor(preparator.item_id_map.convert_to_internal(items.numpy()), dtype=torch.long)
         self.register_buffer("their_id", of, persistent=False)
 
-    def forward(self, item_seq: Tensor) -> Tensor:
-        """States of the positions. item_seq: [B, L]. Returns [B, L, D], rows padded on the left."""
+    def forward(self, history: Tensor) -> Tensor:
+        """States of the positions. history: [B, L]. Returns [B, L, D], rows padded on the left."""
         backbone = self.theirs.torch_model
-        return backbone.encode_sessions({"x": self._on_the_right(item_seq, item_seq)}, self._vectors())
+        return backbone.encode_sessions({"x": self._on_the_right(history, history)}, self._vectors())
 
-    def loss(self, item_seq: Tensor, target: Tensor, _user: Tensor) -> Tensor:
-        """RecTools' loss of the next item. item_seq, target: [B, L], target 0 where there is none."""
-        x, y = self._on_the_right(item_seq, item_seq), self._on_the_right(item_seq, target)
+    def loss(self, batch: Batch) -> Tensor:
+        """RecTools' loss of the next item."""
+        x = self._on_the_right(batch.history, batch.history)
+        y = self._on_the_right(batch.history, batch.target)
         if not (y > 0).any():
             return self._vectors().sum() * 0.0
-        batch = {"x": x, "y": y, "yw": (y > 0).float()}
+        their_batch = {"x": x, "y": y, "yw": (y > 0).float()}
         sampler = self.theirs.data_preparator.negative_sampler
         if sampler is not None:
-            drawn = sampler.get_negatives(batch, lowest_id=self.first_id, highest_id=self.end_id)
-            batch["negatives"] = drawn.to(x.device)
-        return self.theirs.loss_calculator(self.theirs.get_batch_logits(batch), y, batch["yw"])
+            drawn = sampler.get_negatives(their_batch, lowest_id=self.first_id, highest_id=self.end_id)
+            their_batch["negatives"] = drawn.to(x.device)
+        return self.theirs.loss_calculator(self.theirs.get_batch_logits(their_batch), y, their_batch["yw"])
 
-    def last(self, item_seq: Tensor) -> tuple[Tensor, None]:
-        """The query that the history of each row makes, [B, D + 1], and no terms of intents."""
-        state = self(item_seq)[:, -1]
-        return torch.cat((state, torch.ones_like(state[:, :1])), 1), None
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
+        """The vector that the history of each row makes, [B, D + 1]."""
+        state = self(history)[:, -1]
+        return Query(torch.cat((state, torch.ones_like(state[:, :1])), 1))
 
-    def scores(self, query: Tensor, _terms: None = None, items: Tensor | None = None,
-               _intents: Tensor | None = None) -> Tensor:  # fmt: skip
+    def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Scores of every item, [B, V] (column 0 is padding), or of candidates [B, K]."""
         vectors = self.item_vectors()
         if items is None:
-            return query @ vectors.T
-        return torch.einsum("bd,bkd->bk", query, vectors[items])
+            return query.vector @ vectors.T
+        return torch.einsum("bd,bkd->bk", query.vector, vectors[items])
 
     def item_vectors(self) -> Tensor:
         """[V, D + 1]: the last column tells the items RecTools does not know."""
@@ -129,10 +138,10 @@ class RecToolsSASRecNet(nn.Module):
     def _vectors(self) -> Tensor:
         return self.theirs.torch_model.item_model.get_all_embeddings()
 
-    def _on_the_right(self, item_seq: Tensor, of: Tensor) -> Tensor:
-        """`of` [B, up to L], our ids beside item_seq, as theirs and padded on the left to L, which RecTools' attention
+    def _on_the_right(self, history: Tensor, of: Tensor) -> Tensor:
+        """`of` [B, up to L], our ids beside history, as theirs and padded on the left to L, which RecTools' attention
         depends on: it reads padding too. An unknown item becomes padding. Returns [B, L]."""
-        length = (item_seq > 0).sum(1, keepdim=True)
+        length = (history > 0).sum(1, keepdim=True)
         at = torch.arange(self.max_seq_length, device=of.device) - (self.max_seq_length - length)
         return self.their_id[of.gather(1, at.clamp(min=0))].where(at >= 0, 0)
 

@@ -29,6 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.cooccurrence import CoOccurrence
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
@@ -36,7 +38,9 @@ from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.skew_normal import SkewNormal
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import LossSettings
+from recbole_cafe.ranking.query import Query
 
 ACTIVATIONS = {"identity": lambda score: score, "tanh": torch.tanh}
 
@@ -181,77 +185,96 @@ def cosine_of(count: Tensor, items: Tensor) -> Tensor:
     return torch.where(items[:, :, None] == items[:, None], 1, cosine)
 
 
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """The blocks, whose one head has skew-normal logits.
+
+    Attributes:
+        inner_size: width of the feed-forward layer.
+        n_layers: number of blocks.
+        hidden_dropout_prob: dropout of embeddings and layers.
+        attn_dropout_prob: dropout of attention weights.
+        hidden_act: activation of the feed-forward layer.
+        activation: f, see :class:`KernelAttention`.
+        cooccurrence_items: so many items have counts of co-occurrence, the most frequent ones.
+        kernel_weight: weight of the loss of the kernels.
+        jitter: see :class:`recbole_cafe.layers.skew_normal.SkewNormal`.
+        eval_samples: draws whose mean scores; 0 for the mean of the logits.
+
+    Raises:
+        ValueError: an option is out of its range.
+    """
+
+    inner_size: int
+    n_layers: int
+    hidden_dropout_prob: float
+    attn_dropout_prob: float
+    hidden_act: str
+    activation: str
+    cooccurrence_items: int
+    kernel_weight: float
+    jitter: float
+    eval_samples: int
+
+    def __post_init__(self) -> None:
+        if self.cooccurrence_items < 1:
+            raise ValueError(f"cooccurrence_items={self.cooccurrence_items} should be at least 1")
+        if self.jitter <= 0:
+            raise ValueError(f"jitter={self.jitter} should be above 0: a row may hold an item twice")
+        if self.eval_samples < 0:
+            raise ValueError(f"eval_samples={self.eval_samples} should be at least 0")
+
+
 class RKSANet(ItemNet):
     """Items, blocks with kernelised attention, one inner product.
 
     Args:
-        n_items: V. n_users: users, padding included.
-        train_pairs: user and item of each train interaction, [P] each, of a user in order of time. Held-out ones must
-            not be among them.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/RKSA.yaml.
-
-    Raises:
-        ValueError: an option has an unknown value or is out of its range.
+        data: what the data know; held-out interactions must not be among its train pairs.
+        loss: how the next item is learned.
+        kernels: the blocks.
+        hidden_size: D.
+        initializer_range: standard deviation of the weights at the start.
+        sparse_tables: gradients of the tables hold the rows a batch touched.
     """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        n_users: int,
-        train_pairs: tuple[Tensor, Tensor],
-        item_negatives: Negatives | None,
-        max_seq_length: int,
+        data: DataFacts,
+        loss: LossSettings,
+        kernels: KernelSettings,
         hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
         initializer_range: float,
-        activation: str,
-        cooccurrence_items: int,
-        kernel_weight: float,
-        jitter: float,
-        eval_samples: int,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            data=data, loss=loss, hidden_size=hidden_size, initializer_range=initializer_range,
+            sparse_tables=sparse_tables,
         )  # fmt: skip
-        if cooccurrence_items < 1:
-            raise ValueError(f"cooccurrence_items={cooccurrence_items} should be at least 1")
-        if jitter <= 0:
-            raise ValueError(f"jitter={jitter} should be above 0: a row may hold an item twice")
-        if eval_samples < 0:
-            raise ValueError(f"eval_samples={eval_samples} should be at least 0")
-        self.kernel_weight, self.eval_samples = kernel_weight, eval_samples
-        self.cooccurrence = CoOccurrence(*train_pairs, n_items=n_items, limit=cooccurrence_items)
-        self.user_embedding = PaddedEmbedding(n_users, hidden_size, std=initializer_range, sparse=sparse_tables)
+        self.kernel_weight, self.eval_samples = kernels.kernel_weight, kernels.eval_samples
+        self.cooccurrence = CoOccurrence(*data.train_pairs, n_items=data.n_items, limit=kernels.cooccurrence_items)
+        self.user_embedding = PaddedEmbedding(data.n_users, hidden_size, std=initializer_range, sparse=sparse_tables)
         self.mixture = nn.Linear(hidden_size, 3)  # W_u, b_u
         attention = partial(
-            KernelAttention, hidden_size=hidden_size, dropout=attn_dropout_prob, activation=activation, jitter=jitter
-        )
+            KernelAttention, hidden_size=hidden_size, dropout=kernels.attn_dropout_prob, activation=kernels.activation,
+            jitter=kernels.jitter,
+        )  # fmt: skip
         self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
+            attention=attention, hidden_size=hidden_size, inner_size=kernels.inner_size, n_layers=kernels.n_layers,
+            max_seq_length=data.max_seq_length, hidden_dropout_prob=kernels.hidden_dropout_prob,
+            hidden_act=kernels.hidden_act,
         )  # fmt: skip
         init_transformer(self, initializer_range)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
         """States, of which the last of each row may predict. See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        return self.encode(item_seq, user, packing, draw=self.training, surprises=None), packing
+        packing = Packing(history > 0)
+        return self.encode(history, user, packing, draw=self.training, surprises=None), packing
 
-    def encode(self, item_seq: Tensor, user: Tensor, packing: Packing, *, draw: bool,
+    def encode(self, history: Tensor, user: Tensor, packing: Packing, *, draw: bool,
                surprises: list[Tensor] | None) -> Tensor:  # fmt: skip
         """[B, L] and [B] to [N, D]; draw, surprises: see :class:`Relations`."""
-        items = packing.pack(item_seq)
+        items = packing.pack(history)
         u = self.user_embedding(user)  # [B, D]
         mixture = self.mixture(u).softmax(1).to(u.dtype)  # Eq. 9
         relations = Relations([], [], [], [], draw, surprises)
@@ -264,34 +287,33 @@ class RKSANet(ItemNet):
             relations.mixture.append(mixture[row])
         return self.encoder(self.item_embedding(items), packing, relations)
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item plus `kernel_weight` times that of the kernels. See :meth:`ItemNet.loss`.
 
         [R] The latter: how surprising the last position's scores xi_n, as given, are to a Gaussian process with
         covariance Sigma, per item, as a mean over rows and blocks.
         """
-        packing = Packing(item_seq > 0)
-        surprises = [] if self.kernel_weight else None
-        state = self.encode(item_seq, user, packing, draw=self.training, surprises=surprises)
-        loss = self.item_loss(state, packing.pack(target), user[packing.row])
+        packing = Packing(batch.history > 0)
+        surprises: list[Tensor] | None = [] if self.kernel_weight else None
+        state = self.encode(batch.history, batch.user, packing, draw=self.training, surprises=surprises)
+        loss = self.packed_loss(state, packing, batch.target, batch.user)
         return loss + self.kernel_weight * torch.cat(surprises).mean() if surprises else loss
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:
-        """The query that the history of each row makes, [B, D], and no terms of intents. With `eval_samples` the mean
-        of so many draws: scores are linear in it, so they are the mean of theirs."""
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """The vector that the history of each row makes, [B, D]. With `eval_samples` the mean of so many draws: scores
+        are linear in it, so they are the mean of theirs."""
         if not self.eval_samples:
-            return super().last(item_seq, user)
-        packing = Packing(item_seq > 0)
+            return super().query(history, user)
+        packing = Packing(history > 0)
         draws = [
-            packing.last(self.encode(item_seq, user, packing, draw=True, surprises=None))
+            packing.last(self.encode(history, user, packing, draw=True, surprises=None))
             for _ in range(self.eval_samples)
         ]
-        return self.query(torch.stack(draws).mean(0)), None
+        return Query(self.query_vector(torch.stack(draws).mean(0)))
 
 
 class RKSA(NetRecommender):
     """RKSA as RecBole sees it."""
 
     net = RKSANet
-    reads = ("item_seq", "user")
     layouts = ("last",)

@@ -15,17 +15,19 @@ SINE does its prototypes. [R] Residuals and LayerNorms of the blocks are SASRec'
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
-from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
 INTEREST_WEIGHTS = ("interacted", "raw")
 
@@ -90,77 +92,72 @@ class InterestPool(nn.Module):
         return 0.5 * (z.square().sum() - z.diagonal().square().sum())
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """The pool of interests, see :class:`InterestPool`.
+
+    Attributes:
+        pool_size: P.
+        n_interests: k.
+        interest_weights: ``interacted`` or ``raw``.
+        interest_reg: weight of L_d.
+    """
+
+    pool_size: int
+    n_interests: int
+    interest_weights: str
+    interest_reg: float
+
+
 class SAIRNet(ItemNet):
     """Items with their intents, causal blocks, interests.
 
     Args:
-        n_items: V.
-        item2intent: [V] intent of each item; 0 for padding, C for an item without one.
-        n_intents: C, padding included. The intent table has C + 1 rows, the last for items without an intent.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/SAIR.yaml.
+        data: what the data know. The intent table has C + 1 rows, the last for items without an intent.
+        encoder: the blocks.
+        loss: how the next item is learned.
+        pool: the interests.
+        sparse_tables: gradients of the item table hold the rows a batch touched.
     """
+
+    needs_intents = True
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item2intent: Tensor,
-        n_intents: int,
-        item_negatives: Negatives | None,
-        max_seq_length: int,
-        hidden_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
-        initializer_range: float,
-        pool_size: int,
-        n_interests: int,
-        interest_weights: str,
-        interest_reg: float,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
+        data: DataFacts,
+        encoder: EncoderSettings,
+        loss: LossSettings,
+        pool: PoolSettings,
         sparse_tables: bool,
     ) -> None:
-        super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
-        )  # fmt: skip
-        self.interest_reg = interest_reg
-        self.register_buffer("item2intent", item2intent, persistent=False)
-        self.intent_embedding = PaddedEmbedding(n_intents + 1, hidden_size, std=initializer_range)
-        attention = partial(
-            SelfAttention, hidden_size=hidden_size, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob,
-        )  # fmt: skip
-        self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=hidden_size, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, hidden_act=hidden_act,
-        )  # fmt: skip
+        size, std = encoder.hidden_size, encoder.initializer_range
+        super().__init__(data=data, loss=loss, hidden_size=size, initializer_range=std, sparse_tables=sparse_tables)
+        self.interest_reg = pool.interest_reg
+        self.register_buffer("item2intent", data.item2intent, persistent=False)
+        self.intent_embedding = PaddedEmbedding(data.n_intents + 1, size, std=std)
+        self.encoder = encoder.make(data.max_seq_length)
         self.pool = InterestPool(
-            hidden_size=hidden_size, pool_size=pool_size, n_interests=n_interests, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, interest_weights=interest_weights, std=initializer_range,
+            hidden_size=size, pool_size=pool.pool_size, n_interests=pool.n_interests,
+            max_seq_length=data.max_seq_length, dropout=encoder.attn_dropout_prob,
+            interest_weights=pool.interest_weights, std=std,
         )  # fmt: skip
-        init_transformer(self, initializer_range)
+        init_transformer(self, std)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
         """e of each real position. See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        return self.pool(self.encode(packing.pack(item_seq), packing), packing), packing
+        packing = Packing(history > 0)
+        return self.pool(self.encode(packing.pack(history), packing), packing), packing
 
     def encode(self, items: Tensor, packing: Packing) -> Tensor:
         """F: items [N] to [N, D] (Eq. 1-3)."""
         x = self.item_embedding(items) + self.intent_embedding(self.item2intent[items])
         return self.encoder(x, packing)
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item (Eq. 12; [R]: the slides take the logarithm of inner products, read as the binary
         cross-entropy of their sigmoids) plus `interest_reg` times L_d. See :meth:`ItemNet.loss`."""
-        loss = super().loss(item_seq, target, user)
+        loss = super().loss(batch)
         return loss + self.interest_reg * self.pool.redundancy() if self.interest_reg else loss
 
 

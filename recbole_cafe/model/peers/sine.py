@@ -20,76 +20,99 @@ B users, n positions of the longest row, D hidden size, P prototypes, K interest
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import LossSettings
+from recbole_cafe.ranking.query import Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterestSettings:
+    """The prototypes and interests of SINE.
+
+    Attributes:
+        prototype_size: P, prototypes.
+        interest_size: K, interests of a history.
+        tau_ratio: temperature of the interests' shares.
+        positions: whether position vectors are added in the attention weighting.
+        layer_norm_eps: of the LayerNorms.
+        reg_loss_ratio: weight of the regulariser.
+
+    Raises:
+        ValueError: more interests than prototypes, or a tau_ratio that is not positive.
+    """
+
+    prototype_size: int
+    interest_size: int
+    tau_ratio: float
+    positions: bool
+    layer_norm_eps: float
+    reg_loss_ratio: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.interest_size <= self.prototype_size:
+            raise ValueError(f"interest_size={self.interest_size} is not in 1..prototype_size={self.prototype_size}")
+        if self.tau_ratio <= 0.0:
+            raise ValueError(f"tau_ratio={self.tau_ratio} should be above 0")
 
 
 class SINENet(ItemNet):
     """K of P prototypes, an interest for each, and a mixture of the interests: one vector per history.
 
     Args:
-        n_items: V, padding included.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/CorrectedSINE.yaml.
-
-    Raises:
-        ValueError: more interests than prototypes, or a tau_ratio that is not positive.
+        data: what the data know.
+        loss: how the next item is learned.
+        interests: the prototypes and interests.
+        hidden_size: D.
+        initializer_range: standard deviation of the tables at the start.
+        sparse_tables: gradients of the item table hold the rows a batch touched.
     """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        item_negatives: Negatives | None,
-        max_seq_length: int,
+        data: DataFacts,
+        loss: LossSettings,
+        interests: InterestSettings,
         hidden_size: int,
-        prototype_size: int,
-        interest_size: int,
-        tau_ratio: float,
-        positions: bool,
-        layer_norm_eps: float,
         initializer_range: float,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
-        reg_loss_ratio: float,
         sparse_tables: bool,
     ) -> None:
         super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
+            data=data, loss=loss, hidden_size=hidden_size, initializer_range=initializer_range,
+            sparse_tables=sparse_tables,
         )  # fmt: skip
-        if not 1 <= interest_size <= prototype_size:
-            raise ValueError(f"interest_size={interest_size} is not in 1..prototype_size={prototype_size}")
-        if tau_ratio <= 0.0:
-            raise ValueError(f"tau_ratio={tau_ratio} should be above 0")
-        size, k = hidden_size, interest_size
-        self.interest_size, self.tau_ratio, self.reg_loss_ratio = interest_size, tau_ratio, reg_loss_ratio
+        size, k = hidden_size, interests.interest_size
+        self.interest_size, self.tau_ratio, self.reg_loss_ratio = k, interests.tau_ratio, interests.reg_loss_ratio
         self.activation_hidden = nn.Parameter(torch.empty(size, size))  # W_1
         self.activation_score = nn.Parameter(torch.empty(size))  # W_2
         self.assignment = nn.Parameter(torch.empty(size, size))  # W_3
         self.aggregation_score = nn.Parameter(torch.empty(size))  # W_4
         self.weighting_hidden = nn.Parameter(torch.empty(k, size, size))  # W_k1
         self.weighting_score = nn.Parameter(torch.empty(k, size))  # W_k2
-        self.prototype = nn.Parameter(torch.empty(prototype_size, size))  # C
-        self.position = nn.Parameter(torch.empty(max_seq_length, size)) if positions else None
-        self.prototype_norm = nn.LayerNorm(size, eps=layer_norm_eps)  # LN2
-        self.intention_norm = nn.LayerNorm(size, eps=layer_norm_eps)  # LN4
+        self.prototype = nn.Parameter(torch.empty(interests.prototype_size, size))  # C
+        self.position = nn.Parameter(torch.empty(data.max_seq_length, size)) if interests.positions else None
+        self.prototype_norm = nn.LayerNorm(size, eps=interests.layer_norm_eps)  # LN2
+        self.intention_norm = nn.LayerNorm(size, eps=interests.layer_norm_eps)  # LN4
         for weight in self.parameters(recurse=False):
             # positions of the size of items: larger ones would drown them
             nn.init.normal_(weight, std=initializer_range if weight is self.position else size**-0.5)
 
-    def forward(self, item_seq: Tensor, user: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """item_seq: [B, L]. Returns [B, D]: what the whole row says, and not what its positions do."""
-        real = item_seq > 0
+    def forward(self, history: Tensor, user: Tensor | None = None) -> Tensor:  # noqa: ARG002
+        """history: [B, L]. Returns [B, D]: what the whole row says, and not what its positions do."""
+        real = history > 0
         longest = int(real.sum(1).max())
-        item_seq, real = item_seq[:, :longest], real[:, :longest]
-        x = self.item_embedding(item_seq)  # [B, n, D]
+        history, real = history[:, :longest], real[:, :longest]
+        x = self.item_embedding(history)  # [B, n, D]
 
         # Concept activation: the K prototypes next to the history
         a = masked_softmax(torch.tanh(x @ self.activation_hidden) @ self.activation_score, real)
@@ -116,11 +139,12 @@ class SINENet(ItemNet):
         share = (torch.einsum("bkd,bd->bk", interest, intention) / self.tau_ratio).softmax(1)
         return torch.einsum("bk,bkd->bd", share, interest)
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Loss of the item after the last position, and the regulariser. See :meth:`ItemNet.loss`."""
-        last = (item_seq > 0).sum(1) - 1
-        item = target[torch.arange(len(target), device=target.device), last]
-        loss = self.item_loss(self(item_seq), item, user)
+        last = (batch.history > 0).sum(1) - 1
+        item = batch.target[torch.arange(len(last), device=last.device), last]
+        has_target = item > 0
+        loss = self.target_loss(self(batch.history)[has_target], item[has_target], batch.user[has_target])
         return loss + self.reg_loss_ratio * self.prototype_covariance() if self.reg_loss_ratio else loss
 
     def prototype_covariance(self) -> Tensor:
@@ -129,9 +153,9 @@ class SINENet(ItemNet):
         covariance = centred @ centred.T / centred.shape[1]
         return (covariance.square().sum() - covariance.diagonal().square().sum()) / 2
 
-    def last(self, item_seq: Tensor, user: Tensor | None = None) -> tuple[Tensor, None]:
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
         """See :class:`ItemNet`."""
-        return self.query(self(item_seq, user)), None
+        return Query(self.query_vector(self(history, user)))
 
 
 class CorrectedSINE(NetRecommender):

@@ -24,114 +24,128 @@ a random one, else the last.
 from __future__ import annotations
 
 import math
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from recbole_cafe.layers.attention import SelfAttention
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
-from recbole_cafe.layers.encoder import SequenceEncoder
+from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import swap_ids
 from recbole_cafe.model.base import NetRecommender
-from recbole_cafe.model.item_net import ItemNet, Negatives
+from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
 SSE_MODES = ("independent", "authors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEmbeddings:
+    """Stochastic shared embeddings: ids swapped for uniformly drawn ones in training.
+
+    Attributes:
+        sse_mode: ``independent`` (paper) or ``authors`` (code), see :meth:`SSEPTNet.shared`.
+        p_user: probability of a user.
+        p_input: probability of an input.
+        p_output: probability of a target.
+
+    Raises:
+        ValueError: an unknown sse_mode, a probability outside 0..1, or sse_mode ``authors`` with different p_input and
+            p_output.
+    """
+
+    sse_mode: str
+    p_user: float
+    p_input: float
+    p_output: float
+
+    def __post_init__(self) -> None:
+        if self.sse_mode not in SSE_MODES:
+            raise ValueError(f"sse_mode={self.sse_mode!r} is not one of {', '.join(SSE_MODES)}")
+        for key in ("p_user", "p_input", "p_output"):
+            if not 0.0 <= (p := vars(self)[key]) <= 1.0:
+                raise ValueError(f"{key}={p} is not a probability")
+        if self.sse_mode == "authors" and self.p_input != self.p_output:
+            raise ValueError(
+                f"sse_mode='authors' swaps an input and its target in one event of probability p_input=p_output, got "
+                f"p_input={self.p_input} and p_output={self.p_output}"
+            )
 
 
 class SSEPTNet(ItemNet):
     """Items beside their user, causal blocks, one inner product.
 
     Args:
-        n_items: V. n_users: users, padding included.
-        item_negatives: draws the negatives of every `loss_type` but ``CE``.
-        The rest: see props/model/SSEPT.yaml.
+        data: what the data know.
+        encoder: the blocks, whose vectors are D + `user_size` wide.
+        loss: how the next item is learned.
+        sharing: stochastic shared embeddings.
+        user_size: size of a user's vector; 0 for none.
+        residual: see :class:`recbole_cafe.layers.encoder.EncoderBlock`.
+        output_projection: whether the heads are mixed by a matrix.
+        sparse_tables: gradients of the tables hold the rows a batch touched.
 
     Raises:
-        ValueError: an unknown option, a probability outside 0..1, a negative user_size, or sse_mode ``authors`` with
-            different p_input and p_output.
+        ValueError: a negative user_size.
     """
 
     def __init__(
         self,
         *,
-        n_items: int,
-        n_users: int,
-        item_negatives: Negatives | None,
-        max_seq_length: int,
-        hidden_size: int,
+        data: DataFacts,
+        encoder: EncoderSettings,
+        loss: LossSettings,
+        sharing: SharedEmbeddings,
         user_size: int,
-        inner_size: int,
-        n_layers: int,
-        n_heads: int,
-        hidden_dropout_prob: float,
-        attn_dropout_prob: float,
-        hidden_act: str,
         residual: str,
         output_projection: bool,
-        initializer_range: float,
-        sse_mode: str,
-        p_user: float,
-        p_input: float,
-        p_output: float,
-        loss_type: str,
-        n_negatives: int,
-        gbce_t: float,
         sparse_tables: bool,
     ) -> None:
-        super().__init__(
-            n_items=n_items, hidden_size=hidden_size, initializer_range=initializer_range, loss_type=loss_type,
-            n_negatives=n_negatives, gbce_t=gbce_t, item_negatives=item_negatives, sparse_tables=sparse_tables,
-        )  # fmt: skip
+        size, std = encoder.hidden_size, encoder.initializer_range
+        super().__init__(data=data, loss=loss, hidden_size=size, initializer_range=std, sparse_tables=sparse_tables)
         if user_size < 0:
             raise ValueError(f"user_size={user_size} should be at least 0")
-        if sse_mode not in SSE_MODES:
-            raise ValueError(f"sse_mode={sse_mode!r} is not one of {', '.join(SSE_MODES)}")
-        for name, p in (("p_user", p_user), ("p_input", p_input), ("p_output", p_output)):
-            if not 0.0 <= p <= 1.0:
-                raise ValueError(f"{name}={p} is not a probability")
-        if sse_mode == "authors" and p_input != p_output:
-            raise ValueError(
-                f"sse_mode='authors' swaps an input and its target in one event of probability p_input=p_output, got "
-                f"p_input={p_input} and p_output={p_output}"
-            )
-        self.sse_mode, self.p_user, self.p_input, self.p_output = sse_mode, p_user, p_input, p_output
-        self.hidden_size, width = hidden_size, hidden_size + user_size
+        self.sharing, self.hidden_size = sharing, size
         self.user_embedding = None
         if user_size:
-            self.user_embedding = PaddedEmbedding(n_users, user_size, std=initializer_range, sparse=sparse_tables)
-        attention = partial(
-            SelfAttention, hidden_size=width, n_heads=n_heads, max_seq_length=max_seq_length,
-            dropout=attn_dropout_prob, output_projection=output_projection,
+            self.user_embedding = PaddedEmbedding(data.n_users, user_size, std=std, sparse=sparse_tables)
+        self.encoder = encoder.make(
+            data.max_seq_length, attention={"output_projection": output_projection}, width=size + user_size,
+            residual=residual,
         )  # fmt: skip
-        self.encoder = SequenceEncoder(
-            attention=attention, hidden_size=width, inner_size=inner_size, n_layers=n_layers,
-            max_seq_length=max_seq_length, hidden_dropout_prob=hidden_dropout_prob, residual=residual,
-            hidden_act=hidden_act,
-        )  # fmt: skip
-        init_transformer(self, initializer_range)
+        init_transformer(self, std)
 
-    def states(self, item_seq: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
         """F = [F_i ; F_u] of each real position, [N, d]. See :class:`recbole_cafe.model.item_net.ItemNet`."""
-        packing = Packing(item_seq > 0)
-        x = self.item_embedding(packing.pack(item_seq)) * math.sqrt(self.hidden_size)  # [N, d_i]
+        packing = Packing(history > 0)
+        x = self.item_embedding(packing.pack(history)) * math.sqrt(self.hidden_size)  # [N, d_i]
         if self.user_embedding is not None:
             u = self.user_embedding(user)  # [B, d_u]
             x = torch.cat((x, math.sqrt(u.shape[1]) * u[packing.row]), dim=1)  # Eq. 2
         return self.encoder(x, packing), packing
 
-    def loss(self, item_seq: Tensor, target: Tensor, user: Tensor) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Eq. 5 over every position that has a target. See :meth:`ItemNet.loss`; negatives avoid the items of the true
         user, whatever was swapped."""
-        read, label, reader = self.shared(item_seq, target, user) if self.training else (item_seq, target, user)
+        read, label, reader = batch.history, batch.target, batch.user
+        if self.training:
+            read, label, reader = self.shared(read, label, reader)
         state, packing = self(read, reader)
-        constant = None  # F_u . u of Eq. 3
+        item, owner = packing.pack(label), batch.user[packing.row]
+        has_target = item > 0
+        constant = None  # F_u . u of Eq. 3, which all the logits of a position have
         if self.user_embedding is not None:
-            constant = (state[:, self.hidden_size :] * self.user_embedding(reader)[packing.row]).sum(-1)  # [N]
-        return self.item_loss(self.query(state), packing.pack(label), user[packing.row], constant)
+            constant = (state[:, self.hidden_size :] * self.user_embedding(reader)[packing.row]).sum(-1)[has_target]
+        return next_id_loss(
+            self.query_vector(state)[has_target], item[has_target], owner[has_target], self.item_embedding,
+            loss_type=self.loss_settings.loss_type, n_ids=self.n_items, negatives=self.item_negatives,
+            n_negatives=self.loss_settings.n_negatives, gbce_t=self.loss_settings.gbce_t, offset=constant,
+        )  # fmt: skip
 
-    def shared(self, item_seq: Tensor, target: Tensor, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def shared(self, history: Tensor, target: Tensor, user: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Stochastic shared embeddings: inputs, targets and users with some ids swapped for uniformly drawn ones.
 
         ``independent`` (paper): inputs, targets and users each with a probability of their own. ``authors`` (code): at
@@ -139,20 +153,22 @@ class SSEPTNet(ItemNet):
         target follows what the next input has become.
 
         Args:
-            item_seq, target: [B, L]. user: [B], one draw for a row, at its input and its output.
+            history, target: [B, L]. user: [B], one draw for a row, at its input and its output.
         """
         n_users = 2 if self.user_embedding is None else self.user_embedding.num_embeddings
-        reader = swap_ids(user, self.p_user, n_users)
-        if self.sse_mode == "independent":
-            return swap_ids(item_seq, self.p_input, self.n_items), swap_ids(target, self.p_output, self.n_items), reader
-        event = torch.rand(item_seq.shape, device=item_seq.device) < self.p_input
-        read = torch.where(event, swap_ids(item_seq, 1.0, self.n_items), item_seq)
+        reader = swap_ids(user, self.sharing.p_user, n_users)
+        sharing = self.sharing
+        if sharing.sse_mode == "independent":
+            read = swap_ids(history, sharing.p_input, self.n_items)
+            return read, swap_ids(target, sharing.p_output, self.n_items), reader
+        event = torch.rand(history.shape, device=history.device) < sharing.p_input
+        read = torch.where(event, swap_ids(history, 1.0, self.n_items), history)
         following = target.clone()
-        following[:, :-1] = torch.where(item_seq[:, 1:] > 0, read[:, 1:], target[:, :-1])
+        following[:, :-1] = torch.where(history[:, 1:] > 0, read[:, 1:], target[:, :-1])
         label = torch.where(event, swap_ids(target, 1.0, self.n_items), following.where(target > 0, 0))
         return read, label, reader
 
-    def query(self, state: Tensor) -> Tensor:
+    def query_vector(self, state: Tensor) -> Tensor:
         """F_i, the part of F that an item is multiplied with. [N, d] to [N, d_i]."""
         return state[:, : self.hidden_size]
 
@@ -161,4 +177,3 @@ class SSEPT(NetRecommender):
     """SSE-PT as RecBole sees it."""
 
     net = SSEPTNet
-    reads = ("item_seq", "user")

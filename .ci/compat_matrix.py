@@ -1,7 +1,7 @@
 """Train RecBole's models and ours by RecBole's `run_recbole` after `import recbole_cafe`; compare environments.
 
-    python tests/compat_matrix.py --out new.json                    # once in each environment
-    python tests/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
+    python .ci/compat_matrix.py --out new.json                    # once in each environment
+    python .ci/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
 
 The data is ml-100k, which ships inside RecBole, or another set (`--dataset`); `--through run` takes recbole_cafe's own
 entry. Seed, epochs and thread count are fixed, so every environment in which RecBole runs has to give the same numbers,
