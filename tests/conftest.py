@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from atomic_files import atomic_files
 
 import recbole_cafe  # noqa: F401  first: repairs what RecBole does on import
 
@@ -62,14 +63,7 @@ def write_atomic(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str, clicks: Iterable[tuple[object, object, object]],
               intents: Mapping[object, str] | None = None) -> Path:  # fmt: skip
-        folder = tmp_path / "dataset" / name
-        folder.mkdir(parents=True)
-        lines = ["user_id:token\titem_id:token\ttimestamp:float", *("\t".join(map(str, click)) for click in clicks)]
-        (folder / f"{name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        if intents is not None:
-            lines = ["item_id:token\tintent:token", *(f"{item}\t{intent}" for item, intent in intents.items())]
-            (folder / f"{name}.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return folder.parent
+        return atomic_files(tmp_path / "dataset", name, inter=clicks, item=intents).parent
 
     return write
 

@@ -136,14 +136,15 @@ class ScoringContract:
         return getattr(module, cls.model)
 
     @pytest.fixture(scope="class")
-    def fresh(self, request: pytest.FixtureRequest, toy_path: Path) -> Run:
+    @classmethod
+    def fresh(cls, toy_path: Path) -> Run:
         """Untrained, once for all tests of a class; its weights are not to be changed. See :meth:`Run.enlarged`."""
-        return request.cls.build(toy_path).enlarged()
+        return cls.build(toy_path).enlarged()
 
     @pytest.fixture(scope="class")
-    def learned(self, request: pytest.FixtureRequest, toy_path: Path) -> dict[str, Run]:
+    @classmethod
+    def learned(cls, toy_path: Path) -> dict[str, Run]:
         """Trained on the toy data under each layout, once for all tests of a class; not to be changed."""
-        cls = request.cls
         return {
             layout: cls.build(toy_path, train_layout=layout, epochs=epochs, **cls.learns_with).fit()
             for layout, epochs in cls.layouts.items()
