@@ -24,17 +24,19 @@ SYSTEMS = read_yaml(props_dir() / "benchmark" / "table3.yaml")["systems"]
 
 class TestCaFe(ModelContract):
     model = "CaFe"
-    layouts = {"all": 20, "last": 20}
+    layouts = {"all": 14, "last": 10}
 
 
 class TestCaFeWithSoftmax(ModelContract):
     model = "CaFe"
     settings = {"loss_type": "CE"}
+    layouts = {"all": 14}
 
 
 class TestCaFeOfTheAuthorsCode(ModelContract):
     model = "CaFe"
     settings = {"theta_source": "v", "attn_scale": "head", "residual": "normed", "joint": "sum"}
+    layouts = {"all": 14}
 
 
 def facts(max_seq_length=L):
@@ -281,7 +283,7 @@ def test_a_batch_without_any_target_has_loss_zero():
 def test_one_row_with_all_positions_is_the_mean_of_recboles_prefix_rows(toy_path, loss_type, intent_loss):
     """In eval mode and with the same negatives: what `train_layout: all` saves is time. For users whose items fit
     into a row; with the intent loss only where all targets have intents, since both losses are means of their own."""
-    settings = {"loss_type": loss_type, "intent_loss": intent_loss, "hidden_size": 16}
+    settings = {"loss_type": loss_type, "intent_loss": intent_loss, "hidden_size": 16, "n_layers": 1}
     losses = {}
     shared = build("CaFe", toy_path, **settings).model
     for layout in ("all", "last"):

@@ -11,6 +11,7 @@ from recbole_cafe.model.counts import newest_first
 
 class TestCaFePlus(ModelContract):
     model = "CaFePlus"
+    layouts = {"all": 14}
 
     @pytest.mark.parametrize(
         "settings",
