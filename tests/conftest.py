@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from atomic_files import atomic_files
 
 import recbole_cafe  # noqa: F401  first: repairs what RecBole does on import
 
@@ -62,9 +63,7 @@ def write_atomic(tmp_path: Path) -> Callable[..., Path]:
 
     def write(name: str, clicks: Iterable[tuple[object, object, object]],
               intents: Mapping[object, str] | None = None) -> Path:  # fmt: skip
-        from atomic_files import write_data_set
-
-        return write_data_set(tmp_path / "dataset", name, clicks, intents)
+        return atomic_files(tmp_path / "dataset", name, inter=clicks, item=intents).parent
 
     return write
 

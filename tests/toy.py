@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from atomic_files import atomic_files
 
 NAME = "toy"
 RING = 24
@@ -63,18 +64,14 @@ def write_toy(folder: Path) -> Path:
         <folder>/toy; its parent is the `data_path`.
     """
     rng = np.random.default_rng(8)
-    path = Path(folder) / NAME
-    path.mkdir(parents=True)
+
+    def shuffled(rows: list[tuple[object, ...]]) -> list[tuple[object, ...]]:
+        return [rows[i] for i in rng.permutation(len(rows))]
+
     clicks = [
-        f"{user}\t{token}\t{1_400_000_000 + step}"
-        for user, tokens in walks().items()
-        for step, token in enumerate(tokens)
+        (user, token, 1_400_000_000 + step) for user, tokens in walks().items() for step, token in enumerate(tokens)
     ]
     catalogue = [*(item(m) for m in range(RING)), *NEVER]
-    for name, header, lines in (
-        (f"{NAME}.inter", "user_id:token\titem_id:token\ttimestamp:float", clicks),
-        (f"{NAME}.item", "item_id:token\tintent:token", [f"{token}\t{intent(token)}" for token in catalogue]),
-    ):
-        shuffled = [lines[i] for i in rng.permutation(len(lines))]
-        (path / name).write_text("\n".join([header, *shuffled]) + "\n", encoding="utf-8")
-    return path
+    return atomic_files(
+        Path(folder), NAME, inter=shuffled(clicks), item=shuffled([(token, intent(token)) for token in catalogue])
+    )

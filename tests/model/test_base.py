@@ -16,13 +16,13 @@ LENGTH, ITEM = torch.tensor([3, 1, 4]), torch.tensor([9, 10, 11])
 
 
 def test_with_layout_all_every_position_predicts_the_next_item():
-    wanted = [[6, 7, 9, 0], [10, 0, 0, 0], [2, 3, 4, 11]]
-    assert next_items(SEQ, LENGTH, ITEM, "all").tolist() == wanted
+    expected = [[6, 7, 9, 0], [10, 0, 0, 0], [2, 3, 4, 11]]
+    assert next_items(SEQ, LENGTH, ITEM, "all").tolist() == expected
 
 
 def test_with_layout_last_the_last_position_predicts_the_target():
-    wanted = [[0, 0, 9, 0], [10, 0, 0, 0], [0, 0, 0, 11]]
-    assert next_items(SEQ, LENGTH, ITEM, "last").tolist() == wanted
+    expected = [[0, 0, 9, 0], [10, 0, 0, 0], [0, 0, 0, 11]]
+    assert next_items(SEQ, LENGTH, ITEM, "last").tolist() == expected
     assert SEQ[0].tolist() == [5, 6, 7, 0]  # the batch is not written to
 
 
@@ -81,5 +81,5 @@ def test_the_net_gets_what_the_data_know(toy_path):
 def test_a_data_set_with_prefix_copies_is_refused(toy_path):
     config = Config("CaFe", "toy", config_dict={"data_path": str(toy_path), "gpu_id": "", "state": "WARNING"})
     stock = SequentialDataset(config)
-    with pytest.raises(TypeError, match="needs a recbole_cafe SequenceDataset, got SequentialDataset"):
+    with pytest.raises(TypeError, match="needs a recbole_cafe NetDataset, got SequentialDataset"):
         CaFe(config, stock)

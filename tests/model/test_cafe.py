@@ -6,10 +6,13 @@ import pytest
 import torch
 import toy
 from contract import ModelContract, build, first_share
-from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share, small
+from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share
+from torch import nn
 
 from recbole_cafe.config.props import preset, props_dir, read_yaml
+from recbole_cafe.config.signature import arguments_of
 from recbole_cafe.data.batch import Batch, next_items
+from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS
@@ -21,22 +24,47 @@ SYSTEMS = read_yaml(props_dir() / "benchmark" / "table3.yaml")["systems"]
 
 class TestCaFe(ModelContract):
     model = "CaFe"
+    layouts = {"all": 14, "last": 10}
 
 
 class TestCaFeWithSoftmax(ModelContract):
     model = "CaFe"
     settings = {"loss_type": "CE"}
+    layouts = {"all": 14}
 
 
 class TestCaFeOfTheAuthorsCode(ModelContract):
     model = "CaFe"
     settings = {"theta_source": "v", "attn_scale": "head", "residual": "normed", "joint": "sum"}
+    layouts = {"all": 14}
 
 
-def net(**settings):
-    """CaFe as its YAML has it, small."""
-    given = {"n_intents": C, "item2intent": item2intent(), "intent_negatives": Fixed(C)}
-    return small(CaFeNet, "CaFe", **given | settings)
+def facts(max_seq_length=L):
+    """Four users of the items 1 to 4."""
+    of_all = torch.arange(1, 5)
+    return DataFacts(
+        n_items=V, n_users=5, max_seq_length=max_seq_length, train_pairs=lambda: (of_all, of_all),
+        intents=lambda: ItemIntents(item2intent(), C),
+    )  # fmt: skip
+
+
+def net(max_seq_length=L, item_negatives=None, intent_negatives=None, **settings):
+    """CaFe as its YAML has it, small, in float64 and eval mode; what it draws as negatives is known."""
+    path = props_dir() / "model" / "CaFe.yaml"
+    given = {**read_yaml(path), "hidden_size": 8, "inner_size": 12, **settings}
+    torch.manual_seed(11)
+    made = CaFeNet(data=facts(max_seq_length), **arguments_of(CaFeNet, given, path)).double().eval()
+    if made.item_negatives is not None:
+        made.item_negatives = item_negatives or Fixed(V)
+    if made.intent_negatives is not None:
+        made.intent_negatives = intent_negatives or Fixed(C)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.5)
+        for part in made.modules():
+            if isinstance(part, nn.Embedding) and part.padding_idx == 0:
+                part.weight[0] = 0.0
+    return made
 
 
 def scores(made, seq=None):
@@ -51,9 +79,9 @@ def test_the_fused_state_is_the_sum_of_both_towers():
     fused, coarse, packing = made(seq)
     items = seq[seq > 0]
     fine = made.item_encoder(made.item_embedding(items), packing)
-    wanted = made.intent_encoder(made.intent_embedding(item2intent()[items]), packing)
-    torch.testing.assert_close(coarse, wanted, **EXACT)
-    torch.testing.assert_close(fused, fine + wanted, **EXACT)
+    plain = made.intent_encoder(made.intent_embedding(item2intent()[items]), packing)
+    torch.testing.assert_close(coarse, plain, **EXACT)
+    torch.testing.assert_close(fused, fine + plain, **EXACT)
     assert torch.equal(packing.pack(seq), items)
 
 
@@ -148,25 +176,25 @@ def test_the_product_score_is_the_log_of_eq_10_and_ranks_like_it():
 @pytest.mark.parametrize("joint", ["product", "sum"])
 def test_items_without_an_intent_are_scored_with_the_average_intent(joint):
     made = net(joint=joint)
-    state, terms = made.last(histories())
+    query = made.query(histories())
     coarse_logit = (made(histories())[1] @ made.intent_embedding.weight.T)[[5, 8, 9, 13]]  # last positions
     known = coarse_logit[:, 1:C]
     term = known.sigmoid().mean(1).log() if joint == "product" else known.mean(1)
     for item in (5, 12):
-        logit = state @ made.item_embedding.weight[item]
+        logit = query.vector @ made.item_embedding.weight[item]
         own = torch.nn.functional.logsigmoid(logit) if joint == "product" else logit
-        torch.testing.assert_close(made.scores(state, terms)[:, item], own + term, **EXACT)
+        torch.testing.assert_close(made.scores(query)[:, item], own + term, **EXACT)
 
 
 @pytest.mark.parametrize("joint", JOINTS)
 def test_candidates_are_scored_as_in_the_full_catalogue(joint):
     made = net(joint=joint)
-    state, terms = made.last(histories())
+    query = made.query(histories())
     items = torch.tensor([[1, 5, 19, 1], [2, 12, 3, 4], [5, 12, 7, 8], [6, 9, 10, 11]])
-    got = made.scores(state, terms, items)
-    torch.testing.assert_close(got, made.scores(state, terms).gather(1, items), **EXACT)
-    torch.testing.assert_close(made.scores(state, terms, items, item2intent()[items]), got, **EXACT)
-    others = made.scores(state, terms, items, torch.full_like(items, 2))
+    got = made.scores(query, items)
+    torch.testing.assert_close(got, made.scores(query).gather(1, items), **EXACT)
+    torch.testing.assert_close(made.scores(query, items, item2intent()[items]), got, **EXACT)
+    others = made.scores(query, items, torch.full_like(items, 2))
     if joint == "item":
         torch.testing.assert_close(others, got, **EXACT)
     else:
@@ -191,23 +219,28 @@ def naive_loss(made, layout, k=1):
             if layout == "last" and t < len(items) - 1:
                 continue
             fused, coarse, _ = made(torch.tensor([items[:t]]))
-            wanted = {"item": items[t], "intent": int(item2intent()[items[t]])}
+            following_id = {"item": items[t], "intent": int(item2intent()[items[t]])}
             for tower, state, table in (
                 ("item", fused[-1], made.item_embedding.weight),
                 ("intent", coarse[-1], made.intent_embedding.weight),
             ):
-                target = wanted[tower]
+                target = following_id[tower]
                 if tower == "intent" and target == NONE:
                     continue
-                if made.loss_type == "CE":
+                if made.loss_settings.loss_type == "CE":
                     n = V if tower == "item" else C
                     total = sum(math.exp(state @ table[i]) for i in range(1, n))
                     sums[tower].append(-math.log(math.exp(state @ table[target]) / total))
                     continue
                 n = V if tower == "item" else C
                 loss, weight = -math.log(sigmoid(state @ table[target])), 1 / k
-                if made.loss_type == "gBCE":  # beta = 1 - t (1 - k / (n - 2)), and a mean over the k + 1 terms
-                    loss, weight = loss * (1 - made.gbce_t * (1 - min(1, k / (n - 2)))) / (k + 1), 1 / (k + 1)
+                if (
+                    made.loss_settings.loss_type == "gBCE"
+                ):  # beta = 1 - t (1 - k / (n - 2)), and a mean over the k + 1 terms
+                    loss, weight = (
+                        loss * (1 - made.loss_settings.gbce_t * (1 - min(1, k / (n - 2)))) / (k + 1),
+                        1 / (k + 1),
+                    )
                 for j in range(k):
                     negative = 1 + (7 * user + 3 * target + j) % (n - 1)  # Fixed
                     loss -= math.log(1 - sigmoid(state @ table[negative])) * weight
@@ -250,7 +283,7 @@ def test_a_batch_without_any_target_has_loss_zero():
 def test_one_row_with_all_positions_is_the_mean_of_recboles_prefix_rows(toy_path, loss_type, intent_loss):
     """In eval mode and with the same negatives: what `train_layout: all` saves is time. For users whose items fit
     into a row; with the intent loss only where all targets have intents, since both losses are means of their own."""
-    settings = {"loss_type": loss_type, "intent_loss": intent_loss, "hidden_size": 16}
+    settings = {"loss_type": loss_type, "intent_loss": intent_loss, "hidden_size": 16, "n_layers": 1}
     losses = {}
     shared = build("CaFe", toy_path, **settings).model
     for layout in ("all", "last"):
@@ -309,11 +342,11 @@ def test_sparse_tables_change_the_cost_and_not_the_training(toy_path):
 def test_intent_probabilities_are_a_softmax_over_the_intents():
     made, seq = net(), histories()
     with torch.no_grad():
-        found = made.intent_probabilities(seq)
+        probability = made.intent_probabilities(seq)
         _, coarse, packing = made(seq)
         logits = packing.last(coarse) @ made.intent_embedding.weight[1:C].T
-    torch.testing.assert_close(found[:, 1:C], logits.exp() / logits.exp().sum(1, keepdim=True))
-    assert torch.count_nonzero(found[:, [0, C]]) == 0  # padding, and "no intent"
+    torch.testing.assert_close(probability[:, 1:C], logits.exp() / logits.exp().sum(1, keepdim=True))
+    assert torch.count_nonzero(probability[:, [0, C]]) == 0  # padding, and "no intent"
 
 
 def test_without_a_tower_there_are_no_intent_probabilities():
@@ -392,8 +425,8 @@ def test_a_step_of_the_ablation_differs_in_what_its_name_says(toy_path, without,
         {k: v for k, v in run.config.final_config_dict.items() if k not in ("device", "metric_decimal_place")}
         for run in (one, two)
     ]
-    found = {k: tuple(s.get(k) for s in settings) for k in settings[0] if settings[0][k] != settings[1].get(k)}
-    assert found == differs
+    changed = {k: tuple(s.get(k) for s in settings) for k in settings[0] if settings[0][k] != settings[1].get(k)}
+    assert changed == differs
     names = [set(run.model.state_dict()) for run in (one, two)]
     added = {
         "intent_tower": {n for n in names[1] if ".intent_" in n},
@@ -424,12 +457,12 @@ def test_the_next_intent_is_learned_and_leads_to_the_next_item(toy_path):
     """Each letter is followed by the next one: the intent tower alone knows it for nearly every user."""
     run = build("CaFe", toy_path, hidden_size=32, epochs=30, train_batch_size=16, learning_rate=0.005).fit()
     dataset, batch, network = run.test._dataset, run.batch(), run.model.network
-    _, terms = network.last(batch["item_id_list"])
-    wanted = network.item2intent[batch["item_id"]]
-    known = wanted < network.n_intents
+    terms = network.query(batch["item_id_list"]).terms
+    following = network.item2intent[batch["item_id"]]
+    known = following < network.n_intents
     assert known.sum() > 100
     predicted = terms[:, 1 : network.n_intents].argmax(1) + 1
-    assert (predicted == wanted)[known].double().mean() > 0.95
+    assert (predicted == following)[known].double().mean() > 0.95
     never = torch.tensor([dataset.token2id("item_id", token) for token in toy.NEVER])
     best = run.scores()[:, 1:].argmax(1) + 1
     assert not torch.isin(best, never).any()  # items nobody ever took are not recommended

@@ -1,7 +1,9 @@
+"""recbole_cafe.model.cafe_plus: probabilities, the memory beside the networks, sums over intents."""
+
 import numpy as np
 import pytest
 import torch
-from contract import ModelContract, build
+from contract import ModelContract, build, with_all_targets
 
 from recbole_cafe.model.cafe_plus import IntentItems, reweighted
 from recbole_cafe.model.counts import newest_first
@@ -9,6 +11,7 @@ from recbole_cafe.model.counts import newest_first
 
 class TestCaFePlus(ModelContract):
     model = "CaFePlus"
+    layouts = {"all": 14}
 
     @pytest.mark.parametrize(
         "settings",
@@ -28,9 +31,9 @@ class TestCaFePlus(ModelContract):
         network, batch = run.model.network, run.batch()
         scores = run.scores()[:, 1:]
         with torch.no_grad():
-            found = network.intent_probabilities(batch["item_id_list"])
-        summed = torch.zeros_like(found).index_add(1, network.item2intent[1:], scores)
-        torch.testing.assert_close(found, summed, rtol=1e-4, atol=1e-6)
+            direct = network.intent_probabilities(batch["item_id_list"])
+        summed = torch.zeros_like(direct).index_add(1, network.item2intent[1:], scores)
+        torch.testing.assert_close(direct, summed, rtol=1e-4, atol=1e-6)
 
     def test_it_begins_as_intent_backoff(self, toy_path):
         """Before training the networks say nothing: counts, backed off to the popularity of intents. IntentBackoff
@@ -53,7 +56,7 @@ class TestCaFePlus(ModelContract):
             run.model.network.load_state_dict(plain.model.network.state_dict(), strict=False)
         with torch.no_grad():
             newest = newest_first(half.batch()["item_id_list"])
-            mass, rest = half.model.network.items.masses(newest, **half.model.network.item_look)
+            mass, rest = half.model.network.items.masses(newest, half.model.network.counts.lookup)
         q, with_tau, without = (run.scores()[:, 1:].double() for run in (plain, half, off))
         left = (rest / mass)[:, None] * q
         evidence, tilted = without - left, with_tau - left
@@ -67,20 +70,18 @@ class TestCaFePlus(ModelContract):
         run = self.build(toy_path, popularity_exponent=0.3, **settings).enlarged()
         scores = run.scores()
         scores[:, 0] = 0
-        with torch.no_grad():
-            state, terms = run.model.encode(run.batch())
-        _, best = run.model.network.catalogue().top(state, terms, 5)
+        _, best = run.model.catalogue().top(run.model.query(run.batch()), 5)
         torch.testing.assert_close(best.exp().float(), scores.topk(5).values, rtol=1e-4, atol=1e-6)
 
     def test_training_is_that_of_the_networks_alone(self, toy_path):
         with_memory, without = (self.build(toy_path, item_memory=memory).enlarged() for memory in (True, False))
-        theirs = dict(with_memory.model.network.named_parameters())
-        assert theirs.keys() == dict(without.model.network.named_parameters()).keys()
+        parameters = dict(with_memory.model.network.named_parameters())
+        assert parameters.keys() == dict(without.model.network.named_parameters()).keys()
         without.model.network.load_state_dict(with_memory.model.network.state_dict(), strict=False)
         losses = []
         for run in (with_memory, without):
             torch.manual_seed(1)  # of dropout and of the samples of large intents
-            losses.append(run.model.calculate_loss(run.batch()).item())
+            losses.append(run.model.calculate_loss(with_all_targets(run.model, run.batch())).item())
         assert losses[0] == losses[1]
         assert losses[0] > 0
 

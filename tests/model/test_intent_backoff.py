@@ -11,6 +11,8 @@ import toy
 from contract import CLOSE, ScoringContract, build
 
 from recbole_cafe.config.props import model_yaml, read_yaml
+from recbole_cafe.config.signature import arguments_of
+from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.experiment import run
 from recbole_cafe.model.counts import repeat_rate, transitions
 from recbole_cafe.model.intent_backoff import IntentBackoff, IntentBackoffNet
@@ -55,10 +57,12 @@ PLAIN = {
 def net(sequences, item2intent=ITEM2INTENT, n_intents=3, max_seq_length=5, **settings):
     pairs = [(user, item) for user, items in enumerate(sequences, start=1) for item in items]
     users, items = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    return IntentBackoffNet(
-        n_items=len(item2intent), item2intent=item2intent, n_intents=n_intents, max_seq_length=max_seq_length,
-        train_pairs=(users, items), **{**PLAIN, **settings},
+    facts = DataFacts(
+        n_items=len(item2intent), n_users=len(sequences) + 1, max_seq_length=max_seq_length,
+        train_pairs=lambda: (users, items), intents=lambda: ItemIntents(item2intent, n_intents),
     )  # fmt: skip
+    arguments = arguments_of(IntentBackoffNet, {**PLAIN, **settings}, model_yaml(IntentBackoff))
+    return IntentBackoffNet(data=facts, **arguments)
 
 
 def probabilities(made, *histories):
@@ -239,9 +243,9 @@ def test_an_intents_items_share_its_probability():
     made.items = net([[1], [2]], repeats="free").items  # no transition of items, those of intents stay
     scores = made.scores(made.query(row))
     summed = torch.zeros(1, made.n_intents + 1, dtype=torch.float64).index_add(1, made.item2intent, scores)
-    found = made.intent_probabilities(row)
-    torch.testing.assert_close(found, summed, **EXACT)
-    assert found.sum().item() == pytest.approx(1.0)
+    direct = made.intent_probabilities(row)
+    torch.testing.assert_close(direct, summed, **EXACT)
+    assert direct.sum().item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("settings", [{}, ITEM_ONLY, {"repeats": "free"}])
@@ -252,27 +256,27 @@ def test_streamed_ranks_are_those_of_all_scores(trial, settings):
     rows = torch.zeros(len(histories), 6, dtype=torch.long)
     for row, items in zip(rows, histories, strict=True):
         row[: len(items)] = torch.tensor(items)
-    state, terms = made.last(rows)
+    query, catalogue = made.query(rows), made.catalogue()
     tied = 0
     for target in range(1, 13):
         column = torch.full((len(rows),), target)
         valid = torch.arange(13) > 0
-        expected, got = rank_of_target(scores, column, valid), made.catalogue().rank(state, terms, column)
+        expected, got = rank_of_target(scores, column, valid), catalogue.rank(query, column)
         assert torch.equal(got.above, expected.above)
         assert torch.equal(got.tied, expected.tied)
         tied += int(got.tied.sum())
     assert tied > 20
     best = torch.sort(scores[:, 1:], dim=1, descending=True, stable=True)
-    items, values = made.catalogue().top(state, terms, 12)
+    items, values = catalogue.top(query, 12)
     assert torch.equal(items, best.indices + 1)
     assert torch.equal(values, best.values)
 
 
 def test_another_intent_than_its_own_changes_a_score_unless_items_count_alone():
     made = net([[1, 3], [1, 3], [1, 4], [2, 5]])
-    state, terms = made.last(torch.tensor([[1]]))
+    query = made.query(torch.tensor([[1]]))
     items = torch.tensor([[3, 4, 2]])
-    own, other = made.scores(state, terms, items), made.scores(state, terms, items, torch.tensor([[2, 1, 2]]))
+    own, other = made.scores(query, items), made.scores(query, items, torch.tensor([[2, 1, 2]]))
     assert torch.equal(own[0, 0], other[0, 0])
     assert other[0, 1] < own[0, 1] and other[0, 2] > own[0, 2]
     assert made.scores_intents and not net([[1, 3]], use_intents=False).scores_intents

@@ -11,8 +11,8 @@ TRIALS = range(60)
 
 
 def random_case(trial):
-    """A catalogue, exceptions, terms and targets; weights and terms of few values, so that most scores tie; some
-    intents without items, every fourth trial without exceptions."""
+    """A catalogue, a query and targets; weights and terms of few values, so that most scores tie; some
+    intents without items, every fourth trial without overrides."""
     torch.manual_seed(trial)
 
     def between(a: int, b: int) -> int:
@@ -28,14 +28,14 @@ def random_case(trial):
     pairs = pairs[pairs % n > 0]
     extra = torch.randint(0, 3, (len(pairs),)).double() / 7
     factor = torch.tensor([0.0, 0.5, 1.0, 1.0]).double()[torch.randint(0, 4, (len(pairs),))]
-    state = ScoreOverrides(pairs // n, pairs % n, extra, factor, n)
-    return FactoredCatalogue(weight, item2intent, groups), state, terms, torch.randint(1, n, (rows,))
+    query = Query(terms=terms, overrides=ScoreOverrides(pairs // n, pairs % n, extra, factor, n))
+    return FactoredCatalogue(weight, item2intent, groups), query, torch.randint(1, n, (rows,))
 
 
-def dense(catalogue, state, terms):
+def dense(catalogue, query):
     """Every score, [B, V]; column 0 is no item."""
-    scores = terms[:, catalogue.item2intent] * catalogue.weight
-    for row, item, extra, factor in zip(state.row, state.item, state.extra, state.factor, strict=True):
+    scores, listed = query.terms[:, catalogue.item2intent] * catalogue.weight, query.overrides
+    for row, item, extra, factor in zip(listed.row, listed.item, listed.extra, listed.factor, strict=True):
         scores[row, item] = (scores[row, item] + extra) * factor
     scores[:, 0] = -torch.inf
     return scores
@@ -47,8 +47,8 @@ def excluded_of(catalogue, rows):
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_ranks_are_those_of_brute_force(trial):
-    catalogue, state, terms, target = random_case(trial)
-    scores = dense(catalogue, state, terms)
+    catalogue, query, target = random_case(trial)
+    scores = dense(catalogue, query)
     everyone = torch.arange(len(target))
     for gone in (None, excluded_of(catalogue, len(target))):
         competing = scores.clone()
@@ -57,7 +57,7 @@ def test_ranks_are_those_of_brute_force(trial):
         competing[everyone, target] = torch.nan
         competing[:, 0] = torch.nan
         own = scores[everyone, target][:, None]
-        ranks = catalogue.rank(Query(terms=terms, overrides=state), target, excluded=gone)
+        ranks = catalogue.rank(query, target, excluded=gone)
         assert torch.equal(ranks.above, (competing > own).sum(1))
         assert torch.equal(ranks.tied, (competing == own).sum(1))
         assert torch.equal(ranks.n_candidates, (~competing.isnan()).sum(1) + 1)
@@ -66,36 +66,30 @@ def test_ranks_are_those_of_brute_force(trial):
 
 @pytest.mark.parametrize("trial", TRIALS)
 def test_the_best_items_are_those_of_brute_force(trial):
-    catalogue, state, terms, _ = random_case(trial)
+    catalogue, query, _ = random_case(trial)
     k = min(7, catalogue.n_items - 1)
-    for gone in (None, excluded_of(catalogue, len(terms))):
-        scores = dense(catalogue, state, terms)
+    for gone in (None, excluded_of(catalogue, len(query.terms))):
+        scores = dense(catalogue, query)
         for row, items in enumerate(gone or []):
             scores[row, items] = -torch.inf
         best = torch.sort(scores[:, 1:], dim=1, descending=True, stable=True)  # equal scores by item id
-        items, values = catalogue.top(Query(terms=terms, overrides=state), k, gone)
+        items, values = catalogue.top(query, k, gone)
         assert torch.equal(values, best.values[:, :k])
         assert torch.equal(items, torch.where(best.values[:, :k] > -torch.inf, best.indices[:, :k] + 1, 0))
 
 
 def test_blocks_change_nothing(monkeypatch):
-    catalogue, state, terms, target = random_case(7)
-    before = (
-        catalogue.rank(Query(terms=terms, overrides=state), target),
-        catalogue.top(Query(terms=terms, overrides=state), 5),
-    )
+    catalogue, query, target = random_case(7)
+    before = catalogue.rank(query, target), catalogue.top(query, 5)
     monkeypatch.setattr("recbole_cafe.ranking.factored.PAIRS", 3)
-    after = (
-        catalogue.rank(Query(terms=terms, overrides=state), target),
-        catalogue.top(Query(terms=terms, overrides=state), 5),
-    )
+    after = catalogue.rank(query, target), catalogue.top(query, 5)
     assert torch.equal(after[0].above, before[0].above) and torch.equal(after[0].tied, before[0].tied)
     assert torch.equal(after[1][0], before[1][0]) and torch.equal(after[1][1], before[1][1])
 
 
 @pytest.mark.parametrize("where", ["terms", "extra"])
 def test_nan_is_refused(where):
-    catalogue, state, terms, target = random_case(1)
-    (terms if where == "terms" else state.extra).fill_(torch.nan)
+    catalogue, query, target = random_case(1)
+    (query.terms if where == "terms" else query.overrides.extra).fill_(torch.nan)
     with pytest.raises(ScoreError, match="NaN"):
-        catalogue.rank(Query(terms=terms, overrides=state), target)
+        catalogue.rank(query, target)

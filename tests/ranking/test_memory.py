@@ -1,4 +1,6 @@
-"""The search by vectors and exceptions against brute force over dense scores in float64."""
+"""The search by vectors and overrides against brute force over dense scores in float64."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ TRIALS = range(40)
 
 
 def random_case(trial):
-    """A catalogue, states, terms and targets; every third trial of few values, so that many scores tie; every fourth
+    """A catalogue, a query and targets; every third trial of few values, so that many scores tie; every fourth
     without overrides; some intents without items."""
     torch.manual_seed(trial)
 
@@ -39,7 +41,7 @@ def random_case(trial):
 def dense(catalogue, query):
     """ln of every score, [B, V]; column 0 is no item."""
     every = torch.arange(catalogue.n_items)
-    rows = [catalogue.score(query, torch.full_like(every, row), every) for row in range(len(query.vector))]
+    rows = [catalogue.score(query, torch.full_like(every, row), every) for row in range(len(query.terms))]
     scores = torch.stack(rows)
     scores[:, 0] = torch.nan
     return scores
@@ -78,22 +80,21 @@ def test_the_best_are_those_of_brute_force(trial):
         expected = scores.sort(dim=1, descending=True, stable=True)
         k = min(7, scores.shape[1])
         assert torch.equal(values[:, :k], expected.values[:, :k])
-        there = expected.values[:, :k] > -torch.inf
-        assert torch.equal(items[:, :k][there], expected.indices[:, :k][there])
+        real = expected.values[:, :k] > -torch.inf
+        assert torch.equal(items[:, :k][real], expected.indices[:, :k][real])
 
 
 def test_without_overrides_it_is_a_sum():
     catalogue = MemoryCatalogue(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 1, 1, 2]), 2)
     nothing = torch.zeros(0, dtype=torch.long)
     none = ScoreOverrides(nothing, nothing, torch.zeros(0).double(), torch.zeros(0).double(), 4)
-    terms = torch.tensor([[0.0, 0.0, -1.5]])
-    query = Query(torch.ones(1, 1), terms, torch.zeros(1, 3), none)
+    query = Query(torch.ones(1, 1), torch.tensor([[0.0, 0.0, -1.5]]), torch.zeros(1, 3), none)
     assert catalogue.rank(query, torch.tensor([1])).above.tolist() == [2]
     assert catalogue.rank(query, torch.tensor([3])).above.tolist() == [1]
     raised = ScoreOverrides(
         torch.tensor([0]), torch.tensor([1]), torch.tensor([10.0]).double(), torch.ones(1).double(), 4
     )
-    query = Query(torch.ones(1, 1), terms, torch.zeros(1, 3), raised)
+    query = replace(query, overrides=raised)
     assert catalogue.top(query, 3)[0].tolist() == [[1, 2, 3]]
 
 
@@ -102,3 +103,9 @@ def test_nan_is_an_error():
     query.vector[0, 0] = torch.nan
     with pytest.raises(ScoreError, match="NaN"):
         catalogue.rank(query, target)
+
+
+def test_a_query_for_another_catalogue_is_refused():
+    catalogue, query, target = random_case(1)
+    with pytest.raises(TypeError, match="all the parts of a query"):
+        catalogue.rank(replace(query, log_norm=None), target)

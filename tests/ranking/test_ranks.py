@@ -87,8 +87,8 @@ def test_expectation_by_hand() -> None:
     values = np.array([1.0, 0.5, 0.25])
     above = np.array([0, 1, 2, 3, 1, 0, 2])
     tied = np.array([0, 0, 0, 0, 1, 3, 7])
-    wanted = [1.0, 0.5, 0.25, 0.0, (0.5 + 0.25) / 2, (1.0 + 0.5 + 0.25 + 0.0) / 4, 0.25 / 8]
-    np.testing.assert_allclose(expectation(values, above, tied), wanted, rtol=1e-15)
+    expected = [1.0, 0.5, 0.25, 0.0, (0.5 + 0.25) / 2, (1.0 + 0.5 + 0.25 + 0.0) / 4, 0.25 / 8]
+    np.testing.assert_allclose(expectation(values, above, tied), expected, rtol=1e-15)
 
 
 def test_expectation_is_the_mean_over_every_way_to_break_ties() -> None:
