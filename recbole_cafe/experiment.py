@@ -236,7 +236,8 @@ def _can_be_written(key: str, path: Path) -> None:
 
 def _fresh_log(config: Config) -> None:
     """A log file of its own for each run: RecBole's init_logger does nothing when the root logger has handlers, so the
-    second run of a process would write into the first one's file."""
+    second run of a process would write into the first one's file.
+    """
     root = logging.getLogger()
     for handler in root.handlers[:]:
         if isinstance(handler, logging.FileHandler) or type(handler) is logging.StreamHandler:

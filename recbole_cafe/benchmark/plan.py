@@ -212,7 +212,8 @@ class _Reader:
 
     def _check_shared(self, labels: list[str], chosen: list[str]) -> None:
         """Each key that is given for several systems is known to one: of the command line to one that is to run, of the
-        file to any of the file."""
+        file to any of the file.
+        """
         for key in self.overrides:
             if key not in self.spread:
                 raise ConfigError(f"the command line: no system of {self.path} that is to run knows the key {key!r}")

@@ -89,7 +89,8 @@ class Benchmark:
 @dataclass
 class Row:
     """A system in a table; `values` and `published`: metric -> number, None where there is none. Published numbers are
-    text, with the digits that were printed."""
+    text, with the digits that were printed.
+    """
 
     system: str
     ours: bool
@@ -391,7 +392,8 @@ def _compare(table: Table) -> None:
 def _published_for(published: Mapping[str, Any] | None, dataset: str, protocol: str,
                    *, simulated: bool) -> Mapping[str, Any] | None:  # fmt: skip
     """The paper's numbers for a data set of that name or kind (`amazon` for `amazon-...`), beside protocols with
-    sampled candidates only."""
+    sampled candidates only.
+    """
     if published is None or simulated or protocol == "full":
         return None
     for name, systems in published["datasets"].items():

@@ -56,7 +56,8 @@ LAUNCH = {"model": "CaFe", "dataset": "amazon", "config_files": "", "preset": ""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for a failure, 2 for wrong usage, 130 after an interruption, 141 if
-    nobody reads its output any more."""
+    nobody reads its output any more.
+    """
     try:
         status = _command(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

@@ -58,7 +58,8 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
 
     def _take_in(self, order: Tensor) -> None:
         """RecBole's change of tables into tensors, a column of the .inter file at a time: each table goes as soon as
-        its tensors are made."""
+        its tensors are made.
+        """
         table, self.inter_feat, columns = self.inter_feat, None, {}
         for field in list(table):
             columns[field] = narrow(self._dataframe_to_interaction(table[[field]])[field])[order]

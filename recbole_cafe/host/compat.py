@@ -133,7 +133,8 @@ class _Overlay(types.ModuleType):
 
 def _wrap(owner: type, name: str) -> Callable[[Callable], None]:
     """Replace the method ``owner.name`` by the decorated function, whose first argument is the stock
-    method."""
+    method.
+    """
 
     def put(function: Callable) -> None:
         stock = getattr(owner, name)
@@ -196,7 +197,8 @@ def _add_numpy_names(_config: Any = None) -> None:
 @defect(name="numpy-names", issues="#1604 #1714 #2203", until="RecBole uses no removed NumPy name")
 def _numpy_names() -> None:
     """RecBole uses np.float, np.bool, np.long and others, which NumPy removed, and sets them itself only
-    when a Config is made, from names (np.float_) which NumPy 2 removed too."""
+    when a Config is made, from names (np.float_) which NumPy 2 removed too.
+    """
     from recbole.config import Config
 
     _add_numpy_names()
@@ -218,7 +220,8 @@ def _dok_update_is_missing() -> bool:
 )
 def _scipy_dok_update() -> None:
     """LightGCN, NGCF, SpectralCF, GCMC, NCL, KGIN and MCCLK fill a dok_matrix by its private _update, which
-    is gone."""
+    is gone.
+    """
     from scipy.sparse import dok_matrix
 
     def _update(self: Any, entries: dict[tuple[int, int], Any]) -> None:
@@ -244,7 +247,8 @@ def _filling_in_place_is_lost() -> bool:
 )
 def _pandas_fill_nan() -> None:
     """Missing values of user and item features stay NaN, silently: the padding row of a token field becomes
-    the smallest integer, floats stay NaN."""
+    the smallest integer, floats stay NaN.
+    """
     from recbole.data.dataset import Dataset
     from recbole.utils import FeatureType
 
@@ -295,7 +299,8 @@ def _pandas_seq_columns() -> None:
 )
 def _pandas_read_only_columns() -> None:
     """Every run warns that a tensor shares the memory of a column that must not be written to. Nobody writes to it, and
-    a copy would cost the memory of the column."""
+    a copy would cost the memory of the column.
+    """
     warnings.filterwarnings(
         "ignore", "The given NumPy array is not writ", UserWarning, r"recbole\.data\.dataset\.dataset$"
     )
@@ -323,7 +328,8 @@ def _length(obj: Any) -> Any:
 )
 def _pandas_lengths() -> None:
     """Series.agg(len) is the number of rows, no longer the length of each cell: token_seq and float_seq
-    columns fail, and benchmark files with them."""
+    columns fail, and benchmark files with them.
+    """
     from recbole.data.dataset import dataset, kg_dataset, sequential_dataset
 
     for module in (dataset, kg_dataset, sequential_dataset):
@@ -344,7 +350,8 @@ def _loader_rows() -> None:
 @defect(name="interaction-sort", issues="none known", until="RecBole sorts tensors with torch")
 def _interaction_sort() -> None:
     """Interaction.sort fails with ascending=False (negative strides) on every NumPy, and NumPy 2 warns that
-    it will not argsort tensors for long."""
+    it will not argsort tensors for long.
+    """
     from recbole.data.interaction import Interaction
 
     @_wrap(Interaction, "sort")
@@ -373,7 +380,8 @@ def _interaction_sort() -> None:
 
 class _Tune:
     """``ray.tune``, imported when something is asked of it; where ray does not work, reporting to it does
-    nothing."""
+    nothing.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a debugger or copy looks around
@@ -399,7 +407,8 @@ class _Tune:
 )
 def _ray_import() -> None:
     """recbole.quick_start imports ray, which only hyper-parameter tuning needs, and which fails without
-    setuptools<82, with NumPy 2, or where it is not installed; where it works it takes half a second."""
+    setuptools<82, with NumPy 2, or where it is not installed; where it works it takes half a second.
+    """
     with _stand_in("ray", tune=_Tune()):
         importlib.import_module("recbole.quick_start")
 
@@ -421,7 +430,8 @@ def _kmeans_is_missing() -> bool:
 )
 def _kmeans_import() -> None:
     """get_model fails for every model, because LDiffRec's file imports kmeans_pytorch, which RecBole does
-    not require."""
+    not require.
+    """
 
     def kmeans(*_args: Any, **_kwargs: Any) -> None:
         raise ImportError("LDiffRec with several clusters needs kmeans_pytorch: pip install kmeans-pytorch")
@@ -434,7 +444,8 @@ def _kmeans_import() -> None:
 def _anomaly_mode() -> None:
     """Importing any sequential model imports SINE's file, which switches PyTorch's anomaly mode on for the
     process, so that every training step is slower. Whoever switched it on keeps it, unless SINE's file came
-    first."""
+    first.
+    """
     before = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
     if "recbole.model.sequential_recommender.sine" in sys.modules:
         before = False, True  # whose doing it was cannot be seen any more
@@ -498,7 +509,8 @@ def _config_eval() -> None:
 )
 def _ce_default_negatives() -> None:
     """A sequential model with loss_type CE fails on RecBole's own default ("train_neg_sample_args should be
-    None when the loss_type is CE"). What the user sets is still checked."""
+    None when the loss_type is CE"). What the user sets is still checked.
+    """
     from recbole.config import Config
     from recbole.utils import ModelType
 
@@ -524,7 +536,8 @@ def _ce_default_negatives() -> None:
 def _checkpoint() -> None:
     """Trainers pickle the Config into the checkpoint, in a protocol which torch>=2.6 refuses to load, so
     training ends in an UnpicklingError before the test; older torch runs whatever code is in the file. They
-    also write straight to the final name, so a crash while saving destroys the best model."""
+    also write straight to the final name, so a crash while saving destroys the best model.
+    """
     from recbole.model.abstract_recommender import AbstractRecommender
     from recbole.trainer import trainer
 
@@ -591,7 +604,8 @@ def _collector_moves_everything() -> bool:
 )
 def _collector_cpu() -> None:
     """The metrics ItemCoverage, GiniIndex, AveragePopularity and TailPercentage fail ("'int' object has no
-    attribute 'cpu'")."""
+    attribute 'cpu'").
+    """
     from recbole.evaluator import Collector
 
     @_wrap(Collector, "get_data_struct")
@@ -618,7 +632,8 @@ def _is_distributed() -> bool:
 @defect(name="download-barrier", issues="#1989 #2050", until="RecBole asks whether there are other processes")
 def _download_barrier() -> None:
     """After downloading a dataset a single process waits for a group of processes which does not exist, and
-    fails."""
+    fails.
+    """
     from recbole.data.dataset import dataset
 
     def barrier(*args: Any, **kwargs: Any) -> Any:
@@ -676,7 +691,8 @@ def _cpu_ddp() -> None:
 )
 def _ddp_files() -> None:
     """Each process names the checkpoint by its own clock and loads it without waiting until it is written,
-    and all make the same folders at once: FileNotFoundError, EOFError or FileExistsError, now and then."""
+    and all make the same folders at once: FileNotFoundError, EOFError or FileExistsError, now and then.
+    """
     from recbole.trainer.trainer import Trainer
     from recbole.utils import ensure_dir
 

@@ -218,7 +218,8 @@ class Evaluation:
     def _rank_in_catalogue(self, catalogue: Ranking, batch: Interaction, target: Tensor,
                            history: list[Tensor] | None) -> tuple[Ranks, Tensor | None]:  # fmt: skip
         """Full ranking without a [B, V] tensor. In a large catalogue, a target beyond every cut-off is not ranked
-        further: no metric of `full` distinguishes such ranks."""
+        further: no metric of `full` distinguishes such ranks.
+        """
         need, longest = self.collector.register.need, max(self.config["topk"])
         query = self.scorer.query(batch)
         exact = catalogue.n_items <= EXACT_RANKS or need("rec.meanrank")

@@ -122,7 +122,6 @@ class EvaluationMixin:
 
     def _promising(self, loss_func: Any) -> Any:
         """A loss function of RecBole's in which the softmax over the catalogue makes no logits."""
-
         promised = PromisedLogits(self.model, self.model.n_items)
 
         @wraps(loss_func)
@@ -170,7 +169,8 @@ class EvaluationMixin:
 
     def _file_name(self) -> str:
         """Name of the checkpoint, the same in all processes. RecBole's has one second's resolution and no data set, so
-        two runs started in one second overwrite each other."""
+        two runs started in one second overwrite each other.
+        """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = [f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth"]
         if not self.config["single_spec"]:

@@ -42,7 +42,8 @@ from recbole_cafe.ranking.query import Query
 
 def time_signal(steps: int, size: int) -> Tensor:
     """Sinusoids of geometrically growing wavelengths, [steps, size] float64: sine and cosine of t / 10000^(2 i / size)
-    in the columns 2 i and 2 i + 1."""
+    in the columns 2 i and 2 i + 1.
+    """
     rate = torch.exp(torch.arange(0, size, 2).double() * (-math.log(10000.0) / size))
     angle = torch.arange(steps)[:, None] * rate
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[:, :size]

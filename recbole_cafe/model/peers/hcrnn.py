@@ -63,7 +63,8 @@ class TopicModel(nn.Module):
 
     def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
         """bag: [N, D] sums of the items of each set. Returns theta [N, K], drawn in training and else at the mean, and
-        each set's divergence from N(0, I), [N]."""
+        each set's divergence from N(0, I), [N].
+        """
         hidden = F.elu(self.hidden(bag))
         mean = self.mean(hidden)
         deviation = 1e-6 + F.softplus(self.deviation(hidden))
@@ -100,7 +101,8 @@ class Cell(nn.Module):
 
     def prepared(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What is the same in all steps: x: [N, D] to the items' part of the gates [N, 4 D], the topics' keys [K, D]
-        and W_2, clipped: in training for good, as after each step, else what is read alone."""
+        and W_2, clipped: in training for good, as after each step, else what is read alone.
+        """
         drift = self.drift
         if drift is not None:
             if self.training:
@@ -266,7 +268,8 @@ class HCRNNNet(ItemNet):
 
     def contexts(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor, Packing]:
         """history: [B, L]. Returns the temporary and the local context of the real positions, [N, D] each, the
-        divergence of the global one [N], and where they are."""
+        divergence of the global one [N], and where they are.
+        """
         packing = Packing(history > 0)
         x = self.item_embedding(packing.pack(history))  # [N, D]
         theta, divergence = self.topics(self.dropout(self.bags(history, x, packing)))
@@ -313,7 +316,8 @@ class HCRNNNet(ItemNet):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item and the mean divergence of the global contexts it was predicted with. See
-        :meth:`ItemNet.loss`."""
+        :meth:`ItemNet.loss`.
+        """
         h, c, divergence, packing = self.contexts(batch.history)
         item = packing.pack(batch.target)
         at = (item > 0).nonzero()[:, 0]

@@ -140,7 +140,8 @@ class RecToolsSASRecNet(Net):
 
     def _on_the_right(self, history: Tensor, of: Tensor) -> Tensor:
         """`of` [B, up to L], our ids beside history, as theirs and padded on the left to L, which RecTools' attention
-        depends on: it reads padding too. An unknown item becomes padding. Returns [B, L]."""
+        depends on: it reads padding too. An unknown item becomes padding. Returns [B, L].
+        """
         length = (history > 0).sum(1, keepdim=True)
         at = torch.arange(self.max_seq_length, device=of.device) - (self.max_seq_length - length)
         return self.their_id[of.gather(1, at.clamp(min=0))].where(at >= 0, 0)
@@ -148,7 +149,8 @@ class RecToolsSASRecNet(Net):
 
 def _items_as_dataset(items: Tensor, item2intent: Tensor | None, n_intents: int, max_seq_length: int) -> Any:
     """A RecTools dataset in which each item occurs, so that its model knows them all and their categories; RecTools
-    takes its vocabulary from what is left of the sessions after truncation. items: [n] distinct ids."""
+    takes its vocabulary from what is left of the sessions after truncation. items: [n] distinct ids.
+    """
     import pandas as pd
     from rectools.dataset import Dataset
 

@@ -301,7 +301,8 @@ class RKSANet(ItemNet):
 
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:
         """The vector that the history of each row makes, [B, D]. With `eval_samples` the mean of so many draws: scores
-        are linear in it, so they are the mean of theirs."""
+        are linear in it, so they are the mean of theirs.
+        """
         if not self.eval_samples:
             return super().query(history, user)
         packing = Packing(history > 0)

@@ -86,7 +86,8 @@ class InterestPool(nn.Module):
 
     def redundancy(self) -> Tensor:
         """L_d: half the squared covariances of different interests, taken over their D entries (Eq. 11). Scalar; grows
-        with P^2."""
+        with P^2.
+        """
         centred = self.interests - self.interests.mean(1, keepdim=True)
         z = centred @ centred.T / centred.shape[1]
         return 0.5 * (z.square().sum() - z.diagonal().square().sum())
@@ -156,7 +157,8 @@ class SAIRNet(ItemNet):
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item (Eq. 12; [R]: the slides take the logarithm of inner products, read as the binary
-        cross-entropy of their sigmoids) plus `interest_reg` times L_d. See :meth:`ItemNet.loss`."""
+        cross-entropy of their sigmoids) plus `interest_reg` times L_d. See :meth:`ItemNet.loss`.
+        """
         loss = super().loss(batch)
         return loss + self.interest_reg * self.pool.redundancy() if self.interest_reg else loss
 

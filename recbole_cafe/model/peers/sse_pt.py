@@ -129,7 +129,8 @@ class SSEPTNet(ItemNet):
 
     def loss(self, batch: Batch) -> Tensor:
         """Eq. 5 over every position that has a target. See :meth:`ItemNet.loss`; negatives avoid the items of the true
-        user, whatever was swapped."""
+        user, whatever was swapped.
+        """
         read, label, reader = batch.history, batch.target, batch.user
         if self.training:
             read, label, reader = self.shared(read, label, reader)
