@@ -9,3 +9,7 @@ class ConfigError(ValueError):
 
 class DataError(ValueError):
     """The data do not fit what was asked for. The message names the file or field and what is there."""
+
+
+class UsageError(ConfigError):
+    """A command that is not typed as it has to be; exit status 2."""

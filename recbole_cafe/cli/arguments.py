@@ -1,24 +1,117 @@
-"""Arguments of the form --key=value."""
+"""What all verbs share: the parser, and arguments of the form --key=value that are keys of a config."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, Protocol
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import UsageError
+
+Handler = Callable[[argparse.Namespace, Sequence[str]], int]
+
+
+class Verbs(Protocol):
+    """What argparse's add_subparsers gives."""
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:
+        """A parser for a verb."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, whose errors are exceptions of ours and one line long."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """See the class.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.prog.removeprefix('recbole-cafe ')}: {message}; see {self.prog} --help")
+
+
+class Once(argparse.Action):
+    """Stores a value; the same option with another value is an error."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:  # fmt: skip
+        """Store the value.
+
+        Raises:
+            UsageError: the option has another value already.
+        """
+        given = vars(namespace).setdefault("given_once", {})
+        if given.get(self.dest, values) != values:
+            parser.error(f"{option_string} is given twice, with the values {given[self.dest]!r} and {values!r}")
+        given[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
+def add_verb(verbs: Verbs, name: str, handler: Handler, *, summary: str, examples: str, keys: bool = False) -> Any:
+    """A verb with its help.
+
+    Args:
+        verbs: the parser's verbs.
+        name: of the verb.
+        handler: does it, given the parsed arguments and the keys of the config.
+        summary: one sentence.
+        examples: lines to type.
+        keys: whether further arguments --key=value are keys of the config.
+
+    Returns:
+        its parser.
+    """
+    lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
+    if keys:
+        summary_of_keys = "\n--key=value sets any key of the config; `recbole-cafe show-config` prints them all."
+    else:
+        summary_of_keys = ""
+    parser = verbs.add_parser(name, help=summary, description=summary + summary_of_keys, epilog=f"examples:\n{lines}")
+    parser.set_defaults(handler=handler, takes_keys=keys)
+    return parser
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """A reader of whole numbers that are not smaller."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text} is not a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"{text}: expected at least {least}")
+        return number
+
+    return read
+
+
+def listed(text: str) -> list[str]:
+    """`a,b` as a list."""
+    return text.split(",")
+
+
+def numbers(text: str) -> list[int]:
+    """`1,2` as a list of whole numbers."""
+    return [at_least(-(2**63))(part) for part in text.split(",")]
 
 
 def parse_arguments(arguments: Sequence[str]) -> dict[str, str]:
     """``--key=value`` arguments as a dict of text. A value may hold further equal signs.
 
     Raises:
-        ConfigError: an argument of another form, or one key with two values.
+        UsageError: an argument of another form, or one key with two values.
     """
     given: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not equals or not key:
-            raise ConfigError(f"argument {argument!r} is not of the form --key=value")
+            raise UsageError(f"argument {argument!r} is not of the form --key=value")
         if given.get(key, value) != value:
-            raise ConfigError(f"--{key} is given twice, with the values {given[key]!r} and {value!r}")
+            raise UsageError(f"--{key} is given twice, with the values {given[key]!r} and {value!r}")
         given[key] = value
     return given

@@ -22,10 +22,7 @@ log or power is involved.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -528,8 +525,8 @@ The file `{MANIFEST}` is how the package knows that they are simulated.
 | items | {counts["items"]:,} |
 | intents | {counts["intents"]:,} |
 | interactions | {counts["interactions"]:,} |
-| interactions per item | {_ratio(counts["interactions"], counts["items"])} |
-| interactions per user | {_ratio(counts["interactions"], counts["users"])} |
+| interactions per item | {per_item(counts["interactions"], counts["items"])} |
+| interactions per user | {per_item(counts["interactions"], counts["users"])} |
 
 **Source.** Made by `recbole_cafe/prepare/simulate.py`, generator {manifest["generator"]},
 seed {parameters["seed"]}. No person and no shop is behind any row.
@@ -565,8 +562,8 @@ user, then time. `{name}.item`: `item_id`, `intent`.
     return text
 
 
-def _ratio(above: int, below: int) -> str:
-    """Two decimals, by integers, so that the text too is the same everywhere."""
+def per_item(above: int, below: int) -> str:
+    """Interactions per item with two decimals, by integers, so that the text too is the same everywhere."""
     hundredths = (200 * above + below) // (2 * below)
     return f"{hundredths // 100}.{hundredths % 100:02d}"
 
@@ -586,41 +583,3 @@ def _command(name: str, parameters: dict[str, Any]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- command line
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `recbole-cafe simulate`."""
-    parser.add_argument("--name", default="amazon", help="name of the data set (default: %(default)s)")
-    parser.add_argument("--out", default="dataset_atomic", help="folder of data sets (default: %(default)s)")
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="amazon", help="shape to start from (default: %(default)s)"
-    )
-    for key in PRESETS["amazon"]:
-        word = key.removeprefix("n_")
-        parser.add_argument(f"--{word}", type=int, dest=key, help=f"number of {word} (default: the preset's)")
-    parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
-    parser.add_argument("--replace", action="store_true", help="replace a simulated data set of that name")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run `recbole-cafe simulate`: 0 when the data set was written, 2 with a message on stderr when not."""
-    asked = {key: getattr(args, key) for key in PRESETS[args.preset]}
-    shape = PRESETS[args.preset] | {key: value for key, value in asked.items() if value is not None}
-    folder = Path(args.out) / args.name
-    began = time.perf_counter()
-    try:
-        written = write_simulated(
-            folder,
-            args.name,
-            seed=args.seed,
-            replace=args.replace,
-            show_progress=sys.stderr.isatty(),
-            **shape,
-        )
-    except (ValueError, OSError) as error:
-        print(f"recbole-cafe simulate: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{folder}: simulated {written.users:,} users, {written.items:,} items, "
-        f"{is_simulated(folder)['counts']['intents']:,} intents, {written.interactions:,} interactions "
-        f"({_ratio(written.interactions, written.items)} per item) in {time.perf_counter() - began:.1f} s"
-    )
-    return 0

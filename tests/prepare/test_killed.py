@@ -22,7 +22,7 @@ package.__path__, package.__version__ = [sys.argv[1]], "test"
 sys.modules["recbole_cafe"] = package
 from pathlib import Path
 import pyarrow as pa
-from recbole_cafe.cli import prepare as command
+from recbole_cafe.prepare import command
 from recbole_cafe.files import whole
 from recbole_cafe.files.atomic import checksum
 from recbole_cafe.files.atomic_writer import Stream, write_dataset

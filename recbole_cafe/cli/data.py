@@ -1,0 +1,145 @@
+"""`recbole-cafe list`, `check` and `simulate`: what there is, whether it suits, and data to try things on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from recbole_cafe.cli.arguments import Verbs, add_verb
+from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.files.places import data_folders
+
+VERBS = ("list", "check", "simulate")
+KINDS = ("sequential", "general")  # RecBole's folders of models that run through us
+
+
+def add_to(verbs: Verbs, chosen: str) -> None:
+    """Add the verbs of this file. chosen: see :func:`recbole_cafe.cli.main.make_parser`."""
+    add_verb(
+        verbs, "list", list_command, summary="Print the models, data sets, benchmarks and presets there are.",
+        examples="recbole-cafe list",
+    )  # fmt: skip
+    parser = add_verb(
+        verbs, "check", check_command,
+        summary="Say with numbers whether a data set suits CaFe, and what the environment is.",
+        examples="recbole-cafe check\nrecbole-cafe check shop --data_path=dataset",
+    )  # fmt: skip
+    parser.add_argument("data", nargs="?", help="name or folder of a data set, or its .inter file")
+    parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")
+    for name, default in (("intent", "intent"), ("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
+        parser.add_argument(f"--{name}", default=default, metavar="COLUMN", help="default: %(default)s")
+    parser = add_verb(
+        verbs, "simulate", simulate_command, summary="Make a simulated data set of any size.",
+        examples="recbole-cafe simulate --name=mine --users=2000 --items=5000 --intents=50 --interactions=20000",
+    )  # fmt: skip
+    if chosen == "simulate":
+        _add_shape(parser)
+
+
+def list_command(_given: argparse.Namespace, _rest: Sequence[str]) -> int:
+    """Print what there is."""
+    from recbole_cafe.model import MODELS
+
+    print("models:")
+    for name, module in MODELS.items():
+        print(f"  {name:<16} {module}  props/model/{name}.yaml")
+    print("models of RecBole's that run under the same protocol:")
+    for kind in KINDS:
+        print(_wrapped(kind, recbole_models(kind)))
+    print("data sets:")
+    places = {"ml-100k": "inside RecBole"}
+    for folder in data_folders():
+        for path in sorted(folder.glob("*/*.inter")):
+            places.setdefault(path.stem, str(path.parent))
+    places.setdefault("amazon", "simulated sample, made on first use")
+    for name, where in places.items():
+        print(f"  {name:<16} {where}")
+    benchmarks = {path.stem: read_yaml(path) for path in sorted((props_dir() / "benchmark").glob("*.yaml"))}
+    print("benchmarks:")
+    for name, content in benchmarks.items():
+        if "systems" in content:
+            print(f"  {name:<16} {content.get('title', '')}  props/benchmark/{name}.yaml")
+    print("presets (--preset=BENCHMARK/SYSTEM):")
+    for name, content in benchmarks.items():
+        if "systems" in content:
+            print(_wrapped(f"{name}/", content["systems"]))
+    return 0
+
+
+def _wrapped(title: str, names: Sequence[str]) -> str:
+    line = f"{title:<17}{', '.join(names)}"
+    return textwrap.fill(line, 120, initial_indent="  ", subsequent_indent=" " * 19, break_on_hyphens=False)
+
+
+def recbole_models(kind: str) -> list[str]:
+    """Names of RecBole's models of a kind, read from its defaults without importing it.
+
+    Args:
+        kind: ``sequential`` or ``general``.
+    """
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    root = Path(next(iter(spec.submodule_search_locations)))
+    yamls = {path.stem.lower(): path.stem for path in (root / "properties" / "model").glob("*.yaml")}
+    files = (root / "model" / f"{kind}_recommender").glob("*.py")
+    return sorted(yamls[path.stem] for path in files if path.stem in yamls)
+
+
+def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
+    """Examine a data set and the environment; 1 if the data set has faults."""
+    from recbole_cafe import environment
+    from recbole_cafe.prepare import check
+
+    has_faults = False
+    if given.data:
+        folders = [given.data_path] if given.data_path else data_folders()
+        columns = {"intent": given.intent, "user": given.user, "item": given.item, "time": given.time}
+        findings = check.examine(*check.locate(given.data, folders), **columns)
+        print("\n".join(findings.lines()))
+        has_faults = bool(findings.faults)
+    print("\n".join(environment.lines()))
+    return int(has_faults)
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    from recbole_cafe.prepare.simulate import PRESETS, SEED
+
+    parser.add_argument("--name", default="amazon", help="name of the data set (default: %(default)s)")
+    parser.add_argument("--out", default="dataset_atomic", help="folder of data sets (default: %(default)s)")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="amazon", help="shape to start from (default: %(default)s)"
+    )
+    for key in PRESETS["amazon"]:
+        word = key.removeprefix("n_")
+        parser.add_argument(f"--{word}", type=int, dest=key, help=f"number of {word} (default: the preset's)")
+    parser.add_argument("--seed", type=int, default=SEED, help="default: %(default)s")
+    parser.add_argument("--replace", action="store_true", help="replace a simulated data set of that name")
+
+
+def simulate_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
+    """Make a simulated data set; 2 with a message if the arguments do not allow it."""
+    from recbole_cafe.prepare.simulate import PRESETS, is_simulated, per_item, write_simulated
+
+    asked = {key: value for key in PRESETS[given.preset] if (value := vars(given)[key]) is not None}
+    folder = Path(given.out) / given.name
+    began = time.perf_counter()
+    try:
+        written = write_simulated(
+            folder, given.name, seed=given.seed, replace=given.replace, show_progress=sys.stderr.isatty(),
+            **{**PRESETS[given.preset], **asked},
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        print(f"recbole-cafe simulate: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{folder}: simulated {written.users:,} users, {written.items:,} items, "
+        f"{is_simulated(folder)['counts']['intents']:,} intents, {written.interactions:,} interactions "
+        f"({per_item(written.interactions, written.items)} per item) in {time.perf_counter() - began:.1f} s"
+    )
+    return 0

@@ -1,0 +1,118 @@
+"""`recbole-cafe run`, `show-config` and `exec`: train a model, look at its keys, run somebody else's script."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, parse_arguments
+from recbole_cafe.config.props import preset, preset_model
+
+VERBS = ("run", "show-config", "exec")
+
+
+def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
+    """Add the verbs of this file. chosen: see :func:`recbole_cafe.cli.main.make_parser`."""
+    for name, handler, summary, examples in (
+        ("run", run_command, "Train a model of ours or of RecBole's and test it.",
+         "recbole-cafe run --model=CaFe --dataset=amazon --result_file=result.json\n"
+         "recbole-cafe run --model=SASRec --dataset=ml-100k --epochs=5 --eval_mode=\"['full','pop100']\"\n"
+         "recbole-cafe run --preset=table3/base --dataset=ml-100k"),
+        ("show-config", show_config, "Print every key of a run, its value and where it comes from.",
+         "recbole-cafe show-config --model=CaFePlus --dataset=ml-100k"),
+    ):  # fmt: skip
+        parser = add_verb(verbs, name, handler, summary=summary, examples=examples, keys=True)
+        _add_options(parser)
+    parser = add_verb(
+        verbs, "exec", exec_command, summary="Run a script of RecBole's with our models known to it.",
+        examples="recbole-cafe exec run_recbole_group.py --model_list=CaFe,SASRec --dataset=ml-100k",
+    )  # fmt: skip
+    parser.add_argument("script", help="the script")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    def add(name: str, default: object, text: str, **options: Any) -> None:
+        parser.add_argument(f"--{name}", default=default, action=Once, help=text, **options)
+
+    add("model", None, "of ours or of RecBole's (default: CaFe, or the preset's)")
+    add("dataset", "amazon", "name of a folder of atomic files (default: %(default)s)")
+    add("config_files", "", "YAML files of keys, separated by spaces; later ones win, the command line over all")
+    add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
+    add("result_file", None, "write the result there, as JSON")
+    add("nproc", 1, "processes on this machine (default: %(default)s)", type=at_least(1))
+    add("world_size", -1, "processes on all machines; -1 for nproc", type=at_least(-1))
+    add("group_offset", 0, "rank of this machine's first process", type=at_least(0))
+    add("ip", "localhost", "of the first machine")
+    add("port", "5678", "of the first machine")
+
+
+def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """The model, and the keyword arguments of `recbole_cafe.run` for its config.
+
+    Args:
+        given: the options.
+        rest: `--key=value` arguments.
+
+    Raises:
+        UsageError: an argument of another form.
+        ConfigError: no such preset.
+    """
+    model = given.model or (preset_model(given.preset) if given.preset else "CaFe")
+    return model, {
+        "config_file_list": given.config_files.split(),
+        "config_dict": preset(given.preset) if given.preset else {},
+        "overrides": parse_arguments(rest),
+    }
+
+
+def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train and test."""
+    model, settings = settings_of(given, rest)
+    from recbole_cafe.experiment import run, run_distributed
+
+    settings["result_file"] = given.result_file
+    if given.nproc == 1 and given.world_size <= 0:
+        result = run(model, given.dataset, **settings)
+    else:
+        distributed = run_distributed(
+            model, given.dataset, nproc=given.nproc, world_size=given.world_size, ip=given.ip, port=given.port,
+            group_offset=given.group_offset, **settings,
+        )  # fmt: skip
+        if distributed is None:  # another machine runs process 0
+            return 0
+        result = distributed
+    if logging.getLogger().level > logging.INFO:  # else the log has just shown it
+        print(result.table())
+    return 0
+
+
+def show_config(given: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Print the merged configuration."""
+    model, settings = settings_of(given, rest)
+    from recbole_cafe.config.config import Config
+
+    rows = Config(model, given.dataset, **settings).described()
+    width = max(len(key) for key, _, _ in rows)
+    for key, value, source in rows:
+        print(f"{key:<{width}} = {value!r}  # {source}")
+    return 0
+
+
+def exec_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Run a foreign script as `python SCRIPT ARGUMENTS` would, with our models registered."""
+    script = Path(given.script)
+    if not script.is_file():
+        raise FileNotFoundError(f"no script {given.script!r}")
+    import recbole_cafe
+
+    recbole_cafe.install()
+    sys.argv = [given.script, *rest, *given.arguments]
+    sys.path.insert(0, str(script.resolve().parent))
+    runpy.run_path(given.script, run_name="__main__")
+    return 0
