@@ -5,7 +5,7 @@ PYTHON ?= python
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
-	ruff check . && ruff format --check . && codespell
+	ruff check . && ruff format --check . && codespell && mypy
 format:
 	ruff check --fix . && ruff format .
 test:
