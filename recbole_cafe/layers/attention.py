@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
         dropout: probability with which an attention weight is dropped.
         attn_scale: scores are divided by sqrt(D) (``hidden``: CaFe's paper) or sqrt(d) (``head``: its code, BERT).
         causal: a position sees itself and the past; else all real positions of its row.
-        local_type: key of :data:`recbole_cafe.layers.local.LOCALS`.
-        local_options: what that class takes besides.
+        local_options: `form`, a key of :data:`recbole_cafe.layers.local.LOCALS` (``theta`` if it is left out), and what
+            that class takes besides.
         output_projection: the heads' outputs are mixed by a last matrix (SASRec's and SSE-PT's first code have none).
         bias: the projections add a bias.
 
@@ -62,7 +62,6 @@ class SelfAttention(nn.Module):
         dropout: float = 0.0,
         attn_scale: str = "head",
         causal: bool = True,
-        local_type: str = "theta",
         local_options: Mapping[str, Any] | None = None,
         output_projection: bool = True,
         bias: bool = True,
@@ -72,8 +71,10 @@ class SelfAttention(nn.Module):
             raise ValueError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
         if not 0 <= n_local_heads <= n_heads:
             raise ValueError(f"n_local_heads={n_local_heads} is not in 0..n_heads={n_heads}")
-        if local_type not in LOCALS:
-            raise ValueError(f"local_type={local_type!r} is not one of {', '.join(LOCALS)}")
+        options = dict(local_options or {})
+        form = options.pop("form", "theta")
+        if form not in LOCALS:
+            raise ValueError(f"form={form!r} of the local heads is not one of {', '.join(LOCALS)}")
         if attn_scale not in ATTENTION_SCALES:
             raise ValueError(f"attn_scale={attn_scale!r} is not one of {', '.join(ATTENTION_SCALES)}")
         self.n_heads, self.n_local_heads = n_heads, n_local_heads
@@ -84,9 +85,9 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(hidden_size, hidden_size, bias=bias) if output_projection else nn.Identity()
         self.local: Local | None = None
         if n_local_heads:
-            self.local = LOCALS[local_type](
+            self.local = LOCALS[form](
                 n_heads=n_local_heads, head_size=self.head_size, max_seq_length=max_seq_length, causal=causal,
-                scale=self.scale, dropout=dropout, **(local_options or {}),
+                scale=self.scale, dropout=dropout, **options,
             )  # fmt: skip
 
     def forward(self, x: Tensor, packing: Packing, source: Tensor | None = None, query: Tensor | None = None) -> Tensor:

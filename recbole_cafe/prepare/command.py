@@ -101,6 +101,8 @@ def _shared(parser: argparse.ArgumentParser, name: str | None, preset: bool = Fa
     choice = parser.add_argument_group("what is kept")
     if preset:
         choice.add_argument("--preset", choices=["paper"], help="start from settings meant for the paper's Table 1")
+    else:
+        parser.set_defaults(preset=None)
     choice.add_argument("--level", help="of the intent: leaf, path, or a depth from 1 (default: leaf)")
     choice.add_argument("--min-intent", type=int, metavar="N", help="intents of fewer items are rare (default: 1)")
     choice.add_argument(
@@ -204,7 +206,7 @@ def _options(args: argparse.Namespace) -> Options:
         raise PrepareError(
             "--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions"
         )
-    base = PRESETS[args.source] if getattr(args, "preset", None) else {}
+    base = PRESETS[args.source] if args.preset else {}
     return Options(**base | given, strict=args.strict)
 
 

@@ -28,8 +28,8 @@ L = 7
 def attention(form, *, causal=False, n_local_heads=2, **options):
     """float64, eval mode, weights of the size of 1."""
     layer = SelfAttention(
-        hidden_size=8, n_heads=4, n_local_heads=n_local_heads, max_seq_length=L, causal=causal, local_type=form,
-        local_options=OPTIONS[form] | options,
+        hidden_size=8, n_heads=4, n_local_heads=n_local_heads, max_seq_length=L, causal=causal,
+        local_options={"form": form} | OPTIONS[form] | options,
     )  # fmt: skip
     layer.double().eval()
     with torch.no_grad():
@@ -153,8 +153,8 @@ def gates(layer):
 def test_the_gate_starts_as_a_gaussian_around_its_centre(center, at):
     """exp(-(d / 0.5)^2 / 2) is 1, e^-2 and e^-8 at distances 0, 1, 2: gates .99995, .795 and .501."""
     layer = SelfAttention(
-        hidden_size=8, n_heads=4, n_local_heads=1, max_seq_length=L, causal=False, local_type="initial",
-        local_options={"initial_form": "logit_gate", "initial_center": center},
+        hidden_size=8, n_heads=4, n_local_heads=1, max_seq_length=L, causal=False,
+        local_options={"form": "initial", "initial_form": "logit_gate", "initial_center": center},
     )  # fmt: skip
     gate, lag_0 = gates(layer), L - 1
     assert gate[lag_0 + at].item() == pytest.approx(0.99995, abs=1e-5)

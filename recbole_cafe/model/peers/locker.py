@@ -72,7 +72,7 @@ class LocalityForms:
         heads: dict[str, Any] = {"causal": not cloze}
         if self.local_type != "plain":
             options = {key: vars(self)[key] for key in LOCAL_TYPES[self.local_type]}
-            heads |= {"n_local_heads": self.n_local_heads, "local_type": self.local_type, "local_options": options}
+            heads |= {"n_local_heads": self.n_local_heads, "local_options": {"form": self.local_type, **options}}
         at_end = None if self.local_type in OWN_POSITIONS else "end"
         return encoder.make(
             max_seq_length, attention=heads, arrangement="post" if cloze else "pre",
