@@ -127,6 +127,7 @@ def compare(files: list[Path]) -> bool:
 
 
 def main() -> int:
+    """Run the models, or compare what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: RecBole's listed here, and all of ours")

@@ -50,7 +50,9 @@ def run(
     Args:
         model: CaFe or another of ours, a model class, or the name of a sequential or general model of RecBole's.
         dataset: name of a folder of atomic files below `data_path`.
-        config_file_list, config_dict, overrides: see :class:`recbole_cafe.config.config.Config`.
+        config_file_list: YAML files of keys, later ones win.
+        config_dict: keys; they win over files.
+        overrides: keys as text, from a command line; they win over everything.
         saved: keep the best weights in a checkpoint and test them; otherwise the last epoch's are tested.
         result_file: write the result there as JSON.
         ranks_file: write the test ranks of every user there, see :func:`save_ranks`.
@@ -145,8 +147,15 @@ def run_distributed(
     """:func:`run` in `nproc` processes of this machine, RecBole's way (NCCL with GPUs, gloo without).
 
     Args:
+        model: see :func:`run`.
+        dataset: see :func:`run`.
+        nproc: processes of this machine.
         world_size: processes over all machines; -1 for `nproc`.
+        ip: address of the first machine.
+        port: its port.
         group_offset: rank of this machine's first process.
+        result_file: write the result there as JSON.
+        **settings: the other arguments of :func:`run`.
 
     Returns:
         process 0's result; None on a machine that does not run process 0.
@@ -235,8 +244,10 @@ def _can_be_written(key: str, path: Path) -> None:
 
 
 def _fresh_log(config: Config) -> None:
-    """A log file of its own for each run: RecBole's init_logger does nothing when the root logger has handlers, so the
-    second run of a process would write into the first one's file.
+    """A log file of its own for each run.
+
+    RecBole's init_logger does nothing when the root logger has handlers, so the second run of a process would write
+    into the first one's file.
     """
     root = logging.getLogger()
     for handler in root.handlers[:]:

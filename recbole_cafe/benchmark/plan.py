@@ -211,8 +211,9 @@ class _Reader:
         )  # fmt: skip
 
     def _check_shared(self, labels: list[str], chosen: list[str]) -> None:
-        """Each key that is given for several systems is known to one: of the command line to one that is to run, of the
-        file to any of the file.
+        """Refuse a key that is given for several systems and known to none.
+
+        A key of the command line has to be known to a system that is to run, one of the file to any of the file.
         """
         for key in self.overrides:
             if key not in self.spread:

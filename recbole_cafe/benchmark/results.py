@@ -88,8 +88,9 @@ class Benchmark:
 
 @dataclass
 class Row:
-    """A system in a table; `values` and `published`: metric -> number, None where there is none. Published numbers are
-    text, with the digits that were printed.
+    """A system in a table; `values` and `published`: metric -> number, None where there is none.
+
+    Published numbers are text, with the digits that were printed.
     """
 
     system: str
@@ -117,6 +118,7 @@ class Table:
 
     @property
     def name(self) -> str:
+        """Of its files."""
         return f"{store.folder_name(self.dataset)}-{self.protocol}"
 
     def places(self, metric: str) -> dict[str, int]:
@@ -391,8 +393,9 @@ def _compare(table: Table) -> None:
 
 def _published_for(published: Mapping[str, Any] | None, dataset: str, protocol: str,
                    *, simulated: bool) -> Mapping[str, Any] | None:  # fmt: skip
-    """The paper's numbers for a data set of that name or kind (`amazon` for `amazon-...`), beside protocols with
-    sampled candidates only.
+    """The paper's numbers for a data set of that name or kind (`amazon` for `amazon-...`).
+
+    They stand beside protocols with sampled candidates only.
     """
     if published is None or simulated or protocol == "full":
         return None

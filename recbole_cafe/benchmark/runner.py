@@ -38,6 +38,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """For people."""
         return f"{self.cell.dataset} / {self.cell.system} {self.digest}-s{self.seed}"
 
 
@@ -122,10 +123,13 @@ def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = Non
     """Make all runs of a plan that are not done.
 
     Args:
+        plan: what is to be run.
         out: the folder of the benchmark.
         jobs: processes at a time; 0 runs everything in this process, for tests and debugging.
         threads: of each process; default: the cores divided by `jobs`.
         time_limit: minutes after which a run counts as failed and its process is ended; None for no limit.
+        keep_checkpoints: keep the best weights of each run.
+        command: what was typed, for the record.
 
     Raises:
         ConfigError: another process works in the folder, or it holds another benchmark; a time limit without processes.

@@ -205,6 +205,10 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
     """Every system on every slice, protocol by protocol, fact by fact.
 
     Args:
+        benchmark: the folder as read.
+        dataset: name of the data set.
+        facts: what is known of its test users.
+        systems: which to cut.
         reference: label of the system that the others are compared with; by default the file's.
 
     Raises:

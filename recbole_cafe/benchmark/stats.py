@@ -57,8 +57,9 @@ def gain(value: float, baseline: float) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction: the i-th smallest of m times m - i + 1, never less than the one before, at most 1
-    (Holm, Scandinavian Journal of Statistics 1979).
+    """Holm's step-down correction (Holm, Scandinavian Journal of Statistics 1979).
+
+    The i-th smallest of m is taken times m - i + 1, never less than the one before, at most 1.
     """
     adjusted, worst = [0.0] * len(p_values), 0.0
     for i, at in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -149,8 +149,9 @@ def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
 
 
 def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> None:
-    """A switch is a switch and a number a number, as its default is. Unchecked, any text counts as True, and text in
-    place of a number fails far from its key, or late.
+    """A switch is a switch and a number a number, as its default is.
+
+    Unchecked, any text counts as True, and text in place of a number fails far from its key, or late.
     """
     for key, value in external.items():
         default = internal.get(key)
@@ -202,9 +203,10 @@ def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> No
 
 
 def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:
-    """Make sure `load_col` loads the time column and the intent column, the latter for models without intents too:
-    RecBole leaves out interactions with items that a loaded .item file does not list and counts the items it lists, so
-    models compare on one catalogue only if all load the file.
+    """Make sure `load_col` loads the time column and the intent column.
+
+    The latter for models without intents too: RecBole leaves out interactions with items that a loaded .item file does
+    not list and counts the items it lists, so models compare on one catalogue only if all load the file.
     """
 
     def value(key: str) -> Any:

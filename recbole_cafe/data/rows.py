@@ -14,8 +14,9 @@ ROW = "_row"  # column of inter_feat: index of the row's target in the flat arra
 
 
 class TargetRows(Interaction):
-    """An Interaction whose columns are gathered when asked for: 4 bytes a row instead of 36, and a split or a sort
-    moves nothing else.
+    """An Interaction whose columns are gathered when asked for.
+
+    A row takes 4 bytes instead of 36, and a split or a sort moves nothing else.
 
     Args:
         flat: the interactions in (user, time) order, one tensor [P] per column.

@@ -12,9 +12,10 @@ PHASES = ("train", "valid", "test")
 
 
 class LazySampler(RepeatableSampler):
-    """Draws what RecBole's RepeatableSampler draws. Its one empty set per user (224 bytes each) is one for all users,
-    and the popularity table, quadratic in the number of items, waits for the first draw that needs it: stored
-    candidates need none.
+    """Draws what RecBole's RepeatableSampler draws.
+
+    Its one empty set per user (224 bytes each) is one for all users, and the popularity table, quadratic in the number
+    of items, waits for the first draw that needs it: stored candidates need none.
     """
 
     def set_distribution(self, distribution: str) -> None:

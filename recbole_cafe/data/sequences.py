@@ -57,8 +57,9 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         )  # fmt: skip
 
     def _take_in(self, order: Tensor) -> None:
-        """RecBole's change of tables into tensors, a column of the .inter file at a time: each table goes as soon as
-        its tensors are made.
+        """RecBole's change of tables into tensors, a column of the .inter file at a time.
+
+        Each table goes as soon as its tensors are made.
         """
         table, self.inter_feat, columns = self.inter_feat, None, {}
         for field in list(table):

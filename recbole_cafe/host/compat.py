@@ -53,6 +53,7 @@ class Defect:
 
     @property
     def applied(self) -> bool:
+        """Whether it is in force in this process."""
         return self.name in _record()
 
 
@@ -298,8 +299,9 @@ def _pandas_seq_columns() -> None:
     until="RecBole makes its tensors from copies",
 )
 def _pandas_read_only_columns() -> None:
-    """Every run warns that a tensor shares the memory of a column that must not be written to. Nobody writes to it, and
-    a copy would cost the memory of the column.
+    """Every run warns that a tensor shares the memory of a column that must not be written to.
+
+    Nobody writes to it, and a copy would cost the memory of the column.
     """
     warnings.filterwarnings(
         "ignore", "The given NumPy array is not writ", UserWarning, r"recbole\.data\.dataset\.dataset$"

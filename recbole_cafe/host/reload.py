@@ -113,8 +113,9 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
 
 @contextlib.contextmanager
 def _without_pickled_data(config: Any) -> Iterator[None]:
-    """Let RecBole look for its pickled datasets and loaders in an empty folder, and keep it from writing
-    any.
+    """Let RecBole look for its pickled datasets and loaders in an empty folder.
+
+    It is kept from writing any.
     """
     final = config.final_config_dict
     with tempfile.TemporaryDirectory() as nowhere:

@@ -19,4 +19,5 @@ def expectation(values: np.ndarray, above: np.ndarray, tied: np.ndarray) -> np.n
     total = np.r_[0.0, np.cumsum(values, dtype=np.float64)]  # total[i] = sum of the first i
     first = np.minimum(above, len(values))
     past = np.minimum(above + tied + 1, len(values))
-    return (total[past] - total[first]) / (tied + 1)
+    mean: np.ndarray = (total[past] - total[first]) / (tied + 1)
+    return mean

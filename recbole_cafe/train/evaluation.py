@@ -51,16 +51,20 @@ class Scorer(Declared):
     """
 
     @property
-    def learns(self) -> bool: ...
+    def learns(self) -> bool:
+        """Whether there is something to train."""
 
     @property
-    def scores_intents(self) -> bool: ...
+    def scores_intents(self) -> bool:
+        """Whether the score of a candidate depends on its intent."""
 
     @property
-    def scores_candidates(self) -> bool: ...
+    def scores_candidates(self) -> bool:
+        """Whether it scores given items without scoring all others."""
 
     @property
-    def intents(self) -> ItemIntents: ...
+    def intents(self) -> ItemIntents:
+        """The intents of the items."""
 
     def catalogue(self) -> Ranking | None:
         """The items as they are ranked exactly; None if all scores have to be made."""
@@ -217,8 +221,10 @@ class Evaluation:
 
     def _rank_in_catalogue(self, catalogue: Ranking, batch: Interaction, target: Tensor,
                            history: list[Tensor] | None) -> tuple[Ranks, Tensor | None]:  # fmt: skip
-        """Full ranking without a [B, V] tensor. In a large catalogue, a target beyond every cut-off is not ranked
-        further: no metric of `full` distinguishes such ranks.
+        """Full ranking without a [B, V] tensor.
+
+        In a large catalogue, a target beyond every cut-off is not ranked further: no metric of `full` distinguishes
+        such ranks.
         """
         need, longest = self.collector.register.need, max(self.config["topk"])
         query = self.scorer.query(batch)

@@ -52,8 +52,9 @@ class ProtocolEvaluator(Evaluator):
 
 
 def exact_mean(values: np.ndarray) -> float:
-    """The mean, the sum rounded once. NumPy's differs in the last bit with the memory layout, and the best epoch is
-    decided by unrounded values.
+    """The mean, the sum rounded once.
+
+    NumPy's differs in the last bit with the memory layout, and the best epoch is decided by unrounded values.
     """
     return math.fsum(values) / len(values)
 

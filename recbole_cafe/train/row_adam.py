@@ -131,8 +131,10 @@ class RowWise(torch.optim.Optimizer):
         state["last"][rows] = now
 
     def _tail(self, betas: tuple[float, float], step: int, device: torch.device) -> Tensor:
-        """U(0), ..., U(at least step) of the class docstring, float64, from the backward recursion
-        U(t) = r (c(t + 1) + U(t + 1)). Where the table ends c is close to 1, and what it would add is below r^512.
+        """U(0), ..., U(at least step) of the class docstring, float64.
+
+        From the backward recursion U(t) = r (c(t + 1) + U(t + 1)). Where the table ends c is close to 1, and what it
+        would add is below r^512.
         """
         known = self._tails.get(betas)
         if known is None or len(known) <= step:

@@ -71,8 +71,9 @@ class EvaluationMixin:
     # Training --------------------------------------------------------------------------------------------------------
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
-        """RecBole's optimiser for the `learner`, Adam in PyTorch's fused form (the same update in one pass); of our
-        models, tables with sparse gradients row by row (recbole_cafe.train.row_adam).
+        """RecBole's optimiser for the `learner`, Adam in PyTorch's fused form (the same update in one pass).
+
+        Of our models, tables with sparse gradients are updated row by row (recbole_cafe.train.row_adam).
 
         Raises:
             ConfigError: the learner has no form for sparse gradients.
@@ -132,8 +133,10 @@ class EvaluationMixin:
         return loss
 
     def _epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
-        """RecBole's epoch for sparse gradients too. RecBole's own clips with a function that has no sparse form, clips
-        scaled gradients, and in several processes touches every row of every table.
+        """RecBole's epoch for sparse gradients too.
+
+        RecBole's own clips with a function that has no sparse form, clips scaled gradients, and in several processes
+        touches every row of every table.
 
         Returns:
             the sum of the batches' losses, as RecBole's.
@@ -168,8 +171,9 @@ class EvaluationMixin:
         return total.item()
 
     def _file_name(self) -> str:
-        """Name of the checkpoint, the same in all processes. RecBole's has one second's resolution and no data set, so
-        two runs started in one second overwrite each other.
+        """Name of the checkpoint, the same in all processes.
+
+        RecBole's has one second's resolution and no data set, so two runs started in one second overwrite each other.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
         name = [f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth"]

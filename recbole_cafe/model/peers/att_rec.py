@@ -41,8 +41,9 @@ from recbole_cafe.ranking.query import Query
 
 
 def time_signal(steps: int, size: int) -> Tensor:
-    """Sinusoids of geometrically growing wavelengths, [steps, size] float64: sine and cosine of t / 10000^(2 i / size)
-    in the columns 2 i and 2 i + 1.
+    """Sinusoids of geometrically growing wavelengths, [steps, size] float64.
+
+    Sine and cosine of t / 10000^(2 i / size) stand in the columns 2 i and 2 i + 1.
     """
     rate = torch.exp(torch.arange(0, size, 2).double() * (-math.log(10000.0) / size))
     angle = torch.arange(steps)[:, None] * rate
@@ -53,9 +54,12 @@ class WindowAttention(nn.Module):
     """What the last items say: their mean, weighted by self-attention in the window.
 
     Args:
-        hidden_size: D. att_window: W, the most items of a window.
+        hidden_size: D.
+        att_window: W, the most items of a window.
         shared_projection: queries and keys are made by one matrix.
     """
+
+    signal: Tensor
 
     def __init__(self, *, hidden_size: int, att_window: int, shared_projection: bool) -> None:
         super().__init__()
@@ -69,7 +73,9 @@ class WindowAttention(nn.Module):
         """The windows that end at some positions.
 
         Args:
-            x: [N, D] items, row after row. position: [N] of each in its row. at: [M] indices into x.
+            x: [N, D] items, row after row.
+            position: [N] of each in its row.
+            at: [M] indices into x.
 
         Returns:
             [M, D].
@@ -175,7 +181,7 @@ class AttRecNet(ItemNet):
         )
         init_transformer(self.attention, initializer_range)
 
-    def states(self, history: Tensor, user: Tensor) -> tuple[Tensor, Packing]:
+    def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:
         """[U_u, m_t] of every real position, [N, 2 D]; see :class:`recbole_cafe.model.item_net.ItemNet`."""
         packing = Packing(history > 0)
         every = torch.arange(len(packing.row), device=history.device)
@@ -187,7 +193,8 @@ class AttRecNet(ItemNet):
         last = packing.length.cumsum(0) - 1
         return Query(self.query_vector(self._states(packing.pack(history), packing, last, user)))
 
-    def _states(self, items: Tensor, packing: Packing, at: Tensor, user: Tensor) -> Tensor:
+    def _states(self, items: Tensor, packing: Packing, at: Tensor, user: Tensor | None) -> Tensor:
+        assert user is not None, "AttRec reads the user"
         x = within_ball(self.item_embedding(items), self.max_norm)  # [N, D]
         short_term = self.attention(x, packing.position, at)  # [M, D] m
         long_term = within_ball(self.user_embedding(user), self.max_norm)[packing.row[at]]  # [M, D] U
@@ -217,6 +224,7 @@ class AttRecNet(ItemNet):
                 loss_type=loss.loss_type, negatives=self.item_negatives, n_negatives=loss.n_negatives,
                 gbce_t=loss.gbce_t,
             )  # fmt: skip
+        assert isinstance(loss, AttRecLoss) and self.item_negatives is not None
         negative = self.item_negatives(owner, item, loss.n_negatives)  # [N, K]
         positive_score = (query * self.item_vectors(item)).sum(-1)
         return hinge_loss(positive_score, torch.einsum("nd,nkd->nk", query, self.item_vectors(negative)), loss.margin)

@@ -62,8 +62,9 @@ class TopicModel(nn.Module):
         self.deviation = nn.Linear(hidden_size, n_topics)
 
     def forward(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """bag: [N, D] sums of the items of each set. Returns theta [N, K], drawn in training and else at the mean, and
-        each set's divergence from N(0, I), [N].
+        """bag: [N, D] sums of the items of each set.
+
+        Returns theta [N, K], drawn in training and else at the mean, and each set's divergence from N(0, I), [N].
         """
         hidden = F.elu(self.hidden(bag))
         mean = self.mean(hidden)
@@ -100,10 +101,12 @@ class Cell(nn.Module):
         self.drift_bias = nn.Parameter(torch.zeros(size)) if version == "v3" else None
 
     def prepared(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What is the same in all steps: x: [N, D] to the items' part of the gates [N, 4 D], the topics' keys [K, D]
-        and W_2, clipped: in training for good, as after each step, else what is read alone.
+        """What is the same in all steps.
+
+        x: [N, D] to the items' part of the gates [N, 4 D], the topics' keys [K, D] and W_2, clipped: in training for
+        good, as after each step, else what is read alone.
         """
-        drift = self.drift
+        drift: Tensor | None = self.drift
         if drift is not None:
             if self.training:
                 with torch.no_grad():
@@ -125,10 +128,13 @@ class Cell(nn.Module):
         new_c = torch.lerp(c, a @ self.topic, gate)
         reset, kept = x_reset + h_reset, h
         if self.version == "v1":
+            assert self.reset_gate is not None
             reset = reset + self.reset_gate(c)
         elif self.version == "v2":
+            assert drift is not None
             reset = reset + (x * new_c) @ drift
         else:
+            assert drift is not None and self.drift_bias is not None
             kept = torch.sigmoid((x * new_c) @ drift + self.drift_bias) * h  # T2 * h
         candidate = torch.tanh(x_candidate + self.of_reset(reset.sigmoid() * kept))
         update = torch.sigmoid(x_update + h_update + self.update_gate(new_c))
@@ -174,7 +180,7 @@ class ReadOut(nn.Module):
         past = h[index]  # [m, l, D]
         match = (self.key(h)[index] + self.query(h[here])[:, None]).sigmoid() @ self.score
         read = [torch.einsum("ml,mld->md", masked_softmax(match, seen), past)]
-        if self.context_key is not None:
+        if self.context_key is not None and self.context_query is not None:
             match = torch.einsum("mld,md->ml", self.context_key(c)[index], self.context_query(c[here]))
             match = match * h.shape[1] ** -0.5
             read.insert(0, torch.einsum("ml,mld->md", masked_softmax(match, seen), past))
@@ -267,8 +273,10 @@ class HCRNNNet(ItemNet):
                         matrix.uniform_(-bound, bound)
 
     def contexts(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor, Packing]:
-        """history: [B, L]. Returns the temporary and the local context of the real positions, [N, D] each, the
-        divergence of the global one [N], and where they are.
+        """history: [B, L].
+
+        Returns the temporary and the local context of the real positions, [N, D] each, the divergence of the global one
+        [N], and where they are.
         """
         packing = Packing(history > 0)
         x = self.item_embedding(packing.pack(history))  # [N, D]
@@ -289,7 +297,9 @@ class HCRNNNet(ItemNet):
         """The recurrence over time, longest rows first, so that each step holds only the rows that are still there.
 
         Args:
-            x: [N, D]. theta: [N, K].
+            x: [N, D] the items.
+            theta: [N, K] the topics.
+            packing: where the positions are.
 
         Returns:
             h and c of all positions, [N, D] each.
@@ -315,8 +325,9 @@ class HCRNNNet(ItemNet):
         return self.read_out(h, c, packing, torch.arange(len(h), device=h.device)), packing
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of the next item and the mean divergence of the global contexts it was predicted with. See
-        :meth:`ItemNet.loss`.
+        """Loss of the next item and the mean divergence of the global contexts it was predicted with.
+
+        See :meth:`ItemNet.loss`.
         """
         h, c, divergence, packing = self.contexts(batch.history)
         item = packing.pack(batch.target)

@@ -24,7 +24,7 @@ from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
-from recbole_cafe.ranking.query import Query
+from recbole_cafe.ranking.query import Query, required
 
 LOSSES = {"BCE": "BCE", "gBCE": "gBCE", "SSM": "sampled_softmax", "CE": "softmax"}  # our names: theirs
 UNKNOWN = -1e6  # logit of an item that RecTools does not know
@@ -53,6 +53,7 @@ class RecToolsSASRecNet(Net):
         ImportError: RecTools is not installed.
     """
 
+    their_id: Tensor
     needs_intents = True
 
     def __init__(
@@ -116,10 +117,10 @@ class RecToolsSASRecNet(Net):
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """Scores of every item, [B, V] (column 0 is padding), or of candidates [B, K]."""
-        vectors = self.item_vectors()
+        vector, vectors = required(query.vector, "vector"), self.item_vectors()
         if items is None:
-            return query.vector @ vectors.T
-        return torch.einsum("bd,bkd->bk", query.vector, vectors[items])
+            return vector @ vectors.T
+        return torch.einsum("bd,bkd->bk", vector, vectors[items])
 
     def item_vectors(self) -> Tensor:
         """[V, D + 1]: the last column tells the items RecTools does not know."""
@@ -128,8 +129,10 @@ class RecToolsSASRecNet(Net):
         return torch.cat((vectors[self.their_id], unknown.to(vectors.dtype)[:, None]), 1)
 
     def catalogue(self) -> Catalogue:
-        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights. Two groups: beside
-        the unknown ones' logits every product of a known item would count as doubtful and be summed again in float64.
+        """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights.
+
+        Two groups: beside the unknown ones' logits every product of a known item would count as doubtful and be summed
+        again in float64.
         """
         group = torch.where(self.their_id > 0, 1, 2)
         group[0] = 0
@@ -139,8 +142,9 @@ class RecToolsSASRecNet(Net):
         return self.theirs.torch_model.item_model.get_all_embeddings()
 
     def _on_the_right(self, history: Tensor, of: Tensor) -> Tensor:
-        """`of` [B, up to L], our ids beside history, as theirs and padded on the left to L, which RecTools' attention
-        depends on: it reads padding too. An unknown item becomes padding. Returns [B, L].
+        """`of` [B, up to L], our ids beside history, as theirs and padded on the left to L.
+
+        RecTools' attention depends on that: it reads padding too. An unknown item becomes padding. Returns [B, L].
         """
         length = (history > 0).sum(1, keepdim=True)
         at = torch.arange(self.max_seq_length, device=of.device) - (self.max_seq_length - length)
@@ -148,8 +152,9 @@ class RecToolsSASRecNet(Net):
 
 
 def _items_as_dataset(items: Tensor, item2intent: Tensor | None, n_intents: int, max_seq_length: int) -> Any:
-    """A RecTools dataset in which each item occurs, so that its model knows them all and their categories; RecTools
-    takes its vocabulary from what is left of the sessions after truncation. items: [n] distinct ids.
+    """A RecTools dataset in which each item occurs, so that its model knows them all and their categories.
+
+    RecTools takes its vocabulary from what is left of the sessions after truncation. items: [n] distinct ids.
     """
     import pandas as pd
     from rectools.dataset import Dataset

@@ -22,6 +22,7 @@ mean of the logits, so that they are the same twice; `eval_samples` draws instea
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -42,7 +43,7 @@ from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.query import Query
 
-ACTIVATIONS = {"identity": lambda score: score, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"identity": lambda score: score, "tanh": torch.tanh}
 
 
 @dataclass
@@ -128,8 +129,12 @@ class KernelAttention(nn.Module):
         """The distribution of a group's logits. What is no position has no scale, no shape and no relatives.
 
         Args:
-            x: [b, l, D], where a row ends its last position repeated. real: [b, l].
-            The rest: see :class:`Relations`.
+            x: [b, l, D], where a row ends its last position repeated.
+            real: [b, l].
+            cosine: see :class:`Relations`.
+            lean: see there.
+            user: see there.
+            mixture: see there.
         """
         f = ACTIVATIONS[self.activation]
         last = x[:, -1:]  # x_n
@@ -158,7 +163,8 @@ def leaning(count: Tensor, real: Tensor) -> Tensor:
     The diagonal c_kk is replaced by the mean of the others, c_kl with l != k ([R]: those of the row).
 
     Args:
-        count: [b, l, l]. real: [b, l].
+        count: [b, l, l].
+        real: [b, l].
 
     Returns:
         [b, l] in 0..1.
@@ -178,7 +184,8 @@ def cosine_of(count: Tensor, items: Tensor) -> Tensor:
     """c_ij / sqrt(c_ii c_jj), of an item that no train user has 1 with itself and 0 with others.
 
     Args:
-        count: [b, l, l], on the diagonal the items' numbers of users. items: [b, l].
+        count: [b, l, l], on the diagonal the items' numbers of users.
+        items: [b, l].
     """
     root = count.diagonal(dim1=1, dim2=2).sqrt()
     cosine = count / (root[:, :, None] * root[:, None]).clamp(min=1)
@@ -271,9 +278,10 @@ class RKSANet(ItemNet):
         packing = Packing(history > 0)
         return self.encode(history, user, packing, draw=self.training, surprises=None), packing
 
-    def encode(self, history: Tensor, user: Tensor, packing: Packing, *, draw: bool,
+    def encode(self, history: Tensor, user: Tensor | None, packing: Packing, *, draw: bool,
                surprises: list[Tensor] | None) -> Tensor:  # fmt: skip
         """[B, L] and [B] to [N, D]; draw, surprises: see :class:`Relations`."""
+        assert user is not None, "RKSA reads the user"
         items = packing.pack(history)
         u = self.user_embedding(user)  # [B, D]
         mixture = self.mixture(u).softmax(1).to(u.dtype)  # Eq. 9
@@ -300,8 +308,9 @@ class RKSANet(ItemNet):
         return loss + self.kernel_weight * torch.cat(surprises).mean() if surprises else loss
 
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:
-        """The vector that the history of each row makes, [B, D]. With `eval_samples` the mean of so many draws: scores
-        are linear in it, so they are the mean of theirs.
+        """The vector that the history of each row makes, [B, D].
+
+        With `eval_samples` the mean of so many draws: scores are linear in it, so they are the mean of theirs.
         """
         if not self.eval_samples:
             return super().query(history, user)

@@ -85,8 +85,9 @@ class InterestPool(nn.Module):
         return relevance.gather(1, index).softmax(1), index
 
     def redundancy(self) -> Tensor:
-        """L_d: half the squared covariances of different interests, taken over their D entries (Eq. 11). Scalar; grows
-        with P^2.
+        """L_d: half the squared covariances of different interests, taken over their D entries (Eq. 11).
+
+        Scalar; grows with P^2.
         """
         centred = self.interests - self.interests.mean(1, keepdim=True)
         z = centred @ centred.T / centred.shape[1]
@@ -121,6 +122,7 @@ class SAIRNet(ItemNet):
         sparse_tables: gradients of the item table hold the rows a batch touched.
     """
 
+    item2intent: Tensor
     needs_intents = True
 
     def __init__(
@@ -156,8 +158,10 @@ class SAIRNet(ItemNet):
         return self.encoder(x, packing)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of the next item (Eq. 12; [R]: the slides take the logarithm of inner products, read as the binary
-        cross-entropy of their sigmoids) plus `interest_reg` times L_d. See :meth:`ItemNet.loss`.
+        """Loss of the next item (Eq. 12) plus `interest_reg` times L_d.
+
+        [R] The slides take the logarithm of inner products, read as the binary cross-entropy of their sigmoids. See
+        :meth:`ItemNet.loss`.
         """
         loss = super().loss(batch)
         return loss + self.interest_reg * self.pool.redundancy() if self.interest_reg else loss

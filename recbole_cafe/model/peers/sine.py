@@ -107,7 +107,11 @@ class SINENet(ItemNet):
             # positions of the size of items: larger ones would drown them
             nn.init.normal_(weight, std=initializer_range if weight is self.position else size**-0.5)
 
-    def forward(self, history: Tensor, user: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def forward(  # type: ignore[override]  # a history makes one vector, and no states of positions
+        self,
+        history: Tensor,
+        user: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
         """history: [B, L]. Returns [B, D]: what the whole row says, and not what its positions do."""
         real = history > 0
         longest = int(real.sum(1).max())

@@ -128,8 +128,9 @@ class SSEPTNet(ItemNet):
         return self.encoder(x, packing), packing
 
     def loss(self, batch: Batch) -> Tensor:
-        """Eq. 5 over every position that has a target. See :meth:`ItemNet.loss`; negatives avoid the items of the true
-        user, whatever was swapped.
+        """Eq. 5 over every position that has a target.
+
+        See :meth:`ItemNet.loss`; negatives avoid the items of the true user, whatever was swapped.
         """
         read, label, reader = batch.history, batch.target, batch.user
         if self.training:
@@ -154,7 +155,9 @@ class SSEPTNet(ItemNet):
         target follows what the next input has become.
 
         Args:
-            history, target: [B, L]. user: [B], one draw for a row, at its input and its output.
+            history: [B, L].
+            target: [B, L].
+            user: [B], one draw for a row, at its input and its output.
         """
         n_users = 2 if self.user_embedding is None else self.user_embedding.num_embeddings
         reader = swap_ids(user, self.sharing.p_user, n_users)
