@@ -327,10 +327,8 @@ def test_costs_say_with_what_runs_were_made_if_they_differ(made: Callable[..., A
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ([], "report needs the folder of a benchmark"),
         (["nowhere"], "nowhere is no folder of a benchmark: nowhere/benchmark.json is missing"),
         (["out", "--test=z"], "test='z' is none of t, wilcoxon"),
-        (["out", "--tset=t"], "report: no option --tset; there are test"),
     ],
 )
 def test_a_wrong_report(arguments: list[str], wanted: str, made: Callable[..., Any],

@@ -226,15 +226,20 @@ def test_checkpoints_stay_when_asked_for(bench_file: Callable[..., str]) -> None
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        ([], "benchmark needs the name of a benchmark or a YAML file"),
-        (["--out=x"], "benchmark needs the name of a benchmark or a YAML file"),
-        (["quick", "--jobs=two"], "--jobs=two is not a whole number"),
-        (["quick", "--threads=0"], "--threads=0: expected at least 1"),
-        (["quick", "--seeds=1,b"], "--seeds=b is not a whole number"),
-        (["quick", "--time_limit=5", "--jobs=0"], "a time limit needs processes that can be ended"),
-        (["quick", "--keep_checkpoints=maybe"], "--keep_checkpoints=maybe: expected True or False"),
+        ([], "benchmark: the following arguments are required: NAME|FILE.yaml"),
+        (["--out=x"], "benchmark: the following arguments are required: NAME|FILE.yaml"),
+        (["quick", "--jobs=two"], "argument --jobs: two is not a whole number"),
+        (["quick", "--threads=0"], "argument --threads: 0: expected at least 1"),
+        (["quick", "--seeds=1,b"], "argument --seeds: b is not a whole number"),
+        (["quick", "--keep_checkpoints=maybe"], "argument --keep_checkpoints: invalid choice: 'maybe'"),
     ],
 )
 def test_a_wrong_command_line(arguments: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["benchmark", *arguments]) == 1
+    assert main(["benchmark", *arguments]) == 2
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_time_limit_needs_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = "a time limit needs processes that can be ended"
+    assert main(["benchmark", "quick", "--time_limit=5", "--jobs=0"]) == 1
     assert wanted in capsys.readouterr().err

@@ -351,7 +351,7 @@ def test_intent_probabilities_are_a_softmax_over_the_intents():
 
 def test_without_a_tower_there_are_no_intent_probabilities():
     made = net(intent_tower=False, intent_loss=False, joint="item")
-    with pytest.raises(ValueError, match="intent_tower=False: there is no tower"):
+    with pytest.raises(ValueError, match="intent_tower=False: no tower tells which intent comes next"):
         made.intent_probabilities(histories())
 
 

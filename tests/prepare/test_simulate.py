@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recbole_cafe.cli.main import main
 from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError, read_table
 from recbole_cafe.files.atomic_writer import Written
 from recbole_cafe.prepare import simulate
@@ -47,9 +47,7 @@ def small(tmp_path: Path) -> Path:
 
 
 def run(*options: str) -> int:
-    parser = argparse.ArgumentParser()
-    simulate.add_arguments(parser)
-    return simulate.main(parser.parse_args(options))
+    return main(["simulate", *options])
 
 
 class TestReproducible:

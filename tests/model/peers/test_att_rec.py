@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from contract import ModelContract
+from small import from_yaml
 from torch import nn
 
-from recbole_cafe.config.props import props_dir, read_yaml
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.att_rec import AttRecNet, time_signal
 
@@ -35,11 +35,9 @@ class Fixed(nn.Module):
 
 def net(**settings):
     """AttRec as its YAML has it, small, float64; some vectors are longer than 1."""
-    arguments = read_yaml(props_dir() / "model" / "AttRec.yaml")
-    del arguments["MAX_ITEM_LIST_LENGTH"], arguments["learning_rate"]
-    arguments |= {"hidden_size": D, "att_window": 3, "n_items": V, "n_users": USERS, "item_negatives": Fixed()}
     torch.manual_seed(3)
-    made = AttRecNet(**arguments | settings).double().eval()
+    given = {"hidden_size": D, "att_window": 3, "n_items": V, "n_users": USERS, "item_negatives": Fixed()}
+    made = from_yaml(AttRecNet, "AttRec", **given | settings).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(std=0.4)
@@ -113,8 +111,8 @@ def test_the_vectors_of_the_data_are_long_enough_for_the_bound_to_matter():
 @torch.no_grad()
 def test_the_streamed_ranking_is_by_the_same_score():
     made = net().float()
-    query, terms = made.last(histories(), USER)
-    top = made.catalogue().top(query, terms, 4, None)[0]
+    query = made.query(histories(), USER)
+    top = made.catalogue().top(query, 4, None)[0]
     assert torch.equal(top, made.scores(query)[:, 1:].topk(4)[1] + 1)
 
 
@@ -187,7 +185,7 @@ def test_each_position_has_the_window_it_would_have_as_the_last():
         for t in range(int((seq[row] > 0).sum())):
             alone = made.query(seq[row : row + 1, : t + 1], USER[row : row + 1]).vector
             at = int(((packing.row == row) & (packing.position == t)).nonzero())
-            torch.testing.assert_close(made.query(state[at : at + 1]), alone, **EXACT)
+            torch.testing.assert_close(made.query_vector(state[at : at + 1]), alone, **EXACT)
 
 
 @torch.no_grad()

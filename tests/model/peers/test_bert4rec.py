@@ -50,7 +50,7 @@ def test_the_last_train_item_is_a_label(monkeypatch):
     made = net()
     monkeypatch.setattr(made.cloze, "hide", lambda rows: (torch.where(rows > 0, V, 0), rows))
     seen = []
-    monkeypatch.setattr(made, "item_loss", lambda state, item, owner: seen.append(item) or state.sum())
+    monkeypatch.setattr(made, "target_loss", lambda state, item, owner: seen.append(item) or state.sum())
     made.loss(Batch(torch.tensor([[3, 5, 0]]), torch.tensor([[5, 9, 0]]), torch.tensor([1])))
     assert seen[0].tolist() == [3, 5, 9]  # the first position too
 
@@ -58,10 +58,10 @@ def test_the_last_train_item_is_a_label(monkeypatch):
 def test_mask_and_padding_are_no_classes():
     made = net()
     state, item = torch.randn(3, 8, dtype=torch.float64), torch.tensor([1, 4, 19])
-    before = made.item_loss(state, item, item)
+    before = made.target_loss(state, item, item)
     with torch.no_grad():
         made.item_embedding.weight[[0, V]] += 100.0
-    torch.testing.assert_close(made.item_loss(state, item, item), before, **EXACT)
+    torch.testing.assert_close(made.target_loss(state, item, item), before, **EXACT)
     assert scores(net()).shape == (4, V)
 
 

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from contract import ModelContract
+from small import from_yaml
 from torch.nn import functional as F
 
-from recbole_cafe.config.props import props_dir, read_yaml
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.model.peers.hcrnn import LEAST, HCRNNNet, TopicModel
 
@@ -30,11 +30,9 @@ class TestHCRNNv2OfTheAuthorsCode(ModelContract):
 
 def net(**settings):
     """HCRNN as its YAML has it, small, float64, weights at which the gates are open and closed."""
-    arguments = read_yaml(props_dir() / "model" / "HCRNN.yaml")
-    del arguments["MAX_ITEM_LIST_LENGTH"]
-    arguments |= {"hidden_size": D, "n_topics": K, "n_items": V, "item_negatives": None, "train_layout": "last"}
     torch.manual_seed(6)
-    made = HCRNNNet(**arguments | settings).double().eval()
+    given = {"hidden_size": D, "n_topics": K, "n_items": V, "item_negatives": None, "train_layout": "last"}
+    made = from_yaml(HCRNNNet, "HCRNN", **given | settings).double().eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_()

@@ -5,9 +5,9 @@ import torch
 from contract import CLOSE, ModelContract, build
 from recbole.model.sequential_recommender.sine import SINE
 from recbole.utils import get_model
+from small import from_yaml
 from torch.nn import functional as F
 
-from recbole_cafe.config.props import props_dir, read_yaml
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.peers.sine import SINENet
@@ -57,11 +57,8 @@ def theirs(toy_path):
 
 def like(theirs, **settings):
     """Ours with the weights of RecBole's."""
-    arguments = read_yaml(props_dir() / "model" / "CorrectedSINE.yaml")
-    for key in ("MAX_ITEM_LIST_LENGTH", "train_layout", "train_batch_size"):
-        del arguments[key]
-    arguments |= {"hidden_size": SIZE, "max_seq_length": L, "n_items": theirs.n_items, "item_negatives": None}
-    made = SINENet(**arguments | settings).eval()
+    given = {"hidden_size": SIZE, "max_seq_length": L, "n_items": theirs.n_items, "item_negatives": None}
+    made = from_yaml(SINENet, "CorrectedSINE", **given | settings).eval()
     weights = theirs.state_dict()
     given = {ours: weights[name] for ours, name in COPIES.items()}
     assert len(given) == len(weights)
@@ -154,10 +151,9 @@ def test_recboles_softmax_loss_ignores_the_regulariser(theirs):
 
 def test_the_covariance_by_hand():
     """Rows (1, -1, 0), (2, -2, 0): centred as they are; their covariance is 4 / 3, counted twice and halved."""
-    made = SINENet(
-        n_items=4, item_negatives=None, max_seq_length=2, hidden_size=3, prototype_size=2, interest_size=1,
-        tau_ratio=0.1, positions=False, layer_norm_eps=1e-12, initializer_range=0.02, loss_type="CE", n_negatives=1,
-        gbce_t=0.75, reg_loss_ratio=0.1, sparse_tables=False,
+    made = from_yaml(
+        SINENet, "CorrectedSINE", n_items=4, item_negatives=None, max_seq_length=2, hidden_size=3, prototype_size=2,
+        interest_size=1, positions=False, loss_type="CE",
     )  # fmt: skip
     with torch.no_grad():
         made.prototype.copy_(torch.tensor([[2.0, 0.0, 1.0], [3.0, -1.0, 1.0]]))

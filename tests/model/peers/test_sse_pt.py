@@ -147,7 +147,7 @@ def naive_loss(made, layout, k):
             def r(item, t=t, states=states, user=user):
                 return states[t - 1] @ torch.cat((table[item], users[user]))
 
-            if made.loss_type == "CE":
+            if made.loss_settings.loss_type == "CE":
                 total = sum(math.exp(r(i)) for i in range(1, V))
                 positive.append(-math.log(math.exp(r(items[t])) / total))
                 continue
