@@ -94,7 +94,7 @@ def naive_query(made, items):
 @torch.no_grad()
 def test_states_are_the_loops(version, bi_att, global_context):
     made = net(hcrnn_version=version, bi_att=bi_att, global_context=global_context)
-    query = made.query(histories()).vector
+    query = made.query(histories())
     for row, got in zip(histories().tolist(), query, strict=True):
         torch.testing.assert_close(got, naive_query(made, [i for i in row if i]), **EXACT)
     items = made.item_embedding.weight
