@@ -95,10 +95,10 @@ def naive_query(made, items):
 def test_states_are_the_loops(version, bi_att, global_context):
     made = net(hcrnn_version=version, bi_att=bi_att, global_context=global_context)
     query = made.query(histories())
-    for row, got in zip(histories().tolist(), query, strict=True):
+    for row, got in zip(histories().tolist(), query.vector, strict=True):
         torch.testing.assert_close(got, naive_query(made, [i for i in row if i]), **EXACT)
     items = made.item_embedding.weight
-    torch.testing.assert_close(made.scores(query), query @ items.T, **EXACT)
+    torch.testing.assert_close(made.scores(query), query.vector @ items.T, **EXACT)
 
 
 @torch.no_grad()
