@@ -32,7 +32,8 @@ class ItemHead(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """[N, D] to [N, D]."""
-        return self.norm(F.gelu(self.dense(state)))
+        normed: Tensor = self.norm(F.gelu(self.dense(state)))
+        return normed
 
 
 class BERT4RecNet(ClozeNet):
@@ -58,7 +59,8 @@ class BERT4RecNet(ClozeNet):
 
     def transform(self, state: Tensor) -> Tensor:
         """BERT's head."""
-        return self.head(state)
+        transformed: Tensor = self.head(state)
+        return transformed
 
 
 class CorrectedBERT4Rec(NetRecommender):

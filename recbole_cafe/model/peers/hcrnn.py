@@ -173,7 +173,8 @@ class ReadOut(nn.Module):
             index = torch.minimum(start[packing.row[here]][:, None] + steps, here[:, None])
             parts.append(self._read(h, c, here, index, seen))
         read = torch.cat(parts)[order.argsort()]
-        return self.bilinear(self.dropout(torch.cat((read, h[at]), dim=1)))
+        mixed: Tensor = self.bilinear(self.dropout(torch.cat((read, h[at]), dim=1)))
+        return mixed
 
     def _read(self, h: Tensor, c: Tensor, here: Tensor, index: Tensor, seen: Tensor) -> Tensor:
         """here: [m]. index: [m, l] what each may see, where `seen`. Returns [m, D], with `bi_att` [m, 2 D]."""

@@ -57,7 +57,8 @@ class Fusion(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """m tensors [N, D]. Returns [N, D]."""
         if self.concat is not None:
-            return self.concat(torch.cat(features, dim=1))
+            fused: Tensor = self.concat(torch.cat(features, dim=1))
+            return fused
         stacked = torch.stack(features, dim=1)  # [N, m, D]
         if self.gate is not None:
             stacked = self.gate_act(self.gate(stacked)) * stacked
@@ -103,7 +104,8 @@ class NOVANet(ClozeNet):
 
     def transform(self, state: Tensor) -> Tensor:
         """BERT4Rec's head."""
-        return self.head(state)
+        transformed: Tensor = self.head(state)
+        return transformed
 
 
 class NOVA(NetRecommender):

@@ -95,7 +95,8 @@ class RecToolsSASRecNet(Net):
     def forward(self, history: Tensor) -> Tensor:
         """States of the positions. history: [B, L]. Returns [B, L, D], rows padded on the left."""
         backbone = self.theirs.torch_model
-        return backbone.encode_sessions({"x": self._on_the_right(history, history)}, self._vectors())
+        state: Tensor = backbone.encode_sessions({"x": self._on_the_right(history, history)}, self._vectors())
+        return state
 
     def loss(self, batch: Batch) -> Tensor:
         """RecTools' loss of the next item."""
@@ -108,7 +109,8 @@ class RecToolsSASRecNet(Net):
         if sampler is not None:
             drawn = sampler.get_negatives(their_batch, lowest_id=self.first_id, highest_id=self.end_id)
             their_batch["negatives"] = drawn.to(x.device)
-        return self.theirs.loss_calculator(self.theirs.get_batch_logits(their_batch), y, their_batch["yw"])
+        loss: Tensor = self.theirs.loss_calculator(self.theirs.get_batch_logits(their_batch), y, their_batch["yw"])
+        return loss
 
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
         """The vector that the history of each row makes, [B, D + 1]."""
@@ -139,7 +141,8 @@ class RecToolsSASRecNet(Net):
         return Catalogue(self.item_vectors().detach(), group, "item", 3)
 
     def _vectors(self) -> Tensor:
-        return self.theirs.torch_model.item_model.get_all_embeddings()
+        vectors: Tensor = self.theirs.torch_model.item_model.get_all_embeddings()
+        return vectors
 
     def _on_the_right(self, history: Tensor, of: Tensor) -> Tensor:
         """`of` [B, up to L], our ids beside history, as theirs and padded on the left to L.

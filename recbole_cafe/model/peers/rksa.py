@@ -74,7 +74,8 @@ class Scores(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """[b, T, D] and [b, l, D] to [b, T, l]."""
-        return self.query(a) @ self.key(b).transpose(1, 2) / math.sqrt(a.shape[-1])
+        score: Tensor = self.query(a) @ self.key(b).transpose(1, 2) / math.sqrt(a.shape[-1])
+        return score
 
 
 class KernelAttention(nn.Module):
@@ -293,7 +294,8 @@ class RKSANet(ItemNet):
             relations.lean.append(leaning(count, real))
             relations.user.append(u[row])
             relations.mixture.append(mixture[row])
-        return self.encoder(self.item_embedding(items), packing, relations)
+        state: Tensor = self.encoder(self.item_embedding(items), packing, relations)
+        return state
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item plus `kernel_weight` times that of the kernels. See :meth:`ItemNet.loss`.

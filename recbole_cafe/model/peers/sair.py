@@ -155,7 +155,8 @@ class SAIRNet(ItemNet):
     def encode(self, items: Tensor, packing: Packing) -> Tensor:
         """F: items [N] to [N, D] (Eq. 1-3)."""
         x = self.item_embedding(items) + self.intent_embedding(self.item2intent[items])
-        return self.encoder(x, packing)
+        state: Tensor = self.encoder(x, packing)
+        return state
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item (Eq. 12) plus `interest_reg` times L_d.
