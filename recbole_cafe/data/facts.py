@@ -80,20 +80,22 @@ class DataFacts:
         return self.intents.n_intents
 
     def item_negatives(self, loss_type: str) -> nn.Module | None:
-        """What draws the negative items of a loss; None for a softmax over all of them."""
-        return _negatives(loss_type, *self.train_pairs, n_users=self.n_users, n=self.n_items)
+        """What draws the negative items of a loss; None for a softmax over all of them, which asks for no pairs."""
+        if loss_type == "CE":
+            return None
+        return _sampler(loss_type, *self.train_pairs, n_users=self.n_users, n=self.n_items)
 
     def intent_negatives(self, loss_type: str) -> nn.Module | None:
         """The same for intents. "No intent" is neither drawn nor avoided."""
+        if loss_type == "CE":
+            return None
         users, items = self.train_pairs
         intents = self.item2intent[items]
         intents = intents.where(intents < self.n_intents, 0)
-        return _negatives(loss_type, users, intents, n_users=self.n_users, n=self.n_intents)
+        return _sampler(loss_type, users, intents, n_users=self.n_users, n=self.n_intents)
 
 
-def _negatives(loss_type: str, users: Tensor, ids: Tensor, *, n_users: int, n: int) -> nn.Module | None:
-    if loss_type == "CE":
-        return None
+def _sampler(loss_type: str, users: Tensor, ids: Tensor, *, n_users: int, n: int) -> nn.Module:
     return PopularitySampler(ids, n=n) if loss_type == "SSM" else ExclusiveSampler(users, ids, n_keys=n_users, n=n)
 
 

@@ -36,15 +36,19 @@ class MemoryCatalogue:
         """V, padding included."""
         return self.plain.n_items
 
-    def plain_score(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
-        """ln of the score as if no item were an override. row, item: [P]. Returns [P] float64."""
-        vector, terms, _ = _parts(query)
+    def score(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
+        """ln of the score that decides. row, item: [P]. Returns [P] float64."""
+        vector, terms, overrides = _parts(query)
+        return self._overridden(overrides, row, item, self._plain(vector, terms, row, item))
+
+    def _plain(self, vector: Tensor, terms: Tensor, row: Tensor, item: Tensor) -> Tensor:
+        """ln of the score as if no item were overridden. terms: less the norms. row, item: [P]. Returns [P] float64."""
         return self.plain.score64(vector[row], terms[row, self.plain.item2intent[item]], item)
 
-    def score(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
-        """ln of the score that decides; as :meth:`plain_score`."""
-        plain = self.plain_score(query, row, item)
-        extra, factor = _parts(query)[2].of(row, item)
+    @staticmethod
+    def _overridden(overrides: ScoreOverrides, row: Tensor, item: Tensor, plain: Tensor) -> Tensor:
+        """ln of the scores that decide, from those as if no item were overridden. row, item, plain: [P]."""
+        extra, factor = overrides.of(row, item)
         special = (extra != 0) | (factor != 1)  # exp and ln are not exactly inverse
         return torch.where(special, ((plain.exp() + extra) * factor).log(), plain)
 
@@ -65,7 +69,8 @@ class MemoryCatalogue:
         if any(bool(x.isnan().any()) for x in (vector, terms, listed.extra, listed.factor)):
             raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
         everyone = torch.arange(len(target), device=target.device)
-        own = self.score(query, everyone, target)
+        plain = self._plain(vector, terms, everyone, target)
+        own = self._overridden(listed, everyone, target, plain)
         above, tied = torch.zeros_like(target), torch.zeros_like(target)
         taken_out = torch.bincount(listed.row, minlength=len(target)) + 1
         if excluded is not None:
@@ -78,16 +83,17 @@ class MemoryCatalogue:
             above.index_add_(0, row, sign * (score > own[row]).long())
             tied.index_add_(0, row, sign * (score == own[row]).long())
 
-        count(everyone, self.plain_score(query, everyone, target), -1)
+        count(everyone, plain, -1)
         other = listed.item != target[listed.row]
         row, item = listed.row[other], listed.item[other]
-        count(row, self.plain_score(query, row, item), -1)
-        count(row, self.score(query, row, item), 1)
+        plain = self._plain(vector, terms, row, item)
+        count(row, plain, -1)
+        count(row, self._overridden(listed, row, item, plain), 1)
         n_candidates = torch.full_like(target, self.n_items - 1)
         if excluded is not None:
             other = (gone != target[of_row]) & (gone > 0)
             row, item = of_row[other], gone[other]
-            count(row, self.score(query, row, item), -1)
+            count(row, self._overridden(listed, row, item, self._plain(vector, terms, row, item)), -1)
             n_candidates -= torch.bincount(row, minlength=len(target))
         if at_most is not None:  # what a row that was not counted to its end lacks may have been taken out all the same
             above, tied = above.clamp(min=0), tied.clamp(min=0)
@@ -115,10 +121,11 @@ class MemoryCatalogue:
         kept = ~torch.isin(listed.row * V + listed.item, of_row * V + item)
         row, item = listed.row[kept], listed.item[kept]
         held = items > 0
+        special_score = self._overridden(listed, row, item, self._plain(vector, terms, row, item))
         return best(
             torch.cat((held.nonzero()[:, 0], row)),
             torch.cat((items[held], item)),
-            torch.cat((scores[held], self.score(query, row, item))),
+            torch.cat((scores[held], special_score)),
             B, k,
         )  # fmt: skip
 

@@ -41,14 +41,7 @@ NO_INTENTS_NOTICE = (
 
 
 class Scorer(Declared):
-    """What evaluation needs of a model.
-
-    Attributes:
-        learns: whether there is something to train.
-        scores_intents: whether the score of a candidate depends on its intent.
-        scores_candidates: whether it scores given items without scoring all others.
-        intents: the intents of the items; asked only of a model that scores intents.
-    """
+    """What evaluation needs of a model."""
 
     @property
     def learns(self) -> bool:
@@ -64,7 +57,7 @@ class Scorer(Declared):
 
     @property
     def intents(self) -> ItemIntents:
-        """The intents of the items."""
+        """The intents of the items; asked only of a model that scores intents."""
 
     def catalogue(self) -> Ranking | None:
         """The items as they are ranked exactly; None if all scores have to be made."""

@@ -6,13 +6,10 @@ import pytest
 import torch
 import toy
 from contract import ModelContract, build, first_share
-from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, share
-from torch import nn
+from small import EXACT, NEXT, USERS, C, Fixed, L, V, histories, item2intent, scores, share, small
 
 from recbole_cafe.config.props import preset, props_dir, read_yaml
-from recbole_cafe.config.signature import arguments_of
 from recbole_cafe.data.batch import Batch, next_items
-from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import ExclusiveSampler
 from recbole_cafe.layers.scoring import JOINTS
@@ -39,36 +36,9 @@ class TestCaFeOfTheAuthorsCode(ModelContract):
     layouts = {"all": 14}
 
 
-def facts(max_seq_length=L):
-    """Four users of the items 1 to 4."""
-    of_all = torch.arange(1, 5)
-    return DataFacts(
-        n_items=V, n_users=5, max_seq_length=max_seq_length, train_pairs=lambda: (of_all, of_all),
-        intents=lambda: ItemIntents(item2intent(), C),
-    )  # fmt: skip
-
-
-def net(max_seq_length=L, item_negatives=None, intent_negatives=None, **settings):
+def net(**settings):
     """CaFe as its YAML has it, small, in float64 and eval mode; what it draws as negatives is known."""
-    path = props_dir() / "model" / "CaFe.yaml"
-    given = {**read_yaml(path), "hidden_size": 8, "inner_size": 12, **settings}
-    torch.manual_seed(11)
-    made = CaFeNet(data=facts(max_seq_length), **arguments_of(CaFeNet, given, path)).double().eval()
-    if made.item_negatives is not None:
-        made.item_negatives = item_negatives or Fixed(V)
-    if made.intent_negatives is not None:
-        made.intent_negatives = intent_negatives or Fixed(C)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            parameter.normal_(std=0.5)
-        for part in made.modules():
-            if isinstance(part, nn.Embedding) and part.padding_idx == 0:
-                part.weight[0] = 0.0
-    return made
-
-
-def scores(made, seq=None):
-    return made.scores(made.query(histories() if seq is None else seq))
+    return small(CaFeNet, "CaFe", **settings)
 
 
 # Towers (Eq. 5-7) -----------------------------------------------------------------------------------------------------
