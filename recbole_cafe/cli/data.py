@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import sys
 import textwrap
@@ -16,6 +17,9 @@ from recbole_cafe.files.places import data_folders
 
 VERBS = ("list", "check", "simulate")
 KINDS = ("sequential", "general")  # RecBole's folders of models that run through us
+# Models in them that want other data than rows of user, history and target: a knowledge graph, columns of negatives, a
+# file of pre-training, or the rows of RecBole's own augmentation
+OTHER_DATA = frozenset(["GRU4RecKG", "KSR", "DIEN", "S3Rec", "FEARec"])
 
 
 def add_to(verbs: Verbs, chosen: str) -> None:
@@ -77,7 +81,7 @@ def _wrapped(title: str, names: Sequence[str]) -> str:
 
 
 def recbole_models(kind: str) -> list[str]:
-    """Names of RecBole's models of a kind, read from its defaults without importing it.
+    """Names of RecBole's models of a kind that run through us, read from its files without importing it.
 
     Args:
         kind: ``sequential`` or ``general``.
@@ -86,9 +90,11 @@ def recbole_models(kind: str) -> list[str]:
     if spec is None or not spec.submodule_search_locations:
         return []
     root = Path(next(iter(spec.submodule_search_locations)))
-    yamls = {path.stem.lower(): path.stem for path in (root / "properties" / "model").glob("*.yaml")}
-    files = (root / "model" / f"{kind}_recommender").glob("*.py")
-    return sorted(yamls[path.stem] for path in files if path.stem in yamls)
+    names = []
+    for path in sorted((root / "model" / f"{kind}_recommender").glob("*.py")):
+        classes = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        names += [name for name in classes if name.lower() == path.stem and name not in OTHER_DATA]
+    return sorted(names)
 
 
 def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:

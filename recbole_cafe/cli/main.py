@@ -73,6 +73,8 @@ def _command(arguments: list[str]) -> int:
     if " ".join(arguments[:2]) == PACK:
         arguments = [PACK, *arguments[2:]]
     verb = arguments[0]
+    if verb.startswith("-") and verb not in ("-h", "--help", "-V", "--version"):
+        raise UsageError(f"unknown option {verb}; see recbole-cafe --help")
     if not verb.startswith("-") and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
@@ -81,8 +83,6 @@ def _command(arguments: list[str]) -> int:
         given, rest = make_parser(verb).parse_known_args(arguments)
     except SystemExit as left:  # --help and --version have printed what they have to say
         return int(left.code or 0)
-    if given.verb is None:
-        raise UsageError(f"unknown option {arguments[0]}; see recbole-cafe --help")
     if rest and not given.takes_keys:
         raise UsageError(f"{given.verb}: it takes no {' '.join(rest)}; see recbole-cafe {given.verb} --help")
     given.command = ["recbole-cafe", *arguments]

@@ -272,6 +272,8 @@ def test_a_failure_is_one_line(
         ("trian --epochs=3", "no command 'trian'; there are run, show-config, exec, benchmark, "),
         ("benchmrk quick", "did you mean benchmark?"),
         ("--nothing", "unknown option --nothing"),
+        ("--epochs=3 run", "unknown option --epochs=3"),
+        ("--replace simulate --users=5", "unknown option --replace"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(typed: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -397,8 +399,9 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     assert ["table3/", "base,", "+1,", "+1+2,", "+1+2+3,", "+1+2+4,", "+1+2+3+4"] in lines
     assert ["quick", "A", "quick", "look", "at", "every", "part", "props/benchmark/quick.yaml"] in lines
     names = [name.rstrip(",") for line in lines for name in line]
-    assert {"SASRec", "FDSA", "GRU4Rec", "Pop", "BPR", "LightGCN"} <= set(names)  # RecBole's own
+    assert {"SASRec", "FDSA", "GRU4Rec", "Pop", "Random", "BPR", "LightGCN"} <= set(names)  # RecBole's own
     assert not {"FM", "DeepFM", "KGAT"} & set(names)  # which do not run under this protocol
+    assert not {"GRU4RecKG", "KSR", "DIEN", "S3Rec", "FEARec"} & set(names)
 
 
 def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str]) -> None:
