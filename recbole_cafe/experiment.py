@@ -29,6 +29,7 @@ from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
 from recbole_cafe.train import checkpoint
+from recbole_cafe.train.run_state import SaveEvery
 from recbole_cafe.train.trainer import supported, trainer_class
 
 PICKLE_KEYS = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
@@ -64,6 +65,7 @@ def run(
         if path is not None:
             _can_be_written(key, Path(path))  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
+    save_every = SaveEvery(config["save_every"])
     init_seed(config["seed"], config["reproducibility"])
     if ranks_file and config["candidates"] == "recbole":
         raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
@@ -84,44 +86,51 @@ def run(
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
-    if config["resume_from"]:
-        trainer.resume_checkpoint(config["resume_from"])
-    best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
-    flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=config["show_progress"])
-    result = Result(
-        model=config["model"],
-        dataset=config["dataset"],
-        seed=config["seed"],
-        simulated=is_simulated(Path(config["data_path"])) is not None,
-        test_result=by_protocol(flat, config["eval_mode"]),
-        best_valid_score=float(best_score),
-        best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
-        epochs=trainer.epochs_run,
-        validations_since_best=int(trainer.cur_step),
-        seconds={"data": seconds_data, **trainer.seconds},
-        peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
-        data=facts,
-        candidates=trainer.evaluation.candidate_digests,
-        versions={**versions(), "device": device_name(config["device"])},
-        config=checkpoint.plain_config(config),
-        checkpoint=str(trainer.saved_model_file) if saved else "",
-    )
-    logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
-    logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
-    if ranks_file and config["local_rank"] == 0:
-        users, order = _users_in_order(test_data._dataset)
-        ranks = {
-            protocol: RankArrays(
-                *(values.numpy()[order] for values in (of.above, of.tied, of.n_candidates)), limit=of.limit
-            )
-            for protocol, of in trainer.evaluation.ranks.items()
-        }
-        save_ranks(ranks_file, users, ranks)
-        logger.info(f"ranks written to {ranks_file}")
-    if result_file and config["local_rank"] == 0:
-        result.save(result_file)
-        logger.info(f"result written to {result_file}")
+    trainer.save_every = save_every
+    with trainer.running():
+        if config["resume"]:
+            trainer.resume_unfinished(train_data._dataset.digests)
+        elif config["resume_from"]:
+            trainer.resume_checkpoint(config["resume_from"])
+        shown = config["show_progress"]
+        best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown)
+        flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=shown)
+        result = Result(
+            model=config["model"],
+            dataset=config["dataset"],
+            seed=config["seed"],
+            simulated=is_simulated(Path(config["data_path"])) is not None,
+            test_result=by_protocol(flat, config["eval_mode"]),
+            best_valid_score=float(best_score),
+            best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
+            epochs=trainer.epochs_run,
+            validations_since_best=int(trainer.cur_step),
+            seconds={"data": seconds_data, **trainer.seconds},
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
+            data=facts,
+            candidates=trainer.evaluation.candidate_digests,
+            digests=dict(train_data._dataset.digests),
+            versions={**versions(), "device": device_name(config["device"])},
+            # how the process was started says nothing about the run
+            config={**checkpoint.plain_config(config), "resume": None, "resume_from": None},
+            checkpoint=str(trainer.saved_model_file) if saved else "",
+        )
+        logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
+        logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
+        if ranks_file and config["local_rank"] == 0:
+            users, order = _users_in_order(test_data._dataset)
+            ranks = {
+                protocol: RankArrays(
+                    *(values.numpy()[order] for values in (of.above, of.tied, of.n_candidates)), limit=of.limit
+                )
+                for protocol, of in trainer.evaluation.ranks.items()
+            }
+            save_ranks(ranks_file, users, ranks)
+            logger.info(f"ranks written to {ranks_file}")
+        if result_file and config["local_rank"] == 0:
+            result.save(result_file)
+            logger.info(f"result written to {result_file}")
     return result
 
 

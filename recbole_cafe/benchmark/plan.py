@@ -32,6 +32,7 @@ from typing import Any
 
 from recbole_cafe.benchmark.store import folder_name, settings_hash
 from recbole_cafe.config.config import Config, known_keys, unknown_key
+from recbole_cafe.config.neutral import NEUTRAL
 from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours
 from recbole_cafe.errors import ConfigError
@@ -49,14 +50,9 @@ MOST_POINTS = 10_000
 # What a benchmark sets itself
 SET_HERE = {"model": "systems", "dataset": "datasets", "seed": "seeds", "eval_mode": "protocols",
             "eval_args": "protocols", "checkpoint_dir": "--out", "candidates_dir": "--out", "candidates": "protocols",
-            "resume_from": "nothing", "show_progress": "nothing", "saved": "nothing"}  # fmt: skip
-# Settings that change no number: where files are, what is shown, which device.
-NOT_HASHED = frozenset(
-    ["seed", "data_path", "checkpoint_dir", "candidates_dir", "show_progress", "state", "gpu_id", "use_gpu", "device",
-     "worker", "log_wandb", "wandb_project", "save_dataset", "dataset_save_path", "save_dataloaders",
-     "dataloaders_save_path", "resume_from", "trust_checkpoint", "config_files", "config_file_list", "local_rank",
-     "nproc", "ip", "port", "world_size", "offset", "group_offset", "single_spec", "saved"]
-)  # fmt: skip
+            "resume": "nothing", "resume_from": "nothing", "save_every": "nothing", "show_progress": "nothing",
+            "saved": "nothing"}  # fmt: skip
+NOT_HASHED = NEUTRAL | {"seed"}
 
 # Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
 NOT_HASHED_AT = {"average_from": 0}

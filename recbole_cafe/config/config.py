@@ -66,6 +66,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "intent_from": (None, "first", "last", "rarest"),
     "mask_history": (True, False),
     "trust_checkpoint": (True, False),
+    "resume": (None, "auto"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
 AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}

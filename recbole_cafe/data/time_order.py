@@ -8,6 +8,7 @@ Rows, splits and item ids are RecBole's own; samplers, loaders and `case_study` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from recbole.utils import FeatureType
 from torch import Tensor
 
 from recbole_cafe.config.config import Config
+from recbole_cafe.data.fingerprint import fingerprint
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import DataError
@@ -36,10 +38,20 @@ class ExactOrderMixin(ColumnarMixin):
     Attributes:
         flat: the interactions in (user, time) order, one tensor [P] per column; None with `benchmark_filename`.
         user_start: [P] where the user of each interaction starts.
+        digests: of data and split, see :func:`recbole_cafe.data.fingerprint.fingerprint`; None before `build`.
     """
 
     flat: Interaction | None = None
     user_start: Tensor
+    digests: Mapping[str, str] | None = None
+
+    def build(self) -> list[Dataset]:
+        """RecBole's split into train, valid and test; each part knows the digests of data and split."""
+        parts = super().build()
+        self.digests = fingerprint(self, parts)
+        for part in parts:
+            part.digests = self.digests
+        return parts
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)

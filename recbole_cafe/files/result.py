@@ -14,7 +14,10 @@ from typing import Any
 from recbole_cafe.errors import DataError
 from recbole_cafe.files.whole import write_json
 
-_LATER: dict[str, Any] = {"validations_since_best": None}  # keys that older results lack -> their value there
+_LATER: dict[str, Any] = {
+    "validations_since_best": None,
+    "digests": {},
+}  # keys that older results lack -> their value there
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Result:
         parameters: numbers that were trained.
         data: counts of the data set.
         candidates: protocol -> checksum of its sampled candidates.
+        digests: of users, items, intents, interactions and split (recbole_cafe.data.fingerprint); equal on all
+            machines. Empty in results of versions that did not write it.
         versions: of Python and of packages, and the device.
         config: every key of the configuration.
         checkpoint: file of the best weights; empty if they were not kept.
@@ -57,6 +62,7 @@ class Result:
     parameters: int
     data: dict[str, Any]
     candidates: dict[str, str]
+    digests: dict[str, str]
     versions: dict[str, str]
     config: dict[str, Any]
     checkpoint: str

@@ -10,10 +10,8 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from glob import escape as glob_escape
 from pathlib import Path
 from typing import IO
 
@@ -32,16 +30,19 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         path: the file to write.
 
     Yields:
-        The open file.
+        The file, open for writing and reading.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    _sweep(path.parent)
+    temporary = _temporary(path, "tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "x+b") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # on the disk before it counts, should the power fail
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -91,8 +92,6 @@ def whole_folder(folder: Path, *, replace: bool, check: Callable[[], None]) -> I
 def beside(folder: Path, ending: str) -> Iterator[Path]:
     """Make a hidden temporary folder beside `folder`, removed when the block ends.
 
-    Its name holds host and process, so that what a killed process leaves is removed by the next one.
-
     Args:
         folder: need not exist.
         ending: of the temporary folder's name.
@@ -100,8 +99,8 @@ def beside(folder: Path, ending: str) -> Iterator[Path]:
     Yields:
         The temporary folder.
     """
-    _sweep(folder)
-    temporary = folder.with_name(f".{folder.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
+    _sweep(folder.parent)
+    temporary = _temporary(folder, ending)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -121,12 +120,20 @@ def _host() -> str:
     return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())
 
 
+def _temporary(path: Path, ending: str) -> Path:
+    """A hidden name beside `path`. It holds host and process, so that what a killed process leaves can be told."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
+
+
 def _sweep(folder: Path) -> None:
-    """Remove temporary folders of `beside` whose process is gone. Those of other hosts stay: who knows."""
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
-    for path in folder.parent.glob(f".{glob_escape(folder.name)}.*"):
+    """Remove what killed processes have left under names of `_temporary`. Those of other hosts stay: who knows."""
+    ours = re.compile(rf"\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
+    for path in folder.glob(".*"):
         if (match := ours.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _old(folder: Path) -> Path:

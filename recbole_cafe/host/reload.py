@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recbole_cafe.train.checkpoint import CheckpointError, decode, load
+from recbole_cafe.train.checkpoint import CheckpointError, decode, load, take_weights
 
 # What ties a run to one process among several: a restored run is a single process on the present machine.
 _DISTRIBUTED_KEYS = ("nproc", "world_size", "offset", "ip", "port")
@@ -91,6 +91,8 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_logger, init_seed
 
+    from recbole_cafe.train.run_state import digests_of, refuse_other_data
+
     state = load(model_file, map_location="cpu", trust_checkpoint=trust_checkpoint)
     if not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{os.fspath(model_file)} holds no config, so its data and model cannot be rebuilt")
@@ -103,11 +105,12 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
         dataset = create_dataset(config)
         logger.info(dataset)
         loaders = data_preparation(config, dataset)
+    refuse_other_data(state, digests_of(loaders[0]), model_file)
 
     init_seed(config["seed"], config["reproducibility"])  # as at training time, where the model came next
     model = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
-    model.load_state_dict(state["state_dict"])
-    model.load_other_parameter(_to_device(state.get("other_parameter"), config["device"]))
+    state["other_parameter"] = _to_device(state.get("other_parameter"), config["device"])
+    take_weights(model, state, model_file)
     return (config, model, dataset, *loaders)
 
 

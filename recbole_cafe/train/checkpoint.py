@@ -10,7 +10,6 @@ What is not plain is stored as a small dict marked with ``MARK`` (see :func:`enc
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import pickle
@@ -19,22 +18,27 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
 
+from recbole_cafe.errors import DataError
+from recbole_cafe.files.whole import written_whole
+from recbole_cafe.train.archive import DamagedError, seal, verify
+
 MARK = "__recbole_cafe__"
 
 _logger = logging.getLogger("recbole_cafe.train.checkpoint")
 
 
-class CheckpointError(RuntimeError):
-    """The file is not a checkpoint, or a damaged one."""
+class CheckpointError(DataError):
+    """The file is not a checkpoint, a damaged one, or another run's."""
 
 
-class UnsafeCheckpointError(RuntimeError):
+class UnsafeCheckpointError(CheckpointError):
     """The file can only be opened by running the pickled code in it."""
 
 
@@ -63,6 +67,8 @@ def encode(obj: Any, where: str = "") -> Any:
     if obj is None or type(obj) in (bool, int, float, str):
         return obj
     if isinstance(obj, torch.Tensor):
+        if obj.layout == torch.strided and obj.numel() * obj.element_size() > obj.untyped_storage().nbytes():
+            obj = obj.detach().clone(memory_format=torch.contiguous_format)  # one number shown many times; see `load`
         return obj if isinstance(obj, torch.nn.Parameter) else obj.detach()
     if isinstance(obj, Enum):
         return _marked("enum", type=_enum_name(obj, where), name=obj.name)
@@ -96,15 +102,24 @@ def decode(obj: Any) -> Any:
     """Return what :func:`encode` was given. Plain data stays as it is, so decoding twice is the same as once.
 
     Raises:
-        CheckpointError: a marked dict of a kind this version does not know.
+        CheckpointError: a marked dict of a kind this version does not know, or one that is not as `encode` makes it.
     """
+    try:
+        return _decode(obj)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, MemoryError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"a part that cannot be read ({type(error).__name__}: {error})") from error
+
+
+def _decode(obj: Any) -> Any:
     if isinstance(obj, (list, tuple)):
-        parts = [decode(part) for part in obj]
+        parts = [_decode(part) for part in obj]
         return tuple(parts) if isinstance(obj, tuple) else parts
     if not isinstance(obj, dict):
         return obj
     if MARK not in obj:
-        return _like(obj, ((key, decode(value)) for key, value in obj.items()))
+        return _like(obj, ((key, _decode(value)) for key, value in obj.items()))
     reader = _READERS.get(obj[MARK])
     if reader is None:
         raise CheckpointError(f"a part of kind {obj[MARK]!r}, which this version of recbole-cafe cannot read")
@@ -194,7 +209,7 @@ def _decode_array(obj: dict[str, Any]) -> np.ndarray:
 
 def _decode_objects(obj: dict[str, Any]) -> np.ndarray:
     array = np.empty(len(obj["items"]), dtype=object)
-    array[:] = decode(obj["items"])
+    array[:] = _decode(obj["items"])
     return array.reshape(obj["shape"])
 
 
@@ -211,7 +226,7 @@ _READERS = {
     "ndarray": _decode_array,
     "objects": _decode_objects,
     "sparse": _decode_sparse,
-    "set": lambda obj: {decode(part) for part in obj["items"]},
+    "set": lambda obj: {_decode(part) for part in obj["items"]},
     "bytes": lambda obj: b"" if obj["data"] is None else obj["data"].cpu().numpy().tobytes(),
     "device": lambda obj: torch.device(obj["name"]),
 }
@@ -244,19 +259,9 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
     if isinstance(other, dict):
         state["other_parameter"] = {k: v for k, v in other.items() if not isinstance(v, torch.nn.Module)}
     state = encode(state)
-    path = os.fspath(path)
-    folder, name = os.path.split(path)
-    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.unfinished")  # same folder, for the rename
-    try:
-        with open(unfinished, "wb") as file:
-            torch.save(state, file, pickle_protocol=2)  # a weights-only reader knows no later protocol
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(unfinished)
-        raise
+    with written_whole(Path(path)) as file:
+        torch.save(state, file, pickle_protocol=2)  # a weights-only reader knows no later protocol
+        seal(file)
 
 
 def load(
@@ -268,12 +273,13 @@ def load(
         path: a file written by :func:`save`, or by RecBole itself if ``trust_checkpoint``.
         map_location: as in ``torch.load``.
         trust_checkpoint: also open files which need unpickling, **which runs whatever code is in them**.
-        mmap: read tensors when they are used instead of all at once, without checking their checksums. For files this
-            process has just written.
+        mmap: read tensors when they are used instead of all at once, without looking for damage first. For files this
+            process has just written, and for a look at what is not a tensor.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged or no checkpoint.
+        CheckpointError: the file is damaged or no checkpoint. Before anything is used its digest is compared (of a
+            file without one, the archive's checksums), and nothing takes more memory than the file has bytes.
         UnsafeCheckpointError: the file needs unpickling and ``trust_checkpoint`` is not set.
     """
     path = os.fspath(path)
@@ -281,14 +287,18 @@ def load(
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     with open(path, "rb") as file:
         head = file.read(2)
-    # torch writes zip archives and once wrote bare pickles; anything else would only fail less clearly below
-    if head[:1] != b"\x80" and not (head == b"PK" and zipfile.is_zipfile(path)):
+    # torch writes zip archives and once wrote bare pickles, which have no checksums
+    if not (head == b"PK" and zipfile.is_zipfile(path)) and not (head[:1] == b"\x80" and trust_checkpoint):
         size = os.path.getsize(path)
         raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
     try:
+        if head == b"PK" and not mmap:
+            verify(Path(path))
         state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint, mmap=mmap or None)
+    except DamagedError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
     except pickle.UnpicklingError as error:
-        if trust_checkpoint or _is_damaged(path):
+        if trust_checkpoint:
             raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
         raise UnsafeCheckpointError(
             f"{path} holds more than plain data ({_reason(error)}), and opening it would run the code in it. "
@@ -296,27 +306,90 @@ def load(
             "trust_checkpoint=True; recbole_cafe.train.checkpoint.save(path, recbole_cafe.train.checkpoint.load(path, "
             "trust_checkpoint=True)) turns it into a safe one."
         ) from None
-    except (RuntimeError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # what is in the file decides what torch's reader stumbles over: any class
+        raise CheckpointError(
+            f"{path} is not a checkpoint, or a damaged one ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
-    if not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
+    if trust_checkpoint and not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
         state["config"] = plain_config(state["config"])
-    return decode(state)
-
-
-def _is_damaged(path: str) -> bool:
-    """Whether the archive's checksum of its pickled part is wrong, so that what was refused is no pickle."""
-    if not zipfile.is_zipfile(path):
-        return False
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith("data.pkl"):
-                    archive.read(name)
-    except zipfile.BadZipFile:
-        return True
-    return False
+        _refuse_growth(state, os.path.getsize(path))
+        return decode(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _refuse_growth(state: dict[str, Any], size: int) -> None:
+    """A file of few bytes must not become much memory.
+
+    A pickle can name one list many times over, and a tensor can show one number many times.
+
+    Args:
+        state: what was read.
+        size: bytes of the file.
+
+    Raises:
+        CheckpointError: the state has more parts than the file has bytes, or a tensor more numbers than are stored.
+    """
+    stack: list[Any] = [state]
+    parts = 0
+    while stack:
+        obj = stack.pop()
+        parts += 1
+        if parts > size:
+            raise CheckpointError("its parts name one another over and over")
+        if isinstance(obj, torch.Tensor):
+            if obj.layout != torch.strided or obj.device.type == "meta":
+                raise CheckpointError(f"a tensor of layout {obj.layout} on {obj.device}, expected plain numbers")
+            if obj.numel() * obj.element_size() > obj.untyped_storage().nbytes():
+                raise CheckpointError(f"a tensor of shape {tuple(obj.shape)} with fewer numbers stored than it has")
+        elif isinstance(obj, dict):
+            stack.extend(obj.values())
+        elif isinstance(obj, (list, tuple, set, frozenset)):
+            stack.extend(obj)
+
+
+def part_of(state: dict[str, Any], key: str, kinds: type | tuple[type, ...], path: str | os.PathLike) -> Any:
+    """A part of a checkpoint that has to be there.
+
+    Args:
+        state: from :func:`load`.
+        key: its name.
+        kinds: its type or types; True is no number.
+        path: the file, for the message.
+
+    Raises:
+        CheckpointError: it is missing or of another type.
+    """
+    value = state.get(key)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        found = type(value).__name__ if key in state else "no such key"
+        names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise CheckpointError(f"{os.fspath(path)}: {key} should be a {names}, found {found}")
+    return value
+
+
+def take_weights(model: Any, state: dict[str, Any], path: str | os.PathLike) -> None:
+    """Put the weights of a checkpoint into a model of RecBole's or ours.
+
+    Args:
+        model: on the device of the tensors in `state`.
+        state: from :func:`load`.
+        path: the file, for the message.
+
+    Raises:
+        CheckpointError: names or shapes are not the model's.
+    """
+    weights = part_of(state, "state_dict", dict, path)
+    try:
+        model.load_state_dict(weights)
+        model.load_other_parameter(state.get("other_parameter"))
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{os.fspath(path)} does not fit {type(model).__name__}: {error}") from error
 
 
 def _reason(error: Exception) -> str:

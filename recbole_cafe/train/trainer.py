@@ -13,12 +13,9 @@ own evaluation instead.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import OrderedDict
-from datetime import datetime
 from functools import cache, partial, wraps
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -38,15 +35,16 @@ from recbole_cafe.train import checkpoint
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
 from recbole_cafe.train.gradients import average_gradients, clip_grad_norm
 from recbole_cafe.train.lazy_logits import PromisedLogits
+from recbole_cafe.train.resume import ResumeMixin
 from recbole_cafe.train.row_adam import SPARSE_LEARNERS, ChainedOptimizer, RowWise, sparse_tables
+from recbole_cafe.train.run_state import digests_of, refuse_other_data
 from recbole_cafe.train.weight_average import WeightAverage
 
 
-class EvaluationMixin:
+class EvaluationMixin(ResumeMixin):
     """Evaluation by protocol, and checkpoints of plain data, for any RecBole trainer."""
 
     _row_wise: RowWise | None = None
-    _average: WeightAverage | None = None
 
     def __init__(self, config: Any, model: AbstractRecommender) -> None:
         super().__init__(config, model)
@@ -58,10 +56,7 @@ class EvaluationMixin:
         self.average_from = config["average_from"] or 0
         if self.average_from and self.scorer.learns:
             self._average = WeightAverage(model.parameters())
-        self.saved_model_file = self._file_name()
         self.protocols = [parse_protocol(name) for name in config["eval_mode"]]
-        self.seconds = {"train": 0.0, "evaluation": 0.0}
-        self.epochs_run = 0
         self.evaluation = Evaluation(config, self.scorer, model, self.eval_collector, self.logger)
 
     def _adapter(self, model: AbstractRecommender) -> RecBoleScorer:
@@ -104,6 +99,7 @@ class EvaluationMixin:
 
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         """RecBole's epoch; afterwards the model holds the weights to be evaluated and saved, see `average_from`."""
+        self._begin_epoch(epoch_idx)
         start = perf_counter()
         if self._average is not None:
             self._average.train()
@@ -170,73 +166,6 @@ class EvaluationMixin:
             self._row_wise.catch_up_all()  # what evaluates or saves the model reads whole tables
         return total.item()
 
-    def _file_name(self) -> str:
-        """Name of the checkpoint, the same in all processes.
-
-        RecBole's has one second's resolution and no data set, so two runs started in one second overwrite each other.
-        """
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        name = [f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth"]
-        if not self.config["single_spec"]:
-            torch.distributed.broadcast_object_list(name)
-        return str(Path(self.checkpoint_dir) / name[0])
-
-    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """RecBole's checkpoint as plain data and tensors, written whole or not at all."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
-            return
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
-        state = {
-            "config": checkpoint.plain_config(self.config),
-            "epoch": epoch,
-            "cur_step": self.cur_step,
-            "best_valid_score": float(self.best_valid_score),
-            "state_dict": self.model.state_dict(),
-            "other_parameter": self.model.other_parameter(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        if self._average is not None:
-            state["average"] = self._average.state_dict()
-        checkpoint.save(path, state)
-        if verbose:
-            self.logger.info(f"Saving current: {path}")
-
-    def resume_checkpoint(self, resume_file: str | Path) -> None:
-        """Continue from a checkpoint: weights and their mean, optimiser, epoch and best score; otherwise RecBole's.
-
-        Args:
-            resume_file: the checkpoint.
-
-        Raises:
-            ConfigError: it is another model's.
-            UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
-        """
-        state = self._load(resume_file)
-        if str(state["config"]["model"]).lower() != str(self.config["model"]).lower():
-            raise ConfigError(
-                f"{resume_file} holds a {state['config']['model']}, the model to train is {self.config['model']}"
-            )
-        self.saved_model_file = str(resume_file)
-        self.start_epoch = state["epoch"] + 1
-        self.cur_step = state["cur_step"]
-        self.best_valid_score = state["best_valid_score"]
-        self._take(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if saved := state.get("average"):
-            average = self._average or WeightAverage(self.model.parameters())
-            average.load_state_dict(saved)
-            if self._average is None:
-                average.train()  # what is in the mean so far is given up
-        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
-
-    def _load(self, path: str | Path, mmap: bool = False) -> dict[str, Any]:
-        trust = bool(self.config["trust_checkpoint"])
-        return checkpoint.load(path, map_location=self.device, trust_checkpoint=trust, mmap=mmap)
-
-    def _take(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["state_dict"])
-        self.model.load_other_parameter(state.get("other_parameter"))  # checkpoint.load has decoded it
-
     # Evaluation ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -262,7 +191,9 @@ class EvaluationMixin:
                 torch.distributed.barrier()  # process 0 may still be writing it
             # of its own file only the weights are read: the optimiser's state is twice as large
             own = model_file is None and self.device.type == "cpu"
-            self._take(self._load(path, mmap=own))
+            state = self._load(path, mmap=own)
+            refuse_other_data(state, digests_of(eval_data), path)
+            checkpoint.take_weights(self.model, state, path)
             self.logger.info(f"Loading model structure and parameters from {path}")
         if self.config["candidates"] == "recbole" or self.eval_type != EvaluatorType.RANKING:
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
