@@ -219,8 +219,10 @@ def _runs(cell: Spec, results: Path) -> SystemRuns | None:
     if "where" in cell or "seeds" in cell:  # all that was run, not only what the plan names
         kept = _kept(benchmark, cell["dataset"], label)
         digest = _best(kept, runs.seeds[0], cell["where"]) if "where" in cell else runs.digest
+        if digest is None and "where" in cell:
+            raise PageError(f"{benchmark.out}: {cell['dataset']}, {label} has no run with {cell['where']}")
         if digest is None:
-            raise PageError(f"{benchmark.out}: {cell['dataset']}, {label} has no run with {cell.get('where')}")
+            return None
         return SystemRuns(**{**vars(runs), "digest": digest, "runs": kept[digest]})
     return SystemRuns(**{**vars(runs), "runs": dict(runs.runs)})
 

@@ -49,6 +49,7 @@ rows:
 - {title: x, system: A, where: {x: 1}}
 - B
 - C
+- {title: first of C, system: C, seeds: [1]}
 - {title: gain, gain: [A, [B, C]]}
 - {title: paper, text: [.5, 3]}
 """
@@ -72,6 +73,7 @@ def test_a_table_is_made_of_runs(results: Path) -> None:
         "| x | **1.000** | 4 |",
         "| B | .250 | 4 |",
         "| C |  | 4 |",
+        "| first of C |  | 4 |",
         "| gain | +50 % |  |",
         "| paper | 0.5 | 3 |",
     ]
