@@ -20,7 +20,8 @@ A cell is described by the keys of its row, its column and its table, of one key
 
 * `benchmark`, `dataset`, `system`, `protocol`, `metric`: whose mean over the seeds it is, with the sample standard
   deviation in brackets unless it rounds to 0 (`sd: false` leaves it out); `digits` after the point (3; of `full` 4).
-  `where` names settings: of the runs with them those of the best validation score; `seeds` limits them.
+  `where` names settings: of the runs with them those of the best validation score; `seeds` names the seeds, without one
+  of which the cell is empty.
 * `fact`: a number of the data (users, items, intents, interactions, interactions_per_item), `digits` as above (0).
 * `gain`: two titles, of rows (in a row) or columns (in a column): the gain of the first over the second, which
   may be a list: then over its best.
@@ -54,7 +55,8 @@ from recbole_cafe.files.whole import written_whole
 
 PAGES = ("README.md", "docs/**/*.md", "results/*/README.md")
 RESULTS = "results"
-TABLE = re.compile(r"(?P<begin><!-- table:\n(?P<spec>.*?)\n-->\n).*?(?P<end><!-- /table -->)", re.DOTALL)
+OPENING, CLOSING = "<!-- table:", "<!-- /table -->"
+TABLE = re.compile(rf"(?P<begin>{OPENING}\n(?P<spec>.*?)\n-->\n).*?(?P<end>{CLOSING})", re.DOTALL)
 NUMBER = re.compile(r"\$\{(?P<file>[^:#}]+)(?:#(?P<place>[^:}]+))?:(?P<key>[^:}]+)(?::(?P<form>[^}]*))?\}")
 
 Spec = Mapping[str, Any]
@@ -127,6 +129,10 @@ def with_tables(text: str, results: Path) -> str:
             raise PageError(f"a table lacks {error!r}: {match['spec'][:200]}") from error
         return match["begin"] + "\n" + "\n".join(lines) + "\n\n" + match["end"]
 
+    n_tables = len(TABLE.findall(text))
+    for mark in (OPENING, CLOSING):
+        if text.count(mark) != n_tables:
+            raise PageError(f"{mark!r} stands {text.count(mark)} times round {n_tables} tables")
     return TABLE.sub(new, text)
 
 
@@ -191,7 +197,10 @@ def _value(cell: Spec, results: Path) -> Stat | None:
     runs = _runs(cell, results)
     if runs is None:
         return None
-    runs.runs = {seed: run for seed, run in runs.runs.items() if seed in cell.get("seeds", runs.runs)}
+    seeds = cell.get("seeds", list(runs.runs))
+    if any(seed not in runs.runs for seed in seeds):
+        return None
+    runs.runs = {seed: runs.runs[seed] for seed in seeds}
     values = runs.values(cell["protocol"], cell["metric"])
     return stat(values) if values else None
 
@@ -207,23 +216,32 @@ def _runs(cell: Spec, results: Path) -> SystemRuns | None:
     if label not in systems:
         return None
     runs = systems[label]
-    if "where" in cell:
-        runs = _with_settings(benchmark, cell["dataset"], runs, cell["where"])
+    if "where" in cell or "seeds" in cell:  # all that was run, not only what the plan names
+        kept = _kept(benchmark, cell["dataset"], label)
+        digest = _best(kept, runs.seeds[0], cell["where"]) if "where" in cell else runs.digest
+        if digest is None and "where" in cell:
+            raise PageError(f"{benchmark.out}: {cell['dataset']}, {label} has no run with {cell['where']}")
+        if digest is None:
+            return None
+        return SystemRuns(**{**vars(runs), "digest": digest, "runs": kept[digest]})
     return SystemRuns(**{**vars(runs), "runs": dict(runs.runs)})
 
 
-def _with_settings(benchmark: Benchmark, dataset: str, system: SystemRuns, where: Spec) -> SystemRuns:
-    """Of all runs of a system with these settings those of the best validation score on the first seed."""
-    folder = run_folder(benchmark.out, dataset, system.system, "", 0).parent.relative_to(benchmark.out).as_posix()
+def _kept(benchmark: Benchmark, dataset: str, label: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """All runs of a system: hash of the settings -> seed -> result."""
+    folder = run_folder(benchmark.out, dataset, label, "", 0).parent.relative_to(benchmark.out).as_posix()
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for place, run in read_packed(benchmark.out).runs.items():
-        if place.rpartition("/")[0] == folder and all(run.result["config"].get(k) == v for k, v in where.items()):
+        if place.rpartition("/")[0] == folder:
             runs.setdefault(run.result["benchmark"]["hash"], {})[run.result["seed"]] = run.result
-    first = system.seeds[0]
-    digest = choose({digest: score(of[first]) for digest, of in runs.items() if first in of})
-    if digest is None:
-        raise PageError(f"{benchmark.out}: {dataset}, {system.system} has no run with {dict(where)}")
-    return SystemRuns(**{**vars(system), "digest": digest, "runs": runs[digest]})
+    return runs
+
+
+def _best(runs: Mapping[str, Mapping[int, dict[str, Any]]], first: int, where: Spec) -> str | None:
+    """Of the runs of the first seed with these settings the hash of that with the best validation score."""
+    configs = {digest: of[first]["config"] for digest, of in runs.items() if first in of}
+    fits = [digest for digest, config in configs.items() if all(config.get(k) == v for k, v in where.items())]
+    return choose({digest: score(runs[digest][first]) for digest in fits})
 
 
 @lru_cache

@@ -26,6 +26,7 @@ def results(made: Callable[..., Any], tmp_path: Path) -> Path:
     for seed, places in ((1, [0, 0, 3, 3]), (2, [0, 3, 3, 3])):
         benchmark.run("A", seed, places, valid=0.9, config={**config, "x": 0})
         benchmark.run("B", seed, [0, 3, 3, 3], config=config)
+    benchmark.run("A", 4, [0, 0, 0, 0], valid=0.9, config={**config, "x": 0})  # not of the plan
     benchmark.run("A", 1, [0, 0, 0, 0], digest="A1", valid=0.1, config={**config, "x": 1})
     pack(benchmark.out, tmp_path / "results" / "small")
     (tmp_path / "results" / "speed").mkdir()
@@ -43,9 +44,12 @@ columns:
 rows:
 - A
 - {title: first seed, system: A, seeds: [1]}
+- {title: three seeds, system: A, seeds: [1, 2, 4]}
+- {title: a seed that nobody ran, system: B, seeds: [1, 2, 3]}
 - {title: x, system: A, where: {x: 1}}
 - B
 - C
+- {title: first of C, system: C, seeds: [1]}
 - {title: gain, gain: [A, [B, C]]}
 - {title: paper, text: [.5, 3]}
 """
@@ -64,9 +68,12 @@ def test_a_table_is_made_of_runs(results: Path) -> None:
         "|---|---|---|",
         "| A | .375 (.177) | 4 |",
         "| first seed | .500 | 4 |",
+        "| three seeds | .583 (.382) | 4 |",
+        "| a seed that nobody ran |  | 4 |",
         "| x | **1.000** | 4 |",
         "| B | .250 | 4 |",
         "| C |  | 4 |",
+        "| first of C |  | 4 |",
         "| gain | +50 % |  |",
         "| paper | 0.5 | 3 |",
     ]
@@ -94,6 +101,13 @@ def test_what_is_not_there_is_named(results: Path, old: str, new: str, message: 
         pages.with_tables(page(SPEC.replace(old, new)), results)
     with pytest.raises(pages.PageError, match=r"load\.json has no ours\.m"):
         pages.with_tables(page('head: [a]\ncells:\n- ["${speed/load.json:ours.m:2}"]'), results)
+
+
+@pytest.mark.parametrize("lost", ["<!-- table:", "<!-- /table -->"])
+def test_a_table_that_lost_a_mark_is_named(results: Path, lost: str) -> None:
+    text = page(SPEC).replace(lost, "", 1) + page(SPEC)
+    with pytest.raises(pages.PageError, match=r"stands [12] times"):
+        pages.with_tables(text, results)
 
 
 def test_the_command_writes_and_checks(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
