@@ -43,13 +43,13 @@ def fingerprint(dataset: Any, parts: Sequence[Any]) -> dict[str, str]:
     ):
         found["intents"] = _of_tokens(dataset, intents, dataset.item_feat[intents])
     if dataset.flat is not None:
-        columns = [dataset.flat[name] for name in (users, items, dataset.time_field) if name in dataset.flat]
-        found["interactions"] = _sha256(*columns)
-        found["split"] = _sha256(*(np.sort(part.inter_feat[ROW]) for part in parts[1:]))
+        pairs = digest_of(dataset.flat[users], dataset.flat[items])
+        found["interactions"] = hashlib.sha256((pairs + dataset.time_digest).encode()).hexdigest()
+        found["split"] = digest_of(*(np.sort(part.inter_feat[ROW]) for part in parts[1:]))
     else:
         feats = [part.inter_feat for part in parts]
-        found["interactions"] = _sha256(*(feat[name] for feat in feats for name in sorted(feat.interaction)))
-        found["split"] = _sha256(np.array([len(feat) for feat in feats]))
+        found["interactions"] = digest_of(*(feat[name] for feat in feats for name in sorted(feat.interaction)))
+        found["split"] = digest_of(np.array([len(feat) for feat in feats]))
     return found
 
 
@@ -68,7 +68,8 @@ def _of_tokens(dataset: Any, field: str, column: Tensor | None = None) -> str:
     return digest.hexdigest()
 
 
-def _sha256(*columns: Any) -> str:
+def digest_of(*columns: Any) -> str:
+    """Compute the sha256 of tensors or arrays of numbers, in hexadecimal."""
     digest = hashlib.sha256()
     for column in columns:
         _update(digest, column)

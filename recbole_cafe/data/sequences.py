@@ -42,7 +42,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         order = self._exact_order(by_user=True)
         # RecBole then sorts all rows by time, stably: by (time, user, order within the user)
         by_time = np.argsort(self._time[order], kind="stable")
-        self._time = None
+        self._forget_time(order)
         self._time_rank = torch.empty(len(order), dtype=torch.int32)
         self._time_rank[torch.from_numpy(by_time)] = torch.arange(len(order), dtype=torch.int32)
         del by_time

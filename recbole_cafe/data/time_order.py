@@ -20,7 +20,7 @@ from recbole.utils import FeatureType
 from torch import Tensor
 
 from recbole_cafe.config.config import Config
-from recbole_cafe.data.fingerprint import fingerprint
+from recbole_cafe.data.fingerprint import digest_of, fingerprint
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import DataError
@@ -44,6 +44,7 @@ class ExactOrderMixin(ColumnarMixin):
     flat: Interaction | None = None
     user_start: Tensor
     digests: Mapping[str, str] | None = None
+    time_digest = ""  # of the exact times, which no tensor keeps
 
     def build(self) -> list[Dataset]:
         """RecBole's split into train, valid and test; each part knows the digests of data and split."""
@@ -138,6 +139,11 @@ class ExactOrderMixin(ColumnarMixin):
             return np.arange(n)
         return np.lexsort(keys)
 
+    def _forget_time(self, order: np.ndarray) -> None:
+        """Keep of the exact times their digest alone. order: into (user, time) order."""
+        self.time_digest = digest_of(self._time[order])
+        self._time = None
+
     def _keep_flat(self, columns: dict[str, Tensor]) -> None:
         """Remember the interactions in (user, time) order; rows refer to them by their column ROW."""
         uid = columns[self.uid_field].numpy()
@@ -190,7 +196,7 @@ class TimeOrderedDataset(ExactOrderMixin, Dataset):
 
     def _change_feat_format(self) -> None:
         by_user, by_time = self._exact_order(by_user=True), self._exact_order(by_user=False)
-        self._time = None
+        self._forget_time(by_user)
         super()._change_feat_format()
         order = torch.from_numpy(by_user)
         self._keep_flat({field: narrow(self.inter_feat[field])[order] for field in (self.uid_field, self.iid_field)})

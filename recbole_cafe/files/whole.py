@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import json
 import os
 import re
@@ -53,9 +52,8 @@ def write_json(path: Path, content: object) -> None:
         path: the file to write.
         content: what JSON has no form for is written as text.
     """
-    with written_whole(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
-        json.dump(content, text, indent=2, default=str)
-        text.write("\n")
+    with written_whole(path) as file:
+        file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

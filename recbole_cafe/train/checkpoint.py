@@ -14,7 +14,6 @@ import logging
 import os
 import pickle
 import re
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import Enum
@@ -287,12 +286,14 @@ def load(
         raise FileNotFoundError(f"there is no checkpoint file {path}")
     with open(path, "rb") as file:
         head = file.read(2)
-    # torch writes zip archives and once wrote bare pickles, which have no checksums
-    if not (head == b"PK" and zipfile.is_zipfile(path)) and not (head[:1] == b"\x80" and trust_checkpoint):
+    bare = head[:1] == b"\x80"  # a bare pickle, as torch wrote once, without checksums
+    if bare and not trust_checkpoint:
+        raise _unsafe(path, "it is a bare pickle")
+    if not bare and head != b"PK":
         size = os.path.getsize(path)
         raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
     try:
-        if head == b"PK" and not mmap:
+        if not bare and not mmap:
             verify(Path(path))
         state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint, mmap=mmap or None)
     except DamagedError as error:
@@ -300,12 +301,7 @@ def load(
     except pickle.UnpicklingError as error:
         if trust_checkpoint:
             raise CheckpointError(f"{path} is not a checkpoint, or a damaged one: {error}") from error
-        raise UnsafeCheckpointError(
-            f"{path} holds more than plain data ({_reason(error)}), and opening it would run the code in it. "
-            "RecBole's own checkpoints are such files. If you made this one or trust who did, pass "
-            "trust_checkpoint=True; recbole_cafe.train.checkpoint.save(path, recbole_cafe.train.checkpoint.load(path, "
-            "trust_checkpoint=True)) turns it into a safe one."
-        ) from None
+        raise _unsafe(path, _reason(error)) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     except Exception as error:  # what is in the file decides what torch's reader stumbles over: any class
@@ -390,6 +386,15 @@ def take_weights(model: Any, state: dict[str, Any], path: str | os.PathLike) -> 
         model.load_other_parameter(state.get("other_parameter"))
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{os.fspath(path)} does not fit {type(model).__name__}: {error}") from error
+
+
+def _unsafe(path: str, reason: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"{path} holds more than plain data ({reason}), and opening it would run the code in it. "
+        "RecBole's own checkpoints are such files. If you made this one or trust who did, pass "
+        "trust_checkpoint=True; recbole_cafe.train.checkpoint.save(path, recbole_cafe.train.checkpoint.load(path, "
+        "trust_checkpoint=True)) turns it into a safe one."
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,7 @@ RESULT = Result(
     model="CaFe", dataset="amazon", seed=7, simulated=True, test_result={"full": {"ndcg@5": 0.25}},
     best_valid_score=0.5, best_valid_result={"ndcg@5": 0.5},
     epochs=3, validations_since_best=1, seconds={"train": 1.5}, peak_memory_mb=100.0,
-    parameters=12, data={"users": 3, "nested": [1, None]}, candidates={"pop100": "abc"}, versions={"torch": "2"},
+    parameters=12, data={"users": 3, "nested": [1, None]}, candidates={"pop100": "abc"}, digests={"items": "def"}, versions={"torch": "2"},
     config={"seed": 7, "loss": None}, checkpoint="", command=["recbole-cafe", "run"],
 )  # fmt: skip
 
