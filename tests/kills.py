@@ -1,0 +1,150 @@
+"""A tool: kill training runs at random moments, resume them, compare them bit by bit with the run that was let be.
+
+    python tests/kills.py --models=CaFe,CaFePlus,SASRec --n=34 --seed=0 --out=kills.json
+    python tests/kills.py --models=CaFe --n=20 --nproc=2
+
+A run is a forked child that trains on the toy data, killed with all its children by SIGKILL; the moment is uniform over
+the time that the unbroken run took. It is killed again while it resumes, now and then. Weights, metrics and result file
+have to be equal, but for times, memory, names of files and the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import toy
+
+from recbole_cafe.cli.main import main as command
+from recbole_cafe.train import checkpoint
+
+OF_THE_PROCESS = ("seconds", "peak_memory_mb", "checkpoint", "command")
+
+
+def arguments(model: str, folder: Path, data: Path, nproc: int) -> list[str]:
+    """The command line of a run."""
+    keys: dict[str, Any] = {
+        "model": model, "dataset": toy.NAME, "data_path": data, "checkpoint_dir": folder / "saved", "gpu_id": "",
+        "epochs": 8, "train_batch_size": 16, "MAX_ITEM_LIST_LENGTH": toy.MAX_LENGTH, "eval_mode": "[full,pop10]",
+        "topk": "[5]", "valid_metric": "NDCG@5", "show_progress": False, "state": "ERROR",
+        "result_file": folder / "result.json", "resume": "auto", "stopping_step": 3, "learning_rate": 0.01,
+        "worker": 0, **({"nproc": nproc} if nproc > 1 else {}),
+    }  # fmt: skip
+    return ["run", *(f"--{key}={value}" for key, value in keys.items())]
+
+
+def start(line: list[str], folder: Path) -> int:
+    """Run the command in a child; its process id."""
+    child = os.fork()
+    if child:
+        return child
+    os.setsid()
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.argv = ["recbole-cafe", *line]
+    os._exit(command(line))
+
+
+def kill(child: int) -> bool:
+    """Kill a child and its children; whether it was still running."""
+    family = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [*psutil.Process(child).children(recursive=True), psutil.Process(child)]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Result and weights of a run that has ended."""
+    result = json.loads((folder / "result.json").read_text())
+    weights = checkpoint.load(result["checkpoint"])["state_dict"]
+    for key in OF_THE_PROCESS:
+        del result[key]
+    result["config"] = {
+        k: v for k, v in result["config"].items() if k not in ("checkpoint_dir", "candidates_dir", "port")
+    }
+    return result, weights
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Where two runs differ."""
+    (result, weights), (result_2, weights_2) = outcome(one), outcome(other)
+    keys = [key for key in result | result_2 if result.get(key) != result_2.get(key)]
+    return keys + [name for name in weights | weights_2 if not torch.equal(weights[name], weights_2[name])]
+
+
+def main() -> int:
+    """Kill, resume, compare. Returns the exit status: 1 when a resumed run differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="CaFe,CaFePlus,SASRec")
+    parser.add_argument("--n", type=int, default=10, help="kills for each model")
+    parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="write what happened there as JSON")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rng, records, bad = random.Random(options.seed), [], 0
+    work = Path(tempfile.mkdtemp(prefix="kills-"))
+    data = toy.write_toy(work / "data").parent
+    for model in options.models.split(","):
+        whole = work / f"{model}-whole"
+        began = time.monotonic()
+        status = os.waitpid(start(arguments(model, whole, data, options.nproc), whole), 0)[1]
+        seconds = time.monotonic() - began
+        if status:
+            print((whole / "log.txt").read_text())
+            return 1
+        for number in range(options.n):
+            folder = work / f"{model}-{number}"
+            line = arguments(model, folder, data, options.nproc)
+            kills = 0
+            while True:
+                child = start(line, folder)
+                if kills == 0 or rng.random() < 0.3:
+                    time.sleep(rng.uniform(0.1 * seconds, seconds))
+                    if kill(child):
+                        kills += 1
+                        epochs = [checkpoint.load(f)["epoch"] + 1 for f in (folder / "saved").glob("*.last")]
+                        continue
+                    break
+                os.waitpid(child, 0)
+                break
+            try:
+                differs = differences(whole, folder)
+            except (OSError, KeyError) as error:
+                differs = [f"{type(error).__name__}: {error}", (folder / "log.txt").read_text()[-2000:]]
+            left = sorted(p.name for p in (folder / "saved").iterdir() if p.suffix != ".pth" and p.is_file())
+            records.append({"model": model, "nproc": options.nproc, "kills": kills, "differs": differs, "left": left,
+                            "epochs_done_at_last_kill": epochs[0] if kills and epochs else 0})  # fmt: skip
+            bad += bool(differs or left)
+            print(records[-1], flush=True)
+            shutil.rmtree(folder)
+    counted = Counter((r["model"], r["nproc"], not r["differs"]) for r in records if r["kills"])
+    print("model, processes, equal: kills' resumes", dict(counted))
+    if options.out:
+        Path(options.out).write_text(json.dumps(records, indent=1) + "\n")
+    shutil.rmtree(work)
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
