@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.literals import ConfigLoader
+from recbole_cafe.files.literals import load_yaml
 from recbole_cafe.files.places import PACKAGE
 
 SYSTEM_KEYS = ("model", "search")  # what a system of a benchmark file holds beside settings of its model
@@ -75,8 +75,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
