@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark.store import folder_name, settings_hash
-from recbole_cafe.config.config import Config, known_keys, unknown_key
+from recbole_cafe.config.checks import unknown_key
+from recbole_cafe.config.config import Config, known_keys
 from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours
 from recbole_cafe.errors import ConfigError
