@@ -11,12 +11,14 @@ of our models (recbole_cafe.host.registry). Text is never evaluated as code; see
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from recbole.config import Config as RecBoleConfig
+from recbole.utils import get_model
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -25,7 +27,7 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_cafe.config.checks import check_valid_metric, check_values, unknown_key
-from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
+from recbole_cafe.config.props import known_models, model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import parse_protocol
@@ -208,6 +210,26 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
     (external if "load_col" in external else internal)["load_col"] = columns
 
 
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def _no_model(name: str) -> ConfigError:
+    names = {known.lower(): known for known in known_models()}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    hint = f"did you mean {names[close[0]]}? " if close else ""
+    return ConfigError(f"no model {name!r}; {hint}`recbole-cafe list` names the models there are")
+
+
+def _check_dataset(dataset: Any) -> None:
+    """Raise unless this can be the name of a folder below data_path and of the files in it."""
+    if not isinstance(dataset, str) or not dataset.strip(". "):
+        raise ConfigError(f"dataset={dataset!r} should be the name of a folder of atomic files below data_path")
+    path = Path(dataset)
+    if path.name != dataset:
+        raise ConfigError(f"dataset={dataset!r} should be a name, not a path: for the folder {path} set "
+                          f"data_path={path.parent} and dataset={path.name}")  # fmt: skip
+
+
 # Our Config -----------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +271,23 @@ class Config(RecBoleConfig):  # type: ignore[misc]  # RecBole is untyped
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return self._convert_config_dict(self._overrides)
+
+    def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, type, str]:
+        """RecBole's look-up, whose own errors name neither the key nor what there is."""
+        name = self.external_config_dict.get("model") if model is None else model
+        if not isinstance(name, type):
+            if not name or not isinstance(name, str):
+                raise ConfigError(f"model={name!r} should be the name or the class of a model")
+            try:
+                get_model(name)
+            except (ValueError, AttributeError) as error:  # AttributeError: the file is there, the class is not
+                if isinstance(error, AttributeError) and f"has no attribute {name!r}" not in str(error):
+                    raise
+                raise _no_model(name) from None
+        given = self.external_config_dict.get("dataset") if dataset is None else dataset
+        _check_dataset(given)
+        found: tuple[str, type, str] = super()._get_model_and_dataset(name, given)
+        return found
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
         content = read_yaml(file)

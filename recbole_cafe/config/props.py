@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,16 @@ def model_yaml(model_class: type) -> Path:
     raise ConfigError(
         f"{name} has no YAML: {props_dir()}/model/{name}.yaml is missing, and so is one beside its module"
     )
+
+
+def known_models() -> list[str]:
+    """Names of the models that have a YAML, and of RecBole's, which are read from its files without importing them."""
+    names = {path.stem for path in (props_dir() / "model").glob("*.yaml")} | {model.__name__ for model in _YAML_OF}
+    for folder in importlib.import_module("recbole.model").__path__:
+        for path in Path(folder).glob("*_recommender/*.py"):
+            classes = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            names.update(name for name in classes if name.lower() == path.stem)
+    return sorted(names)
 
 
 def _folder_of(cls: type) -> list[Path]:

@@ -67,7 +67,7 @@ class ExactOrderMixin(ColumnarMixin):
     def _obtain(self, token: str, folder: Path) -> None:
         """A folder that is missing: make the simulated `amazon`, leave to RecBole what it can download."""
         is_set = "data_path" in self.config.external_config_dict
-        if token == "amazon" and not is_set:
+        if token == "amazon" and not is_set and not self.config["resume_from"]:
             self.logger.warning(f"{folder} does not exist: making the simulated sample there")
             ensure_amazon(folder)
         elif self._get_download_url("url", allow_none=True) is None:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -45,15 +46,28 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def finite(content: object) -> object:
+    """Content for JSON, which has no form for NaN and the infinities: None, `null`, in place of each.
+
+    Args:
+        content: of dicts, lists, tuples and values.
+    """
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON, whole or not at all.
 
     Args:
         path: the file to write.
-        content: what JSON has no form for is written as text.
+        content: a number that is not finite is written as null, what else JSON has no form for as text.
     """
     with written_whole(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
-        json.dump(content, text, indent=2, default=str)
+        json.dump(finite(content), text, indent=2, default=str, allow_nan=False)
         text.write("\n")
 
 

@@ -17,13 +17,16 @@ import pickle
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+
+from recbole_cafe.errors import DataError
+from recbole_cafe.files.simulated import is_simulated
 
 MARK = "__recbole_cafe__"
 
@@ -220,6 +223,28 @@ _READERS = {
 # ----------------------------------------------------------------------------------------------------
 # Files
 # ----------------------------------------------------------------------------------------------------
+
+
+def check_simulated(state: Mapping[str, Any], path: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Raise if a checkpoint is of real data and those at hand are simulated, or the other way round.
+
+    Args:
+        state: what the checkpoint holds; one of an earlier version does not say what it was trained on.
+        path: the checkpoint.
+        folder: of the data set at hand; one that does not exist is neither.
+
+    Raises:
+        DataError: naming both.
+    """
+    if "simulated" not in state or not os.path.isdir(folder):
+        return
+    is_now = is_simulated(folder) is not None
+    if is_now != bool(state["simulated"]):
+        was, now = ("real", "a simulated data set") if is_now else ("simulated", "other data")
+        raise DataError(
+            f"{os.fspath(path)} was trained on {was} data, and {folder} holds {now}; put the data there "
+            f"that it was trained on"
+        )
 
 
 def save(path: str | os.PathLike, state: dict[str, Any]) -> None:

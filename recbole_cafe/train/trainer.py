@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import parse_protocol
+from recbole_cafe.files.simulated import is_simulated
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
@@ -188,6 +189,7 @@ class EvaluationMixin:
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         state = {
             "config": checkpoint.plain_config(self.config),
+            "simulated": is_simulated(self.config["data_path"]) is not None,
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": float(self.best_valid_score),
@@ -209,6 +211,7 @@ class EvaluationMixin:
 
         Raises:
             ConfigError: it is another model's.
+            DataError: it was trained on real data and these are simulated, or the other way round.
             UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
         """
         state = self._load(resume_file)
@@ -216,6 +219,7 @@ class EvaluationMixin:
             raise ConfigError(
                 f"{resume_file} holds a {state['config']['model']}, the model to train is {self.config['model']}"
             )
+        checkpoint.check_simulated(state, resume_file, self.config["data_path"])
         self.saved_model_file = str(resume_file)
         self.start_epoch = state["epoch"] + 1
         self.cur_step = state["cur_step"]

@@ -162,6 +162,26 @@ def test_an_unknown_key_is_refused_wherever_it_stands() -> None:
             RecBoleConfig("CaFe", "toy", **given)
 
 
+@pytest.mark.parametrize(
+    ("model", "dataset", "message"),
+    [
+        ("cafe", "toy", r"no model 'cafe'; did you mean CaFe\? `recbole-cafe list` names"),
+        ("sasrec", "toy", r"no model 'sasrec'; did you mean SASRec\?"),
+        ("SASrek", "toy", r"no model 'SASrek'; did you mean SASRec\?"),
+        ("zzzz", "toy", "no model 'zzzz'; `recbole-cafe list` names the models there are"),
+        ("", "toy", "model='' should be the name or the class of a model"),
+        (None, "toy", "model=None should be the name or the class of a model"),
+        ("CaFe", "./small", "dataset='./small' should be a name, not a path: .* set data_path=. and dataset=small"),
+        ("BPR", "a/b", "dataset='a/b' should be a name, not a path: .* set data_path=a and dataset=b"),
+        ("CaFe", "..", r"dataset='\.\.' should be the name of a folder of atomic files below data_path"),
+        ("CaFe", None, "dataset=None should be the name of a folder"),
+    ],
+)
+def test_names_that_are_none(model: Any, dataset: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(model, dataset)
+
+
 def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'zzzzqqqq' \(value 1\) for CaFe$"):
         Config("CaFe", "toy", config_dict={"zzzzqqqq": 1})

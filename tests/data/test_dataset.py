@@ -688,3 +688,22 @@ def test_a_column_that_a_key_cannot_be_about_is_named(model: str, settings: dict
 def test_val_interval_keeps_what_it_says(reader: str, kept: dict[str, Any], n: int) -> None:
     write(RATED)
     assert len(create_dataset(config_of("BPR", val_interval=kept, reader=reader)).inter_feat) == n
+
+
+# Splits without rows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "clicks", "split", "message"),
+    [
+        ("CaFe", RATED, {"LS": "valid_only"}, "the test split is empty: .* {LS: valid_only} leaves nothing for the te"),
+        ("CaFe", [(u, i, 1) for u in "ab" for i in "xy"], {"LS": "valid_and_test"}, "no user has three interactions"),
+        ("BPR", [(u, "x", 1) for u in "ab"], {"LS": "test_only"}, "toy: the test split is empty .* no user has two in"),
+        ("BPR", RATED, {"RS": [1, 0, 0]}, r"the test split is empty with .* {RS: \[1, 0, 0\]}; give it a larger share"),
+    ],
+)
+def test_an_empty_split_says_why(model: str, clicks: list[Click], split: dict[str, Any], message: str) -> None:
+    write(clicks)
+    config = config_of(model, eval_args={"split": split}, eval_mode="full", train_layout="last")
+    with pytest.raises(ConfigError, match=message):
+        data_preparation(config, create_dataset(config))

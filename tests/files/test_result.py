@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,22 @@ def test_what_is_saved_loads_back(tmp_path: Path) -> None:
     assert Result.load(tmp_path / "new" / "r.json") == RESULT
 
 
+def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
+    """NaN and -Infinity are no JSON: strict readers (JavaScript's, jq) refuse the whole file."""
+    numbers = {"best_valid_score": -math.inf, "test_result": {"full": {"gauc": math.nan, "ndcg@5": 0.5}}}
+    Result(**asdict(RESULT) | numbers).save(tmp_path / "r.json")
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    content = json.loads((tmp_path / "r.json").read_text(), parse_constant=refuse)
+    assert content["best_valid_score"] is None
+    assert content["test_result"] == {"full": {"gauc": None, "ndcg@5": 0.5}}
+    loaded = Result.load(tmp_path / "r.json")
+    assert loaded.best_valid_score is None
+    assert loaded.table().splitlines()[2:] == ["| gauc |  |", "| ndcg@5 | 0.5000 |"]
+
+
 def test_keys_of_others_are_passed_over_and_whole_numbers_are_numbers(tmp_path: Path) -> None:
     loaded = Result.load(stored(tmp_path / "r.json", {"benchmark": {"run": 1}, "peak_memory_mb": 100}))
     assert loaded == RESULT
@@ -51,7 +68,7 @@ def test_what_older_results_lack_is_none(tmp_path: Path) -> None:
         ({"seed": True}, None, r"seed is True, expected int"),
         ({"simulated": 1}, None, r"simulated is 1, expected bool"),
         ({"validations_since_best": "one"}, None, r"validations_since_best is 'one', expected int \| None"),
-        ({"test_result": []}, None, r"test_result is \[\], expected dict\[str, dict\[str, float\]\]"),
+        ({"test_result": []}, None, r"test_result is \[\], expected dict\[str, dict\[str, float \| None\]\]"),
         ({"test_result": {"full": {"ndcg@5": "x"}}}, None, r"test_result\.full\.ndcg@5 is 'x', expected float"),
         ({"command": ["a", 1]}, None, r"command\[1\] is 1, expected str"),
     ],
