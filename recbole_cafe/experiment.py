@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -86,10 +87,10 @@ def run(
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
-    trainer.save_every = save_every
+    trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
     with trainer.running():
         if config["resume"]:
-            trainer.resume_unfinished(train_data._dataset.digests)
+            trainer.resume_unfinished()
         elif config["resume_from"]:
             trainer.resume_checkpoint(config["resume_from"])
         shown = config["show_progress"]
@@ -101,8 +102,8 @@ def run(
             seed=config["seed"],
             simulated=is_simulated(Path(config["data_path"])) is not None,
             test_result=by_protocol(flat, config["eval_mode"]),
-            best_valid_score=float(best_score),
-            best_valid_result={k: float(v) for k, v in (best_result or {}).items()},
+            best_valid_score=_defined(best_score),
+            best_valid_result={k: _defined(v) for k, v in (best_result or {}).items()},
             epochs=trainer.epochs_run,
             validations_since_best=int(trainer.cur_step),
             seconds={"data": seconds_data, **trainer.seconds},
@@ -193,12 +194,17 @@ def _worker(rank: int, model: str | type, dataset: str, settings: dict[str, Any]
         queue.put(json.loads(json.dumps(asdict(result), default=str)))
 
 
-def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> dict[str, dict[str, float]]:
+def _defined(value: float) -> float | None:
+    """None for NaN and the infinities: RecBole's best score is -inf where nothing was validated."""
+    return float(value) if math.isfinite(value) else None
+
+
+def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """`{"ndcg@5": a, "pop100/ndcg@5": b}` as `{"full": {"ndcg@5": a}, "pop100": {"ndcg@5": b}}`."""
-    nested: dict[str, dict[str, float]] = {name: {} for name in protocols}
+    nested: dict[str, dict[str, float | None]] = {name: {} for name in protocols}
     for key, value in (flat or {}).items():
         name, slash, metric = key.rpartition("/")
-        nested[name if slash else protocols[0]][metric] = float(value)
+        nested[name if slash else protocols[0]][metric] = _defined(value)
     return nested
 
 
@@ -232,13 +238,32 @@ def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
     for phase, part, sampler in zip(("train", "valid", "test"), built, samplers, strict=True):
         if not len(part):
             if phase != "valid":
-                raise ConfigError(f"{config['dataset']}: the {phase} split is empty; users need three interactions")
+                raise ConfigError(_why_empty(phase, config))
             logging.getLogger().warning(f"{config['dataset']}: no user has a validation interaction, no early stopping")
             loaders.append(None)
             continue
         shuffle = phase == "train" and config["shuffle"]
         loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
     return tuple(loaders)
+
+
+def _why_empty(phase: str, config: Config) -> str:
+    """What to do about a train or test split without rows.
+
+    A row of a sequential model has a target and at least one interaction before it.
+    """
+    what = f"{config['dataset']}: the {phase} split is empty"
+    if config["benchmark_filename"]:
+        return f"{what}: look at the files of benchmark_filename={config['benchmark_filename']}"
+    (kind, value), = config["eval_args"]["split"].items()  # fmt: skip
+    shown = f"eval_args: split: {{{kind}: {value}}}"
+    if kind != "LS":
+        return f"{what} with {shown}; give it a larger share, or more data"
+    if value == "valid_only" and phase == "test":
+        return f"{what}: {shown} leaves nothing for the test; set it to valid_and_test or test_only"
+    rows = {"train": 1, "test": 2}[phase]  # each user keeps a row for training
+    least = ("one", "two", "three")[rows - 1 + (config["MODEL_TYPE"] == ModelType.SEQUENTIAL)]
+    return f"{what} with {shown}; no user has {least} interactions"
 
 
 def _can_be_written(key: str, path: Path) -> None:

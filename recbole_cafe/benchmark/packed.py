@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from recbole_cafe.benchmark.layout import PLAN, RANKS, RESULT, StoreError, read_json
-from recbole_cafe.files.whole import written_whole
+from recbole_cafe.files.whole import finite, written_whole
 
 LINES = "runs.jsonl"
 PAGES = ("report/report.md", "slices/*", "figures/*")  # what goes along into another folder
@@ -198,7 +198,7 @@ def _packed(places: Iterable[str], results: Mapping[str, dict[str, Any]],
 
 def _line(run: PackedRun) -> bytes:
     content = {"place": run.place, "shared": run.shared, "result": run.result}
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(finite(content), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _narrowed(array: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark.store import folder_name, settings_hash
-from recbole_cafe.config.config import Config, known_keys, unknown_key
+from recbole_cafe.config.checks import unknown_key
+from recbole_cafe.config.config import Config, known_keys
 from recbole_cafe.config.neutral import NEUTRAL
 from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours
@@ -47,6 +48,7 @@ SEARCH_KEYS = frozenset(["sampler", "n_trials", "seed", "grid"])
 SAMPLERS = ("grid", "tpe")
 TPE_TRIALS = 20
 MOST_POINTS = 10_000
+LONGEST_LABEL = 100
 # What a benchmark sets itself
 SET_HERE = {"model": "systems", "dataset": "datasets", "seed": "seeds", "eval_mode": "protocols",
             "eval_args": "protocols", "checkpoint_dir": "--out", "candidates_dir": "--out", "candidates": "protocols",
@@ -177,6 +179,12 @@ class _Reader:
         if not labels:
             raise ConfigError(f"{self.path} lists no data set: name some with --datasets")
         for kind, names in (("system", chosen), ("data set", labels)):
+            for label in names:  # it becomes the name of a folder below --out
+                if not isinstance(label, str) or not folder_name(label).strip(".") or len(label) > LONGEST_LABEL:
+                    raise ConfigError(
+                        f"{self.path}: the label of a {kind}, {label!r}, should be text that can name a "
+                        f"folder: not empty, not dots alone, {LONGEST_LABEL} characters at most"
+                    )
             if len({folder_name(n) for n in names}) < len(names):
                 raise ConfigError(f"{self.path}: two labels of a {kind} give one folder name: {', '.join(names)}")
         protocols = list(protocols or self.content.get("protocols") or ["full", "pop100"])

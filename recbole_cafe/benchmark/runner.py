@@ -157,7 +157,8 @@ def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = Non
                     told = f"FAILED, see {folder / store.ERROR}"
                 else:
                     ended.done += 1
-                    told = f"valid {result['best_valid_score']:.4f}"
+                    best = result["best_valid_score"]
+                    told = "no validation" if best is None else f"valid {best:.4f}"
                 point = " ".join(f"{k}={v}" for k, v in run.cell.points[run.digest].items())
                 name = f"{run.cell.system:<16} {run.cell.dataset:<16} seed {run.seed}"
                 tqdm.write(f"{name}  {told}  {seconds:.0f} s  {point}".rstrip())

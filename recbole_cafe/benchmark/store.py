@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -113,9 +114,13 @@ def ranks_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def score(result: Mapping[str, Any]) -> float:
-    """What a search maximises: the best validation score, negated for a metric of which less is better."""
+    """What a search maximises: the best validation score, negated for a metric of which less is better.
+
+    Minus infinity for a run without one, which validated nothing or gave NaN.
+    """
     sign = 1.0 if result["config"].get("valid_metric_bigger", True) else -1.0
-    return sign * float(result["best_valid_score"])
+    best = result["best_valid_score"]
+    return -math.inf if best is None else sign * float(best)
 
 
 def choose(scores: Mapping[str, float]) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, parse_arguments
 from recbole_cafe.config.props import preset, preset_model
+from recbole_cafe.errors import UsageError
 
 VERBS = ("run", "show-config", "exec")
 
@@ -60,9 +61,12 @@ def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, di
         rest: `--key=value` arguments.
 
     Raises:
-        UsageError: an argument of another form.
+        UsageError: an argument of another form, or an empty model or dataset.
         ConfigError: no such preset.
     """
+    for option in ("model", "dataset"):
+        if vars(given)[option] == "":
+            raise UsageError(f"--{option}= is empty; expected the name of a {option.replace('dataset', 'data set')}")
     model = given.model or (preset_model(given.preset) if given.preset else "CaFe")
     return model, {
         "config_file_list": given.config_files.split(),

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from recbole.config import Config as RecBoleConfig
+from recbole.utils import get_model
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -25,7 +26,8 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
-from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
+from recbole_cafe.config.checks import check_valid_metric, check_values, unknown_key
+from recbole_cafe.config.props import known_models, model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import parse_protocol
@@ -67,6 +69,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "mask_history": (True, False),
     "trust_checkpoint": (True, False),
     "resume": (None, "auto"),
+    "rm_dup_inter": (None, "first", "last"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
 AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}
@@ -109,6 +112,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if value not in accepted:
             raise ConfigError(f"{key}={value!r} is not one of {', '.join(map(str, accepted))}")
     _refuse_other_kinds(internal, external)
+    check_values({**internal, **external})
     for key, least in AT_LEAST.items():
         if (value := external.get(key)) is not None and value < least:
             raise ConfigError(f"{key}={value!r} should be at least {least}")
@@ -123,20 +127,6 @@ def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
     listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
     own = net_keys(model_class) if is_ours(model_class) else set()
     return set(config.internal_config_dict) | set(listed) | HOST_KEYS | own
-
-
-def unknown_key(key: str, value: Any, known: set[str], where: str) -> ConfigError:
-    """The error for a key that is none, with the nearest one that is.
-
-    Args:
-        key: the key.
-        value: its value.
-        known: the keys there are.
-        where: for what it was given.
-    """
-    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{hint}")
 
 
 def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:
@@ -169,8 +159,6 @@ def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> N
 def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> None:
     """`eval_mode` (a protocol or a list of them) and RecBole's `eval_args`, which it is a shorthand for."""
     given = external.get("eval_args")
-    if given is not None and not isinstance(given, dict):
-        raise ConfigError(f"eval_args={given!r} should be a mapping with the keys split, group_by, order, mode")
     args = {**internal["eval_args"], **(given or {})}  # RecBole would forget our split when only `mode` is given
     mode = external.get("eval_mode")
     if mode is None and given and "mode" in given:
@@ -193,14 +181,8 @@ def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> No
     as_recbole = f"pop{first.n_negatives}" if first.random_intents else first.name
     args["mode"] = {"valid": as_recbole, "test": as_recbole}
     external["eval_args"], external["eval_mode"] = args, names
-    topk = external.get("topk", internal["topk"])
-    metrics = external.get("metrics", internal["metrics"])
-    metric, _, k = str(external.get("valid_metric", internal["valid_metric"])).partition("@")
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    topk = [topk] if isinstance(topk, int) else topk
-    if metric.lower() not in [str(m).lower() for m in metrics] or (k and k not in [str(n) for n in topk]):
-        raise ConfigError(f"valid_metric={metric}{'@' * bool(k)}{k} is not among the metrics {list(metrics)} "
-                          f"at topk {list(topk)}")  # fmt: skip
+    by_ranks = external.get("candidates", internal.get("candidates")) != "recbole"
+    check_valid_metric({**internal, **external}, by_ranks=by_ranks)
 
 
 def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:
@@ -218,8 +200,6 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
     columns = value("load_col")
     if columns is None:
         return  # everything is loaded
-    if not isinstance(columns, dict):
-        raise ConfigError(f"load_col={columns!r} should map a file (inter, item) to a list of its columns")
     needed = {
         "inter": [value("USER_ID_FIELD"), value("ITEM_ID_FIELD"), value("TIME_FIELD")],
         "item": [value("ITEM_ID_FIELD"), *([value("INTENT_FIELD")] if value("INTENT_FIELD") else [])],
@@ -229,6 +209,26 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
         if columns.get(part) != "*":
             columns[part] = list(dict.fromkeys([*(columns.get(part) or []), *fields]))
     (external if "load_col" in external else internal)["load_col"] = columns
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def _no_model(name: str) -> ConfigError:
+    names = {known.lower(): known for known in known_models()}
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    hint = f"did you mean {names[close[0]]}? " if close else ""
+    return ConfigError(f"no model {name!r}; {hint}`recbole-cafe list` names the models there are")
+
+
+def _check_dataset(dataset: Any) -> None:
+    """Raise unless this can be the name of a folder below data_path and of the files in it."""
+    if not isinstance(dataset, str) or not dataset.strip(". "):
+        raise ConfigError(f"dataset={dataset!r} should be the name of a folder of atomic files below data_path")
+    path = Path(dataset)
+    if path.name != dataset:
+        raise ConfigError(f"dataset={dataset!r} should be a name, not a path: for the folder {path} set "
+                          f"data_path={path.parent} and dataset={path.name}")  # fmt: skip
 
 
 # Our Config -----------------------------------------------------------------------------------------------------------
@@ -272,6 +272,23 @@ class Config(RecBoleConfig):  # type: ignore[misc]  # RecBole is untyped
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return self._convert_config_dict(self._overrides)
+
+    def _get_model_and_dataset(self, model: str | type | None, dataset: str | None) -> tuple[str, type, str]:
+        """RecBole's look-up, whose own errors name neither the key nor what there is."""
+        name = self.external_config_dict.get("model") if model is None else model
+        if not isinstance(name, type):
+            if not name or not isinstance(name, str):
+                raise ConfigError(f"model={name!r} should be the name or the class of a model")
+            try:
+                get_model(name)
+            except (ValueError, AttributeError) as error:  # AttributeError: the file is there, the class is not
+                if isinstance(error, AttributeError) and f"has no attribute {name!r}" not in str(error):
+                    raise
+                raise _no_model(name) from None
+        given = self.external_config_dict.get("dataset") if dataset is None else dataset
+        _check_dataset(given)
+        found: tuple[str, type, str] = super()._get_model_and_dataset(name, given)
+        return found
 
     def _update_internal_config_dict(self, file: str) -> dict[str, Any]:
         content = read_yaml(file)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import yaml
 
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.literals import ConfigLoader
+from recbole_cafe.files.literals import load_yaml
 from recbole_cafe.files.places import PACKAGE
 
 SYSTEM_KEYS = ("model", "search")  # what a system of a benchmark file holds beside settings of its model
@@ -60,6 +62,16 @@ def model_yaml(model_class: type) -> Path:
     )
 
 
+def known_models() -> list[str]:
+    """Names of the models that have a YAML, and of RecBole's, which are read from its files without importing them."""
+    names = {path.stem for path in (props_dir() / "model").glob("*.yaml")} | {model.__name__ for model in _YAML_OF}
+    for folder in importlib.import_module("recbole.model").__path__:
+        for path in Path(folder).glob("*_recommender/*.py"):
+            classes = re.findall(r"^class (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+            names.update(name for name in classes if name.lower() == path.stem)
+    return sorted(names)
+
+
 def _folder_of(cls: type) -> list[Path]:
     """The folder of the module that defines a class; none for what was typed into an interpreter or is built in."""
     module = sys.modules.get(cls.__module__)
@@ -75,8 +87,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

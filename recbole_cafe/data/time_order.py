@@ -20,6 +20,7 @@ from recbole.utils import FeatureType
 from torch import Tensor
 
 from recbole_cafe.config.config import Config
+from recbole_cafe.data.columns import check_columns
 from recbole_cafe.data.fingerprint import digest_of, fingerprint
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
@@ -64,11 +65,22 @@ class ExactOrderMixin(ColumnarMixin):
         if not isinstance(self.config, Config) and (manifest := is_simulated(folder)):
             self.logger.warning(simulated_notice(token, manifest))  # recbole_cafe.run has said it already
         super()._load_data(token, dataset_path)
+        check_columns(self.config, self.field2type, self.dataset_name)
+
+    def _filter_by_field_value(self) -> None:
+        """RecBole's `val_interval`, in which a token may be written as a number (`user_id: [1, 2]`)."""
+        for field, kept in (self.config["val_interval"] or {}).items():
+            for feat in self.field2feats(field):
+                if self.field2type[field] == FeatureType.FLOAT:
+                    keep = self._within_intervals(feat[field].to_numpy(), self._parse_intervals_str(kept))
+                else:
+                    keep = feat[field].isin([str(token) for token in kept]).to_numpy()
+                feat.drop(feat.index[~keep], inplace=True)
 
     def _obtain(self, token: str, folder: Path) -> None:
         """A folder that is missing: make the simulated `amazon`, leave to RecBole what it can download."""
         is_set = "data_path" in self.config.external_config_dict
-        if token == "amazon" and not is_set:
+        if token == "amazon" and not is_set and not self.config["resume_from"]:
             self.logger.warning(f"{folder} does not exist: making the simulated sample there")
             ensure_amazon(folder)
         elif self._get_download_url("url", allow_none=True) is None:

@@ -29,9 +29,9 @@ class Result:
         dataset: name of the data set.
         seed: of the run.
         simulated: the data set is simulated.
-        test_result: protocol -> metric -> value, not rounded.
-        best_valid_score: value of the validation metric at the best epoch.
-        best_valid_result: metrics of the first protocol at the best epoch.
+        test_result: protocol -> metric -> value, not rounded; null for a metric that is not defined there (NaN).
+        best_valid_score: value of the validation metric at the best epoch; null if nothing was validated.
+        best_valid_result: metrics of the first protocol at the best epoch; empty if nothing was validated.
         epochs: that were trained.
         validations_since_best: 0 if the last validation was the best so far, so that more epochs might have
             helped; None in results of versions that did not write it.
@@ -52,9 +52,9 @@ class Result:
     dataset: str
     seed: int
     simulated: bool
-    test_result: dict[str, dict[str, float]]
-    best_valid_score: float
-    best_valid_result: dict[str, float]
+    test_result: dict[str, dict[str, float | None]]
+    best_valid_score: float | None
+    best_valid_result: dict[str, float | None]
     epochs: int
     validations_since_best: int | None
     seconds: dict[str, float]
@@ -122,7 +122,8 @@ class Result:
         metrics = list(dict.fromkeys(m for values in self.test_result.values() for m in values))
         lines = ["| test | " + " | ".join(protocols) + " |", "|---|" + "---|" * len(protocols)]
         for metric in metrics:
-            cells = [f"{self.test_result[p][metric]:.4f}" if metric in self.test_result[p] else "" for p in protocols]
+            values = [self.test_result[p].get(metric) for p in protocols]
+            cells = ["" if value is None else f"{value:.4f}" for value in values]
             lines.append(f"| {metric} | " + " | ".join(cells) + " |")
         return "\n".join(lines)
 

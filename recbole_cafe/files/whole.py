@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import math
 import os
 import re
 import shutil
@@ -45,15 +46,28 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
+def finite(content: object) -> object:
+    """Content for JSON, which has no form for NaN and the infinities: None, `null`, in place of each.
+
+    Args:
+        content: of dicts, lists, tuples and values.
+    """
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON, whole or not at all.
 
     Args:
         path: the file to write.
-        content: what JSON has no form for is written as text.
+        content: a number that is not finite is written as null, what else JSON has no form for as text.
     """
     with written_whole(path) as file:
-        file.write((json.dumps(content, indent=2, default=str) + "\n").encode())
+        file.write((json.dumps(finite(content), indent=2, default=str, allow_nan=False) + "\n").encode())
 
 
 # Folders --------------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from recbole_cafe.train.checkpoint import CheckpointError, decode, load, take_we
 _DISTRIBUTED_KEYS = ("nproc", "world_size", "offset", "ip", "port")
 
 
-def restore_config(plain: dict[str, Any]) -> Any:
+def restore_config(plain: dict[str, Any], *, simulated: bool = False) -> Any:
     """Return a RecBole Config with the settings of a checkpoint, for a single process on this machine.
 
     Neither ``sys.argv`` nor a configuration file is read, and no text is evaluated. The device is chosen anew
@@ -25,6 +26,7 @@ def restore_config(plain: dict[str, Any]) -> Any:
 
     Args:
         plain: what the checkpoint holds under ``config``.
+        simulated: the model was trained on simulated data, so that the sample may be made where ``amazon`` is missing.
 
     Raises:
         CheckpointError: ``plain`` names no model or dataset.
@@ -45,7 +47,10 @@ def restore_config(plain: dict[str, Any]) -> Any:
     config._init_parameters_category()
     config.yaml_loader = config._build_yaml_loader()
     config.file_config_dict, config.variable_config_dict, config.cmd_config_dict = {}, {}, {}
-    config.external_config_dict, config.internal_config_dict = {}, {}
+    # as a data_path that was given: it is that folder or none, and no sample takes the place of missing data
+    place = Path(str(final.get("data_path") or ".")).parent
+    config.external_config_dict = {} if simulated else {"data_path": str(place)}
+    config.internal_config_dict = {}
     config.final_config_dict = final
     config.model, config.dataset = final["model"], final["dataset"]
     try:
@@ -87,6 +92,7 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
         CheckpointError: see :func:`restore_config`, and the function load of recbole_cafe.train.checkpoint.
         UnsafeCheckpointError: see there.
         ValueError: see :func:`restore_config`.
+        DataError: the data set it was trained on is gone, or a simulated one lies in its place.
     """
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_logger, init_seed
@@ -96,7 +102,7 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
     state = load(model_file, map_location="cpu", trust_checkpoint=trust_checkpoint)
     if not isinstance(state.get("config"), dict):
         raise CheckpointError(f"{os.fspath(model_file)} holds no config, so its data and model cannot be rebuilt")
-    config = restore_config(state["config"])
+    config = restore_config(state["config"], simulated=state.get("simulated") is True)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
     logger = logging.getLogger()

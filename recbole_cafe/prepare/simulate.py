@@ -34,10 +34,11 @@ from tqdm import tqdm
 
 from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, check_target, write_dataset
+from recbole_cafe.files.simulated import MANIFEST as MANIFEST
+from recbole_cafe.files.simulated import is_simulated as is_simulated
 from recbole_cafe.files.whole import restore
 
 GENERATOR = 1  # raise it when the same parameters give other data
-MANIFEST = "simulation.json"
 MIN_LENGTH = 5
 SEED = 2022
 
@@ -465,26 +466,6 @@ def ensure_amazon(folder: str | Path) -> Path:
             if not (folder / "amazon.inter").exists():  # else another process was faster, with the same bytes
                 raise
     return folder
-
-
-def is_simulated(folder: str | Path) -> dict[str, Any] | None:
-    """The content of `simulation.json` if the data set in `folder` is simulated, else None.
-
-    Raises:
-        AtomicFileError: the file exists and is not such a manifest.
-    """
-    path = Path(folder) / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AtomicFileError(f"{path}: expected JSON as `recbole-cafe simulate` writes it: {error}") from None
-    if not isinstance(content, dict) or content.get("simulated") is not True or "sha256" not in content:
-        raise AtomicFileError(
-            f"{path}: expected 'simulated': true and 'sha256', as `recbole-cafe simulate` writes them"
-        )
-    return content
 
 
 def verify(folder: str | Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from recbole.trainer import Trainer
 from torch import Tensor
 
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.simulated import is_simulated
 from recbole_cafe.files.whole import written_whole
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.checkpoint import CheckpointError, part_of
@@ -50,6 +51,7 @@ class ResumeMixin:
         save_every: when the last state is saved; never, unless `recbole_cafe.run` says so, which also removes it.
         seconds: of training and evaluation.
         epochs_run: that were trained.
+        digests: of the data; `fit` takes them from its loader, unless they are known before.
     """
 
     _average: WeightAverage | None = None
@@ -64,7 +66,7 @@ class ResumeMixin:
         self._keeps_state = False
         self._resumed: tuple[Path, dict[str, Any]] | None = None  # the checkpoint to go on from, until training begins
         self._loaders: list[Any] = []
-        self._digests: Mapping[str, str] | None = None  # of the data that fit was given
+        self.digests: Mapping[str, str] | None = None
         self._best_epoch = -1
         self._valid_result: Mapping[str, float] | None = None  # of the last validation
 
@@ -87,11 +89,11 @@ class ResumeMixin:
             CheckpointError: the checkpoint to go on from is of other data.
         """
         self._loaders = [loader for loader in (train_data, valid_data) if loader is not None]
-        self._digests = digests_of(train_data)
+        self.digests = digests_of(train_data)
         self._keeps_state = saved and not self.save_every.never and _has_plain_epochs(type(self))
         if self._resumed is not None:
             path, state = self._resumed
-            refuse_other_data(state, self._digests, path)
+            refuse_other_data(state, self.digests, path)
             if not _has_plain_epochs(type(self)):
                 raise ConfigError(
                     f"{path}: a run of {self.config['model']} has phases of its own and cannot be resumed"
@@ -193,7 +195,8 @@ class ResumeMixin:
             "best_epoch": self._best_epoch,
             "epochs_run": self.epochs_run,
             "seconds": self.seconds,
-            "data": None if self._digests is None else dict(self._digests),
+            "simulated": is_simulated(self.config["data_path"]) is not None,
+            "data": None if self.digests is None else dict(self.digests),
             "random": streams,
             "state_dict": self.model.state_dict(),
             "other_parameter": self.model.other_parameter(),
@@ -224,6 +227,7 @@ class ResumeMixin:
         saved = part_of(state, "config", dict, path)
         if str(saved.get("model")).lower() != str(self.config["model"]).lower():
             raise ConfigError(f"{path} holds a {saved.get('model')}, the model to train is {self.config['model']}")
+        refuse_other_data(state, self.digests, path)
         changed = changed_settings(saved, self.config)
         refuse_other_settings(changed, path)
         for key, (there, here) in changed.items():
@@ -251,16 +255,13 @@ class ResumeMixin:
         self._resumed = path, state
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
-    def resume_unfinished(self, digests: Mapping[str, str] | None) -> None:
-        """Go on with the newest unfinished run of these settings and data in `checkpoint_dir`, if there is one.
-
-        Args:
-            digests: of the data.
+    def resume_unfinished(self) -> None:
+        """Go on with the newest unfinished run of these settings and `digests` in `checkpoint_dir`, if there is one.
 
         Raises:
             CheckpointError: a last state there is damaged.
         """
-        path = self._agreed(find_unfinished(self.config, digests) if self._is_first else None)
+        path = self._agreed(find_unfinished(self.config, self.digests) if self._is_first else None)
         if path is None:
             self.logger.info(
                 f"resume=auto: no unfinished run of these settings in {self.checkpoint_dir}, a new one begins"

@@ -128,6 +128,12 @@ def test_where_a_search_comes_from(bench_file: Callable[..., str]) -> None:
         ({"ours": ["Cafe"]}, r"ours names 'Cafe', which is no system"),
         ({"search": {"sampler": "cmaes"}}, r"sampler 'cmaes' is none of grid, tpe"),
         ({"search": {"trials": 3}}, r"unknown key 'trials' .* for search, in bench\.yaml; did you mean n_trials\?"),
+        ({"systems": {"..": {"model": "CaFe"}}}, r"the label of a system, '\.\.', should be text that can name a f"),
+        ({"systems": {"": {"model": "CaFe"}}}, r"the label of a system, '', should be text"),
+        ({"datasets": {".": {"dataset": "toy"}}}, r"the label of a data set, '\.', should be text"),
+        ({"datasets": {"x" * 101: {"dataset": "toy"}}}, r"the label of a data set, 'x+', .* 100 characters at most"),
+        ({"datasets": {"up": {"dataset": "../toy"}}}, r"dataset='\.\./toy' should be a name, not a path"),
+        ({"systems": {"A": {"model": "cafe"}}}, r"system A, data set toy: no model 'cafe'; did you mean CaFe\?"),
         ({"systems": {"a b": {"model": "CaFe"}, "a_b": {"model": "CaFe"}}}, r"two labels of a system give one folder"),
     ],
 )  # fmt: skip

@@ -162,6 +162,26 @@ def test_an_unknown_key_is_refused_wherever_it_stands() -> None:
             RecBoleConfig("CaFe", "toy", **given)
 
 
+@pytest.mark.parametrize(
+    ("model", "dataset", "message"),
+    [
+        ("cafe", "toy", r"no model 'cafe'; did you mean CaFe\? `recbole-cafe list` names"),
+        ("sasrec", "toy", r"no model 'sasrec'; did you mean SASRec\?"),
+        ("SASrek", "toy", r"no model 'SASrek'; did you mean SASRec\?"),
+        ("zzzz", "toy", "no model 'zzzz'; `recbole-cafe list` names the models there are"),
+        ("", "toy", "model='' should be the name or the class of a model"),
+        (None, "toy", "model=None should be the name or the class of a model"),
+        ("CaFe", "./small", "dataset='./small' should be a name, not a path: .* set data_path=. and dataset=small"),
+        ("BPR", "a/b", "dataset='a/b' should be a name, not a path: .* set data_path=a and dataset=b"),
+        ("CaFe", "..", r"dataset='\.\.' should be the name of a folder of atomic files below data_path"),
+        ("CaFe", None, "dataset=None should be the name of a folder"),
+    ],
+)
+def test_names_that_are_none(model: Any, dataset: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config(model, dataset)
+
+
 def test_an_unknown_key_like_no_other_gets_no_suggestion() -> None:
     with pytest.raises(ConfigError, match=r"unknown key 'zzzzqqqq' \(value 1\) for CaFe$"):
         Config("CaFe", "toy", config_dict={"zzzzqqqq": 1})
@@ -369,11 +389,67 @@ def test_a_key_that_two_settings_claim_is_named() -> None:
         ({"eval_args": "full"}, "eval_args='full' should be a mapping with the keys split, group_by, order, mode"),
         ({"eval_args": {"mode": "labeled"}}, "eval_mode 'labeled' is not full, popN"),
         ({"valid_metric": "NDCG@7"}, r"valid_metric=NDCG@7 is not among the metrics .* at topk \[5, 10, 20\]"),
+        ({"valid_metric": "NDCG"}, "valid_metric=NDCG has no cut-off: expected NDCG@5 or NDCG@10 or NDCG@20"),
+        ({"valid_metric": "GAUC@10", "metrics": ["GAUC"]}, r"valid_metric=GAUC@10: GAUC has no cut-offs; expected GAU"),
+        ({"valid_metric": "MRR", "candidates": "recbole", "eval_mode": "full"}, "valid_metric=MRR has no cut-off"),
+        ({"metrics": ["NDGC"]}, "no metric 'NDGC'; there are .*; did you mean ndcg"),
+        ({"metrics": []}, r"metrics=\[\] should be a list of metrics, such as \[NDCG, Hit, MRR\]"),
+        ({"topk": [5, 0]}, r"topk=\[5, 0\] should be a whole number above 0 or a list of them"),
+        ({"topk": "five"}, "topk='five' should be a whole number above 0 or a list of them"),
+        ({"eval_args": {"splitt": {"LS": "test_only"}}}, "unknown key 'splitt' .* for eval_args; did you mean split?"),
+        ({"eval_args": {"split": {"RO": [8, 1, 1]}}}, "unknown key 'RO' .* for eval_args: split"),
+        ({"eval_args": {"split": {"LS": "valid"}}}, "eval_args: split: LS='valid' should be one of valid_and_test, va"),
+        ({"eval_args": {"split": {"RS": [0.8, 0.2]}}}, r"eval_args: split: RS=\[0.8, 0.2\] should be three shares"),
+        ({"eval_args": {"split": {"RS": [0, 0, 0]}}}, r"eval_args: split: RS=\[0, 0, 0\] should be three shares"),
+        ({"eval_args": {"split": {"RS": [8, 1, 1], "LS": "test_only"}}}, "should be a mapping with one of RS, LS and"),
+        ({"eval_args": {"split": "LS"}}, "eval_args: split='LS' should be a mapping such as {LS: valid_and_test}"),
+        (
+            {"eval_args": {"group_by": "users"}},
+            "eval_args: group_by='users' should be one of user, .* did you mean user",
+        ),
+        ({"eval_args": {"order": "TIME"}}, "eval_args: order='TIME' should be one of RO, TO"),
+        (
+            {"eval_args": {"mode": {"validation": "full"}}},
+            "unknown key 'validation' .* for eval_args: mode; did you mea",
+        ),
+        ({"train_neg_sample_args": {"sample_nums": 2}}, "unknown key 'sample_nums' .* did you mean sample_num"),
+        (
+            {"train_neg_sample_args": {"sample_num": 0}},
+            "train_neg_sample_args: sample_num=0 should be a whole number of",
+        ),
+        ({"train_neg_sample_args": {"distribution": "pop"}}, "distribution='pop' should be one of uniform, popularity"),
+        ({"clip_grad_norm": {"max": 5}}, "unknown key 'max' .* for clip_grad_norm; did you mean max_norm"),
+        ({"clip_grad_norm": {"max_norm": 0}}, "clip_grad_norm: max_norm=0 should be a number above 0"),
+        ({"load_col": {"intr": ["user_id"]}}, "unknown key 'intr' .* for load_col; did you mean inter"),
+        ({"load_col": {"inter": "user_id"}}, "load_col: inter='user_id' should be a list of its columns or"),
+        ({"unused_col": {"items": ["price"]}}, "unknown key 'items' .* for unused_col; did you mean item"),
+        (
+            {"user_inter_num_interval": "5,inf"},
+            r"user_inter_num_interval='5,inf' should be an interval as text, .*5,inf",
+        ),
+        ({"item_inter_num_interval": 5}, r"item_inter_num_interval=5 should be an interval as text, .*\[5,inf\)"),
+        ({"item_inter_num_interval": "[5,x)"}, r"item_inter_num_interval='\[5,x\)' should be an interval"),
+        ({"item_inter_num_interval": "[5,2]"}, "should be an interval .* the lower end first"),
+        ({"item_inter_num_interval": "[1,2];"}, "should be an interval .* or several"),
+        ({"item_inter_num_interval": ""}, "item_inter_num_interval='' should be an interval"),
+        ({"val_interval": {"rating": ">3"}}, "val_interval: rating='>3' should be an interval"),
+        ({"val_interval": {"rating": 3}}, "val_interval: rating=3 should be an interval .* for a column of tokens a l"),
+        ({"val_interval": "[3,inf)"}, "val_interval='.*' should be a mapping of a column to an interval"),
+        ({"numerical_features": "price"}, "numerical_features='price' should be a list of names"),
+        ({"alias_of_item_id": "item_id_list"}, "alias_of_item_id='item_id_list' should be a list of names"),
+        ({"discretization": {"price": {"method": "ED"}}}, "discretization: price={'method': 'ED'} should be"),
+        (
+            {"discretization": {"price": {"methods": "LD"}}},
+            "unknown key 'methods' .* for discretization: price; did yo",
+        ),
+        ({"threshold": {"rating": 3, "price": 1}}, "threshold=.* should be a mapping of one column to the least value"),
+        ({"seq_len": {"tags": 0}}, "seq_len: tags=0 should be a whole number of at least 1"),
+        ({"rm_dup_inter": "firts"}, "rm_dup_inter='firts' is not one of None, first, last"),
         ({"valid_metric": "Recall@10"}, r"valid_metric=Recall@10 is not among the metrics \['NDCG', 'Hit', 'MRR'\]"),
         ({"topk": [1, 2]}, r"valid_metric=NDCG@10 is not among the metrics .* at topk \[1, 2\]"),
         ({"topk": 5}, r"valid_metric=NDCG@10 is not among the metrics .* at topk \[5\]"),
         ({"metrics": "Hit"}, r"valid_metric=NDCG@10 is not among the metrics \['Hit'\]"),
-        ({"load_col": ["user_id"]}, r"load_col=\['user_id'\] should map a file \(inter, item\) to a list"),
+        ({"load_col": ["user_id"]}, r"load_col=\['user_id'\] should be a mapping of a file \(inter, item\) to a list"),
         ({"INTENT_FIELD": None}, "INTENT_FIELD is empty; it names the column of the .item file"),
         ({"candidates": "recbole"}, r"candidates=recbole takes one eval_mode of RecBole's own .*, 'pop100'\]"),
         ({"candidates": "recbole", "eval_mode": "authors5"}, "candidates=recbole takes one .* got 'authors5'"),
@@ -384,6 +460,29 @@ def test_values_that_cannot_be_right(settings: dict[str, Any], message: str) -> 
         Config("CaFe", "toy", config_dict=settings)
     with pytest.raises(ConfigError, match=message):  # RecBole's own Config, given our model, as well
         RecBoleConfig("CaFe", "toy", config_dict=settings)
+
+
+def test_mappings_and_intervals_that_recbole_reads() -> None:
+    """Each as RecBole's documentation writes it, from Python and from a command line."""
+    given = {
+        "eval_args": {"split": {"RS": [8, 1, 1]}, "group_by": None, "order": "RO", "mode": {"valid": "uni5"}},
+        "user_inter_num_interval": "[5,inf)", "item_inter_num_interval": "(0,1] ; [3, 4.5)",
+        "val_interval": {"rating": "[3,inf)", "user_id": ["ann", 3]}, "unused_col": {"inter": ["rating"]},
+        "numerical_features": ["price"], "discretization": {"price": {"method": "ED", "bucket": 5}},
+        "threshold": {"rating": 3.5}, "seq_len": {"tags": 3}, "alias_of_item_id": ["item_id_list"],
+        "additional_feat_suffix": "emb", "load_col": {"inter": "*", "item": ["price"], "emb": ["eid", "vector"]},
+        "preload_weight": {"eid": "vector"}, "rm_dup_inter": "last",
+        "clip_grad_norm": {"max_norm": 1, "norm_type": 2.0},
+        "train_neg_sample_args": {"distribution": "popularity", "sample_num": 2, "alpha": 0.5},
+    }  # fmt: skip
+    for model in ("BPR", "CaFe"):
+        typed = Config(model, "toy", overrides={key: str(value) for key, value in given.items()})
+        for merged in (Config(model, "toy", config_dict=given), typed):
+            for key in given.keys() - {"eval_args", "load_col", "additional_feat_suffix", "train_neg_sample_args"}:
+                assert merged[key] == given[key], key
+            assert merged["eval_args"]["split"] == {"RS": [8, 1, 1]}
+            assert merged["load_col"]["emb"] == ["eid", "vector"]
+    assert Config("CaFe", "toy", overrides={"item_inter_num_interval": "[5,10]"})["item_inter_num_interval"] == [5, 10]
 
 
 def test_train_layout_all_is_for_our_models() -> None:

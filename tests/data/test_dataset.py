@@ -20,7 +20,7 @@ from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.rows import ROW
 from recbole_cafe.data.sequences import TARGET_LIST, NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset
-from recbole_cafe.errors import DataError
+from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.files.atomic import AtomicFileError
 
@@ -648,3 +648,62 @@ def test_a_bad_header_is_named(model: str) -> None:
     write(CLICKS, header="user_id:token\titem_id\ttimestamp:float")
     with pytest.raises(AtomicFileError, match=r"toy\.inter: line 1, column 2: found 'item_id'"):
         create_dataset(config_of(model))
+
+
+# Columns that keys name -----------------------------------------------------------------------------------------------
+
+RATED = [("a", "i1", 1), ("a", "i2", 2), ("a", "i3", 3), ("1", "i1", 4), ("1", "i2", 5), ("1", "i3", 6)]
+
+
+@pytest.mark.parametrize("model", ["CaFe", "BPR"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"val_interval": {"timestmp": "[2,inf)"}}, "val_interval names 'timestmp', .* loaded; did you mean timestamp"),
+        ({"val_interval": {"timestamp": [1, 2, 3]}}, r"val_interval: timestamp=\[1, 2, 3\] should be an interval as t"),
+        ({"val_interval": {"user_id": "[1,2]"}}, r"val_interval: user_id='\[1,2\]' should be a list of the tokens to"),
+        ({"numerical_features": ["user_id"]}, "numerical_features names 'user_id', a column of type token of toy; exp"),
+        (
+            {"numerical_features": ["price"]},
+            "numerical_features names 'price', and toy has no such column loaded; load",
+        ),
+        ({"alias_of_item_id": ["itemlist"]}, "alias_of_item_id names 'itemlist', and toy has no such column loaded"),
+        ({"threshold": {"user_id": 3}}, "threshold names 'user_id', a column of type token of toy; expected float$"),
+        ({"seq_len": {"user_id": 3}}, "seq_len names 'user_id', a column of type token of toy; expected token_seq or"),
+        ({"load_col": {"inter": ["ratng"]}}, "load_col: inter names 'ratng', and toy has no such column loaded"),
+        ({"unused_col": {"inter": ["ratng"]}}, "unused_col: inter names 'ratng', and toy has no such column loaded"),
+    ],
+)
+def test_a_column_that_a_key_cannot_be_about_is_named(model: str, settings: dict[str, Any], message: str) -> None:
+    write(RATED)
+    with pytest.raises(ConfigError, match=message):
+        create_dataset(config_of(model, **settings))
+
+
+@pytest.mark.parametrize("reader", ["recbole", "columnar"])
+@pytest.mark.parametrize(
+    ("kept", "n"),
+    [({"timestamp": "(2,5]"}, 3), ({"timestamp": "[1,2);[6,inf)"}, 2), ({"user_id": [1]}, 3), ({"user_id": ["a"]}, 3)],
+)
+def test_val_interval_keeps_what_it_says(reader: str, kept: dict[str, Any], n: int) -> None:
+    write(RATED)
+    assert len(create_dataset(config_of("BPR", val_interval=kept, reader=reader)).inter_feat) == n
+
+
+# Splits without rows --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "clicks", "split", "message"),
+    [
+        ("CaFe", RATED, {"LS": "valid_only"}, "the test split is empty: .* {LS: valid_only} leaves nothing for the te"),
+        ("CaFe", [(u, i, 1) for u in "ab" for i in "xy"], {"LS": "valid_and_test"}, "no user has three interactions"),
+        ("BPR", [(u, "x", 1) for u in "ab"], {"LS": "test_only"}, "toy: the test split is empty .* no user has two in"),
+        ("BPR", RATED, {"RS": [1, 0, 0]}, r"the test split is empty with .* {RS: \[1, 0, 0\]}; give it a larger share"),
+    ],
+)
+def test_an_empty_split_says_why(model: str, clicks: list[Click], split: dict[str, Any], message: str) -> None:
+    write(clicks)
+    config = config_of(model, eval_args={"split": split}, eval_mode="full", train_layout="last")
+    with pytest.raises(ConfigError, match=message):
+        data_preparation(config, create_dataset(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections import OrderedDict
@@ -16,7 +17,11 @@ import scipy.sparse
 import torch
 from atomic_files import write_data_set
 
+from recbole_cafe.errors import DataError
+from recbole_cafe.experiment import run
 from recbole_cafe.host import compat, reload
+from recbole_cafe.prepare import simulate
+from recbole_cafe.prepare.simulate import MANIFEST, write_simulated
 from recbole_cafe.train import checkpoint
 
 compat.apply()
@@ -353,3 +358,49 @@ def test_recboles_own_checkpoint_opens_only_when_trusted_and_can_be_made_safe(
     _, new, *_ = reload.load_data_and_model("safe.pth")
     for one in (old, new):
         assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in one.state_dict().items())
+
+
+# Simulated data -------------------------------------------------------------------------------------------------------
+
+
+def small_amazon(folder: Path) -> Path:
+    """A tiny simulated data set of the name that has a sample. Returns the folder for `data_path`."""
+    write_simulated(folder / "amazon", "amazon", n_users=30, n_items=60, n_intents=5, n_interactions=300)
+    return folder
+
+
+@pytest.mark.parametrize("real", [True, False])
+def test_the_sample_takes_the_place_of_simulated_data_alone(
+    real: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A checkpoint of real `amazon` whose folder is gone is refused; one of the sample gets it, and that is said."""
+    folder = small_amazon(tmp_path / "dataset_atomic") / "amazon"
+    if real:
+        (folder / MANIFEST).unlink()
+    sample = {"n_users": 30, "n_items": 60, "n_intents": 5, "n_interactions": 300}
+    monkeypatch.setitem(simulate.PRESETS, "amazon", sample)
+    settings = {"epochs": 1, "hidden_size": 8, "inner_size": 8, "gpu_id": "", "show_progress": False,
+                "eval_mode": "full", "MAX_ITEM_LIST_LENGTH": 5}  # fmt: skip
+    file = run("CaFe", "amazon", config_dict=settings).checkpoint
+    assert torch.load(file, weights_only=True)["simulated"] is not real
+    shutil.rmtree(folder)
+    if real:
+        with pytest.raises(DataError, match=r"no data set 'amazon': looked for dataset_atomic.amazon; data sets in"):
+            reload.load_data_and_model(file)
+        # where the package has its sample, that one is found: it is refused too
+        with pytest.raises(DataError, match=r"no data set 'amazon'|was trained on other data"):
+            run("CaFe", "amazon", config_dict={**settings, "resume_from": file})
+        assert not folder.exists()
+        write_simulated(folder, "amazon", n_users=30, n_items=60, n_intents=5, n_interactions=310)
+        with pytest.raises(DataError, match="was trained on other data"):
+            reload.load_data_and_model(file)
+    else:
+        config, *_ = reload.load_data_and_model(file)
+        assert simulate.is_simulated(folder) and config["dataset"] == "amazon"
+        assert "making the simulated sample there" in caplog.text
+
+
+def test_the_sample_is_not_made_for_a_checkpoint_that_does_not_say(tmp_path: Path) -> None:
+    """Checkpoints of earlier versions."""
+    plain = {"model": "CaFe", "dataset": "amazon", "data_path": "dataset_atomic/amazon"}
+    assert "data_path" in reload.restore_config(plain).external_config_dict
