@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 from recbole.config import Config as RecBoleConfig
+from recbole.evaluator.register import metric_information, metric_types
+from recbole.utils import EvaluatorType
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -68,6 +70,20 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "trust_checkpoint": (True, False),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
+# What a metric's `metric_need` may name, as RecBole has it
+METRIC_NEEDS = frozenset(
+    {
+        "rec.items",
+        "rec.topk",
+        "rec.meanrank",
+        "rec.score",
+        "data.num_items",
+        "data.num_users",
+        "data.count_items",
+        "data.count_users",
+        "data.label",
+    }
+)
 AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}
 
 
@@ -200,6 +216,33 @@ def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> No
     if metric.lower() not in [str(m).lower() for m in metrics] or (k and k not in [str(n) for n in topk]):
         raise ConfigError(f"valid_metric={metric}{'@' * bool(k)}{k} is not among the metrics {list(metrics)} "
                           f"at topk {list(topk)}")  # fmt: skip
+    _refuse_metrics(list(metrics), names)
+
+
+def _refuse_metrics(metrics: list[Any], protocols: list[str]) -> None:
+    """Metrics that there are not, or that these protocols could not give.
+
+    Raises:
+        ConfigError: one of them.
+    """
+    for metric in metrics:
+        name = str(metric).lower()
+        if name not in metric_types:
+            near = difflib.get_close_matches(name, sorted(metric_types), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(f"metrics={metrics}: RecBole has no {metric!r}{hint}")
+        if unknown := sorted(set(metric_information[name]) - METRIC_NEEDS):
+            raise ConfigError(f"metrics={metrics}: {metric} needs {', '.join(unknown)}, which nobody collects; "
+                              f"its metric_need may name {', '.join(sorted(METRIC_NEEDS))}")  # fmt: skip
+    values = [str(metric) for metric in metrics if metric_types[str(metric).lower()] == EvaluatorType.VALUE]
+    if not values:
+        return
+    if len(values) < len(metrics):
+        raise ConfigError(f"metrics={metrics}: {', '.join(values)} judge single scores and the others rankings; "
+                          f"RecBole takes metrics of one kind in a run")  # fmt: skip
+    if "full" in protocols:
+        raise ConfigError(f"metrics={metrics} judge scores of targets and drawn negatives, and full in "
+                          f"eval_mode={protocols} draws none; set eval_mode to popN or uniN (pop100)")  # fmt: skip
 
 
 def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:
