@@ -195,19 +195,18 @@ class Evaluation:
                 cut-off; or it needs scores of all items, and there are too many; or labels, and the data have none.
         """
         dataset, needs, k = eval_data._dataset, self.evaluator.needs, max(self.config["topk"])
+        metrics, label = f"metrics={self.config['metrics']}", self.config["LABEL_FIELD"]
         ranking = self.config["eval_type"] == EvaluatorType.RANKING
         if "rec.score" in needs and ranking and len(dataset) * dataset.item_num > SCORE_TABLE:
             raise ConfigError(
-                f"metrics={self.config['metrics']}: one needs rec.score, the scores of all {dataset.item_num - 1} items "
-                f"for {len(dataset)} rows, more than the {SCORE_TABLE} that are kept"
+                f"{metrics}: one needs rec.score, the scores of all {dataset.item_num - 1} items for {len(dataset)} "
+                f"rows; at most {SCORE_TABLE} scores are kept"
             )
-        if "data.label" in needs and protocol.distribution is None:
-            label = self.config["LABEL_FIELD"]
-            if label not in dataset.inter_feat:
-                raise ConfigError(
-                    f"metrics={self.config['metrics']}: one needs data.label, under {protocol.name} the column "
-                    f"LABEL_FIELD={label!r} of the interactions, which is not among the columns loaded"
-                )
+        if "data.label" in needs and protocol.distribution is None and label not in dataset.inter_feat:
+            raise ConfigError(
+                f"{metrics}: one needs data.label, under {protocol.name} the column LABEL_FIELD={label!r} of the "
+                f"interactions, which is not among the columns loaded"
+            )
         if self.evaluator.own_lists:
             least = self._fewest_candidates(dataset, protocol)
             if least < k:
