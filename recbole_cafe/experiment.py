@@ -88,6 +88,7 @@ def run(
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
     trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
+    trainer.check(valid_data, test_data)
     with trainer.running():
         if config["resume"]:
             trainer.resume_unfinished()

@@ -12,13 +12,29 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from recbole.evaluator.register import metric_information, metric_types
+from recbole.evaluator.metrics import Recall
+from recbole.evaluator.register import metric_information, metric_types, metrics_dict
+from recbole.utils import EvaluatorType
 
 from recbole_cafe.errors import ConfigError
 
 Check = Callable[[str, Any], None]  # (key, value), raises ConfigError
 
 SOURCES = ("inter", "user", "item", "kg", "link", "net")  # endings of RecBole's atomic files
+# What a metric's `metric_need` may name, as RecBole has it
+METRIC_NEEDS = frozenset(
+    {
+        "rec.items",
+        "rec.topk",
+        "rec.meanrank",
+        "rec.score",
+        "data.num_items",
+        "data.num_users",
+        "data.count_items",
+        "data.count_users",
+        "data.label",
+    }
+)
 INTERVAL = re.compile(r"\s*[\[(]([^,;]*),([^,;]*)[\])]\s*")
 INTERVAL_FORM = 'an interval as text, such as "[5,inf)", or several, "[1,2];(4,5]"'
 
@@ -294,6 +310,30 @@ CHECKS: dict[str, Check] = {
 # The validation metric ------------------------------------------------------------------------------------------------
 
 
+def check_metrics(metrics: Any, protocols: Collection[str]) -> None:
+    """Raise for metrics that nobody can compute, or that these protocols cannot give.
+
+    Args:
+        metrics: one or a list, all known to RecBole.
+        protocols: of `eval_mode`.
+
+    Raises:
+        ConfigError: naming the metric and what it lacks.
+    """
+    metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    for metric in metrics:
+        if unknown := sorted(set(metric_information[str(metric).lower()]) - METRIC_NEEDS):
+            raise ConfigError(f"metrics={metrics}: {metric} needs {', '.join(unknown)}, which nobody collects; "
+                              f"its metric_need may name {', '.join(sorted(METRIC_NEEDS))}")  # fmt: skip
+    values = [str(metric) for metric in metrics if metric_types[str(metric).lower()] == EvaluatorType.VALUE]
+    if values and len(values) < len(metrics):
+        raise ConfigError(f"metrics={metrics}: {', '.join(values)} judge single scores and the others rankings; "
+                          f"RecBole takes metrics of one kind in a run")  # fmt: skip
+    if values and "full" in protocols:
+        raise ConfigError(f"metrics={metrics} judge scores of targets and drawn negatives, and full in "
+                          f"eval_mode={[*protocols]} draws none; set eval_mode to popN or uniN (pop100)")  # fmt: skip
+
+
 def check_valid_metric(values: Mapping[str, Any], *, by_ranks: bool) -> None:
     """Raise unless the metric that decides about the best epoch is among those that are computed.
 
@@ -310,6 +350,8 @@ def check_valid_metric(values: Mapping[str, Any], *, by_ranks: bool) -> None:
     name, at, k = str(given).partition("@")
     if name.lower() not in [str(metric).lower() for metric in metrics] or (at and k not in map(str, topk)):
         raise ConfigError(f"valid_metric={given} is not among the metrics {metrics} at topk {topk}")
+    if metrics_dict[name.lower()].__module__ != Recall.__module__:
+        return  # a user's own, which names its values as it likes
     has_cutoffs = bool({"rec.topk", "rec.items"} & set(metric_information[name.lower()]))
     if has_cutoffs and not at and not (by_ranks and name.lower() == "mrr"):
         raise ConfigError(f"valid_metric={given} has no cut-off: expected {' or '.join(f'{name}@{n}' for n in topk)}")

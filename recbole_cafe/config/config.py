@@ -26,7 +26,7 @@ from recbole.utils.argument_list import (
     training_arguments,
 )
 
-from recbole_cafe.config.checks import check_valid_metric, check_values, unknown_key
+from recbole_cafe.config.checks import check_metrics, check_valid_metric, check_values, unknown_key
 from recbole_cafe.config.props import known_models, model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
 from recbole_cafe.errors import ConfigError
@@ -183,6 +183,7 @@ def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> No
     external["eval_args"], external["eval_mode"] = args, names
     by_ranks = external.get("candidates", internal.get("candidates")) != "recbole"
     check_valid_metric({**internal, **external}, by_ranks=by_ranks)
+    check_metrics(external.get("metrics", internal["metrics"]), names)
 
 
 def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, intents: bool) -> None:

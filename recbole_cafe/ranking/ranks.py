@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recbole_cafe.ranking.expectation import expectation
 
-__all__ = ["Ranks", "ScoreError", "best", "expectation", "rank_of_target"]
+__all__ = ["Ranks", "ScoreError", "best", "expectation", "list_with_target", "rank_of_target"]
 
 
 class ScoreError(ValueError):
@@ -42,6 +42,14 @@ class Ranks:
     def mean_rank(self) -> Tensor:
         """[N] mean rank, 0 is best."""
         return self.above + self.tied.double() / 2
+
+    def places(self, luck: Tensor) -> Tensor:
+        """[N] one place for each target, among those its tie leaves open; 0 is best.
+
+        Args:
+            luck: [N] in [0, 1), which of them.
+        """
+        return self.above + (luck * (self.tied + 1)).long()
 
     @staticmethod
     def cat(parts: list[Ranks]) -> Ranks:
@@ -77,6 +85,25 @@ def rank_of_target(scores: Tensor, target: Tensor, valid: Tensor | None = None) 
     above = ((scores > own) & valid).sum(1)
     tied = ((scores == own) & valid).sum(1)
     return Ranks(above.cpu(), tied.cpu(), (valid.sum(1) + 1).cpu())
+
+
+def list_with_target(items: Tensor, target: Tensor, place: Tensor) -> Tensor:
+    """The k best items of each row, with the target at its place.
+
+    Args:
+        items: [B, k + 1] the best items, best first, 0 where there are fewer; the target may be among them.
+        target: [B] its id.
+        place: [B] where it stands; from k on it is not in the list.
+
+    Returns:
+        [B, k].
+    """
+    k = items.shape[1] - 1
+    rivals_first = (items == target[:, None]).to(torch.uint8).argsort(dim=1, stable=True)
+    rivals = items.gather(1, rivals_first)[:, :k]
+    moved = torch.cat((torch.zeros_like(target)[:, None], rivals[:, :-1]), dim=1)  # one place down
+    column, place = torch.arange(k, device=items.device), place[:, None]
+    return torch.where(column < place, rivals, torch.where(column == place, target[:, None], moved))
 
 
 def best(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from logging import Logger
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch.distributed
 from recbole.data.interaction import Interaction
 from recbole.evaluator import Collector
 from recbole.model.abstract_recommender import AbstractRecommender
-from recbole.utils import set_color
+from recbole.utils import EvaluatorType, set_color
 from torch import Tensor
 from tqdm import tqdm
 
@@ -30,11 +31,12 @@ from recbole_cafe.files import candidates as sampled
 from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol
 from recbole_cafe.model.net import Ranking
 from recbole_cafe.ranking.query import Query
-from recbole_cafe.ranking.ranks import Ranks, rank_of_target
+from recbole_cafe.ranking.ranks import Ranks, list_with_target, rank_of_target
 from recbole_cafe.train.metrics import ProtocolEvaluator
 
 EXACT_RANKS = 100_000  # catalogues up to this size get exact ranks of all targets, larger ones up to the last cut-off
 SCORE_BUDGET = 2**26  # scores held at a time in full ranking: 256 MB of float32
+SCORE_TABLE = 2**32  # scores of all items for all rows, if a metric of a user's own needs them: 16 GiB of float32
 NO_INTENTS_NOTICE = (
     "authors{n}: the score of {model} does not depend on the candidates' intents, so that this is pop{n} for it"
 )
@@ -80,15 +82,17 @@ class RecBoleScorer:
         predict: RecBole's way to score rows in parts, for models that know no other.
         item_field: column of the items.
         n_items: V, padding included.
+        predicts: candidates are scored item by item by the model's `predict`. Value metrics (LogLoss) need it: some
+            models' `predict` is a probability where their scores of all items are only in the same order.
     """
 
     learns = True
     scores_intents = False
-    scores_candidates = False
 
     def __init__(self, model: AbstractRecommender, predict: Callable[[Interaction, int], Tensor], item_field: str,
-                 n_items: int) -> None:  # fmt: skip
+                 n_items: int, *, predicts: bool = False) -> None:  # fmt: skip
         self.model, self.predict, self.item_field, self.n_items = model, predict, item_field, n_items
+        self.scores_candidates = predicts
 
     @property
     def intents(self) -> ItemIntents:
@@ -116,14 +120,39 @@ class RecBoleScorer:
         try:
             return self.model.full_sort_predict(interaction).view(len(interaction), self.n_items)
         except NotImplementedError:
-            everything = interaction.repeat_interleave(self.n_items)
-            items = torch.arange(self.n_items).repeat(len(interaction)).to(interaction[self.item_field].device)
-            everything.update(Interaction({self.item_field: items}))
-            return self.predict(everything, len(everything)).view(len(interaction), self.n_items)
+            everything = torch.arange(self.n_items, device=interaction[self.item_field].device)
+            return self._item_by_item(interaction, everything.expand(len(interaction), -1))
 
     def score_candidates(self, interaction: Interaction, items: Tensor, intents: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        """[B, K], taken from the scores of all items."""
+        """[B, K], taken from the scores of all items unless the model `predicts`."""
+        if self.scores_candidates:
+            return self._item_by_item(interaction, items)
         return self.full_sort_predict(interaction).gather(1, items)
+
+    def _item_by_item(self, interaction: Interaction, items: Tensor) -> Tensor:
+        """[B, K]: RecBole's `predict` of K copies of each row."""
+        copies = interaction.repeat_interleave(items.shape[1])
+        copies.update(Interaction({self.item_field: items.reshape(-1)}))
+        return self.predict(copies, len(copies)).view(items.shape)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How N rows were ranked.
+
+    Attributes:
+        ranks: of their targets.
+        collected: what else the metrics need of the rows, by RecBole's names.
+    """
+
+    ranks: Ranks
+    collected: dict[str, Tensor]
+
+    @staticmethod
+    def cat(parts: list[Outcome]) -> Outcome:
+        """All of them, in order."""
+        collected = {key: torch.cat([part.collected[key] for part in parts]) for key in parts[0].collected}
+        return Outcome(Ranks.cat([part.ranks for part in parts]), collected)
 
 
 class Evaluation:
@@ -146,10 +175,57 @@ class Evaluation:
     ) -> None:
         self.config, self.scorer, self.module, self.collector, self.logger = config, scorer, module, collector, logger
         self.device = config["device"]
+        self.evaluator = ProtocolEvaluator(config)
         self.ranks: dict[str, Ranks] = {}
         self.candidate_digests: dict[str, str] = {}
         self._candidates: dict[str, Candidates] = {}
         self._told: set[str] = set()
+
+    def check(self, eval_data: Any, protocol: Protocol) -> None:
+        """Refuse, before training, metrics that this protocol could not give afterwards.
+
+        RecBole's own metrics are given under every protocol.
+
+        Args:
+            eval_data: RecBole's loader of the rows.
+            protocol: the candidates.
+
+        Raises:
+            ConfigError: a metric of a user's own needs lists, and some row has fewer candidates than the longest
+                cut-off; or it needs scores of all items, and there are too many; or labels, and the data have none.
+        """
+        dataset, needs, k = eval_data._dataset, self.evaluator.needs, max(self.config["topk"])
+        metrics, label = f"metrics={self.config['metrics']}", self.config["LABEL_FIELD"]
+        ranking = self.config["eval_type"] == EvaluatorType.RANKING
+        if "rec.score" in needs and ranking and len(dataset) * dataset.item_num > SCORE_TABLE:
+            raise ConfigError(
+                f"{metrics}: one needs rec.score, the scores of all {dataset.item_num - 1} items for {len(dataset)} "
+                f"rows; at most {SCORE_TABLE} scores are kept"
+            )
+        if "data.label" in needs and protocol.distribution is None and label not in dataset.inter_feat:
+            raise ConfigError(
+                f"{metrics}: one needs data.label, under {protocol.name} the column LABEL_FIELD={label!r} of the "
+                f"interactions, which is not among the columns loaded"
+            )
+        if self.evaluator.own_lists:
+            least = self._fewest_candidates(dataset, protocol)
+            if least < k:
+                raise ConfigError(
+                    f"topk={self.config['topk']}: the metrics {', '.join(self.evaluator.own_lists)} need lists "
+                    f"(rec.items) of {k} items, under {protocol.name} there is a row with {least} candidates"
+                )
+
+    def _fewest_candidates(self, dataset: Any, protocol: Protocol) -> int:
+        """The smallest number of candidates that a row has."""
+        if protocol.distribution is not None:
+            users = dataset.inter_feat[dataset.uid_field].numpy()
+            return 1 + int((self._table(dataset, protocol).negatives[users] > 0).sum(1).min())
+        n_items = dataset.item_num - 1
+        if not self.config["mask_history"]:
+            return n_items
+        targets = dataset.inter_feat[dataset.iid_field].tolist()
+        history = dataset.history_items(np.arange(len(dataset)))
+        return n_items - max(len(set(items.tolist()) - {t}) for items, t in zip(history, targets, strict=True))
 
     def measure(
         self, eval_data: Any, protocol: Protocol, *, phase: str, show_progress: bool = False
@@ -176,41 +252,48 @@ class Evaluation:
         rows = np.arange(len(dataset))
         if not self.config["single_spec"]:  # each process takes its share; all see all ranks afterwards
             rows = np.array_split(rows, self.config["world_size"])[torch.distributed.get_rank()]
-        catalogue = self.scorer.catalogue() if table is None else None
+        of_scores = "rec.score" in self.evaluator.needs  # all have to be made then
+        catalogue = self.scorer.catalogue() if table is None and not of_scores else None
         per_batch = self.config["eval_batch_size"]
-        if catalogue is None and (table is None or not self.scorer.scores_candidates):
+        if of_scores or (catalogue is None and (table is None or not self.scorer.scores_candidates)):
             per_batch = max(1, min(per_batch, SCORE_BUDGET // dataset.item_num))  # these score all items at once
         batches = [rows[i : i + per_batch] for i in range(0, len(rows), per_batch)]
-        parts, lists = [], []
+        luck = torch.from_numpy(np.random.default_rng(self.config["candidates_seed"]).random(len(dataset)))
+        parts = []
         progress = tqdm(batches, ncols=100, desc=set_color(f"Evaluate {protocol.name}", "pink"),
                         disable=not show_progress)  # fmt: skip
         for index in progress:
             batch = eval_data.transform(dataset, dataset[index]).to(self.device)
             if table is None:
-                ranks, top = self._rank_all(batch, dataset, index, catalogue)
+                parts.append(self._rank_all(batch, dataset, index, catalogue, luck[index]))
             else:
-                ranks, top = self._rank_candidates(batch, table, protocol, phase)
-            parts.append(ranks)
-            lists.append(top)
-        ranks, top = _gather(parts, lists, single=self.config["single_spec"])
+                parts.append(self._rank_candidates(batch, table, protocol, phase, luck[index]))
+        outcome = _gather(parts, single=self.config["single_spec"])
         if phase == "test":
-            self.ranks[protocol.name] = ranks
-        return ProtocolEvaluator(self.config).evaluate_ranks(ranks, top, self.collector.data_struct)
+            self.ranks[protocol.name] = outcome.ranks
+        return self.evaluator.evaluate_ranks(outcome.ranks, outcome.collected, self.collector.data_struct)
 
-    def _rank_all(self, batch: Interaction, dataset: Any, index: np.ndarray,
-                  catalogue: Ranking | None) -> tuple[Ranks, Tensor | None]:  # fmt: skip
+    def _rank_all(self, batch: Interaction, dataset: Any, index: np.ndarray, catalogue: Ranking | None,
+                  luck: Tensor) -> Outcome:  # fmt: skip
         target = batch[dataset.iid_field]
         history = [torch.from_numpy(items).to(self.device) for items in dataset.history_items(index)] \
             if self.config["mask_history"] else None  # fmt: skip
+        collected = {}
+        if "data.label" in self.evaluator.needs:
+            collected["data.label"] = batch[self.config["LABEL_FIELD"]].cpu()
         if catalogue is not None:
-            return self._rank_in_catalogue(catalogue, batch, target, history)
+            ranks, top = self._rank_in_catalogue(catalogue, batch, target, history)
+            return Outcome(ranks, collected | self._placed(ranks, target, luck, top))
         scores = self.scorer.full_sort_predict(batch)
         valid = torch.ones_like(scores, dtype=torch.bool)
         valid[:, 0] = False
         for i, items in enumerate(history or []):
             valid[i, items] = False
         valid[torch.arange(len(scores)), target] = True  # a repeated item is still the target
-        return rank_of_target(scores, target, valid), self._top(scores, valid)
+        ranks = rank_of_target(scores, target, valid)
+        if "rec.score" in self.evaluator.needs:
+            collected["rec.score"] = scores.masked_fill(~valid, -torch.inf).cpu()
+        return Outcome(ranks, collected | self._placed(ranks, target, luck, self._top(scores, valid)))
 
     def _rank_in_catalogue(self, catalogue: Ranking, batch: Interaction, target: Tensor,
                            history: list[Tensor] | None) -> tuple[Ranks, Tensor | None]:  # fmt: skip
@@ -219,18 +302,18 @@ class Evaluation:
         In a large catalogue, a target beyond every cut-off is not ranked further: no metric of `full` distinguishes
         such ranks.
         """
-        need, longest = self.collector.register.need, max(self.config["topk"])
+        needs, longest = self.evaluator.needs, max(self.config["topk"])
         query = self.scorer.query(batch)
-        exact = catalogue.n_items <= EXACT_RANKS or need("rec.meanrank")
+        exact = catalogue.n_items <= EXACT_RANKS or "rec.meanrank" in needs
         excluded = None if history is None else [torch.unique(items) for items in history]
         ranks = catalogue.rank(query, target, excluded=excluded, at_most=None if exact else longest)
-        if not need("rec.items"):
+        if "rec.items" not in needs:
             return ranks, None
         unwanted = None if excluded is None else [e[e != t] for e, t in zip(excluded, target, strict=True)]
-        return ranks, catalogue.top(query, longest, unwanted)[0].cpu()
+        return ranks, catalogue.top(query, longest + 1, unwanted)[0]
 
-    def _rank_candidates(self, batch: Interaction, table: Candidates, protocol: Protocol,
-                         phase: str) -> tuple[Ranks, Tensor | None]:  # fmt: skip
+    def _rank_candidates(self, batch: Interaction, table: Candidates, protocol: Protocol, phase: str,
+                         luck: Tensor) -> Outcome:  # fmt: skip
         users, target = batch[self.config["USER_ID_FIELD"]], batch[self.config["ITEM_ID_FIELD"]]
         negatives = torch.from_numpy(table.negatives[users.cpu().numpy()]).to(self.device)
         items = torch.cat((target[:, None], negatives), dim=1)  # [B, 1 + N]
@@ -239,16 +322,80 @@ class Evaluation:
             intents = self._random_intents(users, items, phase)
         scores = self.scorer.score_candidates(batch, items, intents)
         valid = items > 0
-        top = self._top(scores, valid)
         first = torch.zeros(len(items), dtype=torch.long, device=items.device)
-        return rank_of_target(scores, first, valid), None if top is None else items.cpu().gather(1, top)
+        ranks = rank_of_target(scores, first, valid)
+        top = self._top(scores, valid, items)
+        return Outcome(ranks, self._scored(scores, valid, items) | self._placed(ranks, target, luck, top))
 
-    def _top(self, scores: Tensor, valid: Tensor) -> Tensor | None:
-        """Column ids of the best max(topk) candidates, only when a metric (coverage, Gini, ...) asks for lists."""
-        if not self.collector.register.need("rec.items"):
+    def _scored(self, scores: Tensor, valid: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """What metrics need of the scores of candidates, in RecBole's shapes.
+
+        Args:
+            scores: [B, 1 + N], the target's first.
+            valid: [B, 1 + N] which are candidates; M of them.
+            items: [B, 1 + N] their ids.
+
+        Returns:
+            ``rec.score``, [M] for value metrics, else [B, V] with -inf for items that are no candidates;
+            ``data.label``, [M], 1 for a target and else 0.
+        """
+        collected = {}
+        if "rec.score" in self.evaluator.needs:
+            if self.config["eval_type"] == EvaluatorType.VALUE:
+                collected["rec.score"] = scores[valid].cpu()
+            else:
+                everything = scores.new_full((len(scores), self.module.n_items), -torch.inf)
+                collected["rec.score"] = everything.scatter(1, items, scores.masked_fill(~valid, -torch.inf)).cpu()
+        if "data.label" in self.evaluator.needs:
+            label = torch.zeros_like(scores, dtype=torch.float32)
+            label[:, 0] = 1.0
+            collected["data.label"] = label[valid].cpu()
+        return collected
+
+    def _placed(self, ranks: Ranks, target: Tensor, luck: Tensor, top: Tensor | None) -> dict[str, Tensor]:
+        """What metrics need of the lists.
+
+        A list has one place for the target, so a tie is broken by lot: the same at each evaluation, and without
+        preference for the target or for its rivals.
+
+        Args:
+            ranks: of B targets.
+            target: [B] their ids.
+            luck: [B] in [0, 1), the lots.
+            top: [B, max(topk) + 1] the best items, or None when nobody needs lists.
+
+        Returns:
+            ``rec.topk``, [B, max(topk) + 1], whether the target is at each place, and the number of targets, 1;
+            ``rec.items``, [B, max(topk)] ids, 0 where there are no more candidates.
+        """
+        collected, k = {}, max(self.config["topk"])
+        place = ranks.places(luck)
+        if "rec.topk" in self.evaluator.needs:
+            hits = (torch.arange(k) == place[:, None]).int()
+            collected["rec.topk"] = torch.cat((hits, torch.ones(len(hits), 1, dtype=torch.int)), dim=1)
+        if top is not None:
+            collected["rec.items"] = list_with_target(top.cpu(), target.cpu(), place)
+        return collected
+
+    def _top(self, scores: Tensor, valid: Tensor, items: Tensor | None = None) -> Tensor | None:
+        """Ids of the best candidates, only when a metric (coverage, Gini, ...) asks for lists.
+
+        Args:
+            scores: [B, K].
+            valid: [B, K] which are candidates.
+            items: [B, K] their ids; None if the column is the id.
+
+        Returns:
+            [B, max(topk) + 1], best first, 0 where there are no more.
+        """
+        if "rec.items" not in self.evaluator.needs:
             return None
-        k = min(max(self.config["topk"]), scores.shape[1])
-        return scores.masked_fill(~valid, -torch.inf).topk(k, dim=1).indices.cpu()
+        longest = max(self.config["topk"]) + 1
+        lowest = torch.finfo(scores.dtype).min  # a candidate with -inf comes before what is no candidate
+        best = scores.clamp(min=lowest).masked_fill(~valid, -torch.inf).topk(min(longest, scores.shape[1]), dim=1)
+        ids = best.indices if items is None else items.gather(1, best.indices)
+        ids = ids.masked_fill(best.values == -torch.inf, 0)
+        return torch.nn.functional.pad(ids, (0, longest - ids.shape[1]))
 
     def _random_intents(self, users: Tensor, items: Tensor, phase: str) -> Tensor:
         """[B, 1 + N]: the target's own intent, then random others. Drawn per user, so batching changes nothing."""
@@ -299,18 +446,16 @@ class Evaluation:
             self.logger.warning(notice.format(n=protocol.n_negatives, model=self.config["model"]))
 
 
-def _gather(parts: list[Ranks], lists: list[Tensor | None], *, single: bool) -> tuple[Ranks, Tensor | None]:
+def _gather(parts: list[Outcome], *, single: bool) -> Outcome:
     """All batches together; over all processes when there are several."""
-    own = (Ranks.cat(parts) if parts else None, None if not lists or lists[0] is None else torch.cat(lists))
+    own = Outcome.cat(parts) if parts else None
     if single:
-        if own[0] is None:
+        if own is None:
             raise ConfigError("there is nothing to evaluate: this split of the data set has no rows")
         return own
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    everyone: list[Outcome | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, own)
-    observed = [pair for pair in everyone if pair[0] is not None]
-    tops = [pair[1] for pair in observed if pair[1] is not None]
-    return Ranks.cat([pair[0] for pair in observed]), torch.cat(tops) if tops else None
+    return Outcome.cat([outcome for outcome in everyone if outcome is not None])
 
 
 @contextlib.contextmanager

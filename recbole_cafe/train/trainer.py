@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.candidates import parse_protocol
+from recbole_cafe.files.candidates import Protocol, parse_protocol
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
@@ -61,9 +61,41 @@ class EvaluationMixin(ResumeMixin):
 
     def _adapter(self, model: AbstractRecommender) -> RecBoleScorer:
         items = self.config["ITEM_ID_FIELD"]
-        return RecBoleScorer(model, self._spilt_predict, items, model.n_items)
+        predicts = self.config["eval_type"] == EvaluatorType.VALUE
+        return RecBoleScorer(model, self._spilt_predict, items, model.n_items, predicts=predicts)
+
+    def _protocols_of(self, phase: str) -> list[Protocol]:
+        return self.protocols[:1] if phase == "valid" else self.protocols
+
+    def check(self, *eval_data: Any) -> None:
+        """Refuse, before training, what could not be measured afterwards.
+
+        Args:
+            eval_data: RecBole's loaders for validation and test; those that are None are left out.
+
+        Raises:
+            ConfigError: see :meth:`Evaluation.check`; or RecBole's own evaluation could not make lists of `topk` items.
+        """
+        for loader in eval_data:
+            if loader is None:
+                continue
+            if self.config["candidates"] == "recbole":
+                n_items, k = loader._dataset.item_num - 1, max(self.config["topk"])
+                if k > n_items and self.eval_type == EvaluatorType.RANKING:
+                    raise ConfigError(
+                        f"topk={self.config['topk']}: candidates=recbole makes lists of at most {n_items} items, as "
+                        f"many as there are; candidates=stored ends a list where the candidates end"
+                    )
+                continue
+            for protocol in self._protocols_of(phase_of(loader)):
+                self.evaluation.check(loader, protocol)
 
     # Training --------------------------------------------------------------------------------------------------------
+
+    def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """RecBole's `fit`, after :meth:`check`."""
+        self.check(valid_data)
+        return super().fit(train_data, valid_data, *args, **kwargs)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimiser for the `learner`, Adam in PyTorch's fused form (the same update in one pass).
@@ -195,13 +227,12 @@ class EvaluationMixin(ResumeMixin):
             refuse_other_data(state, digests_of(eval_data), path)
             checkpoint.take_weights(self.model, state, path)
             self.logger.info(f"Loading model structure and parameters from {path}")
-        if self.config["candidates"] == "recbole" or self.eval_type != EvaluatorType.RANKING:
+        if self.config["candidates"] == "recbole":
             return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
         start = perf_counter()
         phase = phase_of(eval_data)
-        protocols = self.protocols[:1] if phase == "valid" else self.protocols
         result: OrderedDict = OrderedDict()
-        for i, protocol in enumerate(protocols):
+        for i, protocol in enumerate(self._protocols_of(phase)):
             values = self.evaluation.measure(eval_data, protocol, phase=phase, show_progress=show_progress)
             result.update({key if i == 0 else f"{protocol.name}/{key}": value for key, value in values.items()})
         self.seconds["evaluation"] += perf_counter() - start

@@ -93,7 +93,7 @@ def test_metrics_of_users_are_recboles() -> None:
     above, tied = rng.integers(0, 30, 200), rng.integers(0, 3, 200)
     for metric, name in ((NDCG, "ndcg"), (Hit, "hit"), (MRR, "mrr")):
         made = metric({"topk": [5, 10], "metric_decimal_place": 12})
-        for k, wanted in per_target(made, above, tied).items():
+        for k, wanted in per_target(made, above, tied, above + 100).items():
             assert stats.per_user(f"{name}@{k}", above, tied, above + 100) == pytest.approx(wanted, abs=1e-12)
     assert stats.per_user("mrr", np.array([1, 0]), np.array([1, 0]), np.array([9, 9])).tolist() == [
         (1 / 2 + 1 / 3) / 2,

@@ -450,6 +450,14 @@ def test_a_key_that_two_settings_claim_is_named() -> None:
         ({"topk": 5}, r"valid_metric=NDCG@10 is not among the metrics .* at topk \[5\]"),
         ({"metrics": "Hit"}, r"valid_metric=NDCG@10 is not among the metrics \['Hit'\]"),
         ({"load_col": ["user_id"]}, r"load_col=\['user_id'\] should be a mapping of a file \(inter, item\) to a list"),
+        (
+            {"metrics": "AUC", "valid_metric": "AUC"},
+            r"metrics=\['AUC'\] judge scores .*eval_mode=\['full', 'pop100'\] draws none; set eval_mode to popN",
+        ),
+        (
+            {"metrics": ["AUC", "NDCG"], "eval_mode": "pop100"},
+            r"metrics=\['AUC', 'NDCG'\]: AUC judge single scores and the others rankings",
+        ),
         ({"INTENT_FIELD": None}, "INTENT_FIELD is empty; it names the column of the .item file"),
         ({"candidates": "recbole"}, r"candidates=recbole takes one eval_mode of RecBole's own .*, 'pop100'\]"),
         ({"candidates": "recbole", "eval_mode": "authors5"}, "candidates=recbole takes one .* got 'authors5'"),
