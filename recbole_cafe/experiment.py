@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import resource
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from recbole_cafe.data.sequences import NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.places import check_file, check_folder
 from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
@@ -63,8 +63,9 @@ def run(
     """
     for key, path in (("result_file", result_file), ("ranks_file", ranks_file)):
         if path is not None:
-            _can_be_written(key, Path(path))  # now, not after hours of training
+            check_file(key, path)  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
+    check_folder("checkpoint_dir", config["checkpoint_dir"])
     init_seed(config["seed"], config["reproducibility"])
     if ranks_file and config["candidates"] == "recbole":
         raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
@@ -85,6 +86,7 @@ def run(
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
+    trainer.evaluation.check_places(test_data._dataset)
     if config["resume_from"]:
         trainer.resume_checkpoint(config["resume_from"])
     best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
@@ -160,7 +162,12 @@ def run_distributed(
 
     Returns:
         process 0's result; None on a machine that does not run process 0.
+
+    Raises:
+        ConfigError: `result_file` cannot be written.
     """
+    if result_file:
+        check_file("result_file", result_file)
     group = {
         "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
         "offset": group_offset,
@@ -255,17 +262,6 @@ def _why_empty(phase: str, config: Config) -> str:
     rows = {"train": 1, "test": 2}[phase]  # each user keeps a row for training
     least = ("one", "two", "three")[rows - 1 + (config["MODEL_TYPE"] == ModelType.SEQUENTIAL)]
     return f"{what} with {shown}; no user has {least} interactions"
-
-
-def _can_be_written(key: str, path: Path) -> None:
-    """Raises ConfigError if a file cannot be put there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ConfigError(f"{key}={path} cannot be written: {error.strerror}") from error
-    if path.is_dir():
-        raise ConfigError(f"{key}={path} is a folder")
 
 
 def _fresh_log(config: Config) -> None:
