@@ -22,13 +22,10 @@ SETTINGS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        (
-            "checkpoint_dir",
-            r"^checkpoint_dir=taken/x cannot be written to \(Not a directory\): set checkpoint_dir to a ",
-        ),
+        ("checkpoint_dir", r"^checkpoint_dir=taken/x cannot be written to \(Not a directory\): set checkpoint_dir to "),
         ("candidates_dir", r"^candidates_dir=taken/x cannot be written to \(Not a directory\): set candidates_dir to "),
-        ("result_file", r"^result_file=taken/x cannot be written: Not a directory"),
-        ("ranks_file", r"^ranks_file=taken/x cannot be written: Not a directory"),
+        ("result_file", r"^result_file=taken/x cannot be written: File exists"),
+        ("ranks_file", r"^ranks_file=taken/x cannot be written: File exists"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_training(
@@ -39,12 +36,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_training(
 
     monkeypatch.setattr(NetTrainer, "fit", fit)
     Path("taken").write_text("a file")
-    settings = {**SETTINGS, "data_path": str(toy_path)}
+    settings: dict[str, Any] = {**SETTINGS, "data_path": str(toy_path)}
+    files: dict[str, Any] = {}
+    (settings if key.endswith("_dir") else files)[key] = "taken/x"
     with pytest.raises(ConfigError, match=message):
-        if key.endswith("_dir"):
-            run("CaFe", "toy", config_dict={**settings, key: "taken/x"})
-        else:
-            run("CaFe", "toy", config_dict=settings, **{key: "taken/x"})
+        run("CaFe", "toy", config_dict=settings, **files)
 
 
 def test_so_is_the_result_file_of_several_processes() -> None:
