@@ -249,6 +249,8 @@ def _load(path: Path, data: str) -> Candidates:
     try:
         with np.load(path, allow_pickle=False) as file:
             negatives, of, digest = file["negatives"], str(file["data"]), str(file["digest"])
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable candidates file ({error}); delete it to draw again") from error
     actual = hashlib.sha256(negatives.astype("<i8").tobytes()).hexdigest()

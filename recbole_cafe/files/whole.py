@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from glob import escape as glob_escape
@@ -36,13 +35,15 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
         The open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    temporary = path.with_name(f"tmp{uuid.uuid4().hex[:12]}.tmp")
+    # not mkstemp, whose file nobody else may ever read: results and candidates are shared
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recbole_cafe import run
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.experiment import run_distributed
 from recbole_cafe.files.places import check_folder
+from recbole_cafe.files.whole import write_json
 from recbole_cafe.train.trainer import NetTrainer
 
 SETTINGS: dict[str, Any] = {
@@ -67,3 +69,12 @@ def test_candidates_that_are_stored_need_no_folder_that_can_be_written(
 def test_a_folder_is_made_and_left_empty() -> None:
     check_folder("checkpoint_dir", "new/folder")
     assert list(Path("new/folder").iterdir()) == []
+
+
+def test_others_may_read_what_is_written_as_the_umask_says() -> None:
+    before = os.umask(0o027)
+    try:
+        write_json(Path("r.json"), {})
+    finally:
+        os.umask(before)
+    assert Path("r.json").stat().st_mode & 0o777 == 0o640
