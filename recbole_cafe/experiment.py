@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import resource
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from recbole_cafe.data.sequences import NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.places import check_file, check_folder
 from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
@@ -64,9 +64,10 @@ def run(
     """
     for key, path in (("result_file", result_file), ("ranks_file", ranks_file)):
         if path is not None:
-            _can_be_written(key, Path(path))  # now, not after hours of training
+            check_file(key, path)  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
     save_every = SaveEvery(config["save_every"])
+    check_folder("checkpoint_dir", config["checkpoint_dir"])
     init_seed(config["seed"], config["reproducibility"])
     if ranks_file and config["candidates"] == "recbole":
         raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
@@ -88,6 +89,7 @@ def run(
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
     trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
+    trainer.evaluation.check_places(test_data._dataset)
     trainer.check(valid_data, test_data)
     with trainer.running():
         if config["resume"]:
@@ -170,7 +172,12 @@ def run_distributed(
 
     Returns:
         process 0's result; None on a machine that does not run process 0.
+
+    Raises:
+        ConfigError: `result_file` cannot be written.
     """
+    if result_file:
+        check_file("result_file", result_file)
     group = {
         "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
         "offset": group_offset,
@@ -265,17 +272,6 @@ def _why_empty(phase: str, config: Config) -> str:
     rows = {"train": 1, "test": 2}[phase]  # each user keeps a row for training
     least = ("one", "two", "three")[rows - 1 + (config["MODEL_TYPE"] == ModelType.SEQUENTIAL)]
     return f"{what} with {shown}; no user has {least} interactions"
-
-
-def _can_be_written(key: str, path: Path) -> None:
-    """Raises ConfigError if a file cannot be put there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ConfigError(f"{key}={path} cannot be written: {error.strerror}") from error
-    if path.is_dir():
-        raise ConfigError(f"{key}={path} is a folder")
 
 
 def _fresh_log(config: Config) -> None:

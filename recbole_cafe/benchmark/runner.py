@@ -20,7 +20,7 @@ from recbole_cafe.benchmark import store, worker
 from recbole_cafe.benchmark.plan import Cell, Plan
 from recbole_cafe.benchmark.search import Search
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.places import PACKAGE
+from recbole_cafe.files.places import PACKAGE, check_folder
 from recbole_cafe.files.whole import write_json
 
 POLL = 0.1  # seconds between looks at the workers
@@ -137,7 +137,7 @@ def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = Non
     if jobs == 0 and time_limit is not None:
         raise ConfigError("a time limit needs processes that can be ended: jobs of at least 1")
     out = Path(out).resolve()
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder("--out", out)
     threads = threads or max(1, len(os.sched_getaffinity(0)) // max(1, jobs))
     _make_amazon(plan)
     with _alone(out):

@@ -10,6 +10,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from recbole.evaluator.metrics import Recall
@@ -48,6 +49,9 @@ def check_values(values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first key at fault.
     """
+    for key in REQUIRED:
+        if key in values and values[key] is None:
+            raise _wrong(key, None, "set")
     for key, check in CHECKS.items():
         if values.get(key) is not None:
             check(key, values[key])
@@ -123,6 +127,16 @@ def _anything(key: str, value: Any) -> None:
 def _name(key: str, value: Any) -> None:
     if not isinstance(value, str) or not value:
         raise _wrong(key, value, "the name of a column")
+
+
+def _text(key: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise _wrong(key, value, "text")
+
+
+def _path(key: str, value: Any) -> None:
+    if not isinstance(value, (str, Path)) or not str(value):
+        raise _wrong(key, value, "the path of a file or folder")
 
 
 def _names(key: str, value: Any) -> None:
@@ -276,7 +290,19 @@ def _suffixes(key: str, value: Any) -> None:
         _names(key, value)
 
 
+def _level(key: str, value: Any) -> None:
+    _one_of("debug", "info", "warning", "error", "critical")(key, value.lower() if isinstance(value, str) else value)
+
+
+REQUIRED = ("data_path", "checkpoint_dir", "metrics", "topk", "valid_metric")
 CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("data_path", "checkpoint_dir", "candidates_dir", "resume_from"), _path),
+    **dict.fromkeys(
+        ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "INTENT_FIELD", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX",
+         "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "POSITION_FIELD", "field_separator", "seq_separator", "encoding",
+         "valid_metric"), _text,
+    ),
+    "state": _level,
     "eval_args": _record(
         "a mapping with the keys split, group_by, order, mode",
         split=_split, group_by=_one_of("user", "none", "None"), order=_one_of("RO", "TO"), mode=_modes,

@@ -12,6 +12,7 @@ of our models (recbole_cafe.host.registry). Text is never evaluated as code; see
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,17 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "rm_dup_inter": (None, "first", "last"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }
-AT_LEAST = {"MAX_ITEM_LIST_LENGTH": 1, "train_batch_size": 1, "eval_batch_size": 1, "epochs": 1, "average_from": 0}
+AT_LEAST = {
+    "MAX_ITEM_LIST_LENGTH": 1,
+    "train_batch_size": 1,
+    "eval_batch_size": 1,
+    "epochs": 1,
+    "average_from": 0,
+    "seed": 0,
+    "candidates_seed": 0,
+    "worker": 0,
+}  # fmt: skip  whole numbers
+GROUP = ("nproc", "world_size", "ip", "port", "offset")  # what a process of several is told beside its `local_rank`
 
 
 # Layers -------------------------------------------------------------------------------------------------------------
@@ -114,8 +125,16 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
     _refuse_other_kinds(internal, external)
     check_values({**internal, **external})
     for key, least in AT_LEAST.items():
-        if (value := external.get(key)) is not None and value < least:
+        if (value := external.get(key)) is None:
+            continue
+        if value < least:
             raise ConfigError(f"{key}={value!r} should be at least {least}")
+        if value != int(value):
+            raise ConfigError(f"{key}={value!r} should be a whole number")
+        external[key] = int(value)  # 3.0 is one, but not for range()
+    if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
+        raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
+                          f"that work together, set by nproc")  # fmt: skip
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=is_ours(model_class) and model_class.net.needs_intents)
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
@@ -150,6 +169,7 @@ def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> N
             fits, expected = value in (True, False), "True or False"
         elif isinstance(default, (int, float)):
             fits, expected = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
+            fits = fits and math.isfinite(value)
         else:
             continue
         if value is not None and not fits:

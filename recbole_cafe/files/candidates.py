@@ -214,6 +214,12 @@ def fingerprint(dataset_name: str, user_tokens: npt.NDArray[np.generic],
     return digest.hexdigest()
 
 
+def place(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int) -> Path:
+    """The file of candidates; see :func:`stored` for the arguments."""
+    drawn_by = "uni" if protocol.distribution == "uni" else "pop"
+    return folder / f"{name}-{drawn_by}{protocol.n_negatives}-seed{seed}-{data[:12]}.npz"
+
+
 def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
            make: Callable[[], Candidates]) -> Candidates:  # fmt: skip
     """Read the candidates from `folder`, or draw them with `make` and store them there, whole or not at all.
@@ -229,8 +235,7 @@ def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
     Raises:
         ValueError: the stored file is damaged or does not belong to its name; delete it to draw again.
     """
-    drawn_by = "uni" if protocol.distribution == "uni" else "pop"
-    path = folder / f"{name}-{drawn_by}{protocol.n_negatives}-seed{seed}-{data[:12]}.npz"
+    path = place(folder, name=name, data=data, protocol=protocol, seed=seed)
     if path.is_file():
         return _load(path, data)
     drawn = make()
@@ -244,6 +249,8 @@ def _load(path: Path, data: str) -> Candidates:
     try:
         with np.load(path, allow_pickle=False) as file:
             negatives, of, digest = file["negatives"], str(file["data"]), str(file["digest"])
+    except PermissionError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a readable candidates file ({error}); delete it to draw again") from error
     actual = hashlib.sha256(negatives.astype("<i8").tobytes()).hexdigest()

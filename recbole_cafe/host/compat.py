@@ -530,6 +530,71 @@ def _ce_default_negatives() -> None:
 
 
 # ----------------------------------------------------------------------------------------------------
+# Logs
+# ----------------------------------------------------------------------------------------------------
+
+
+class NoTensorboard:
+    """What RecBole's trainers ask of a SummaryWriter, written nowhere."""
+
+    def add_scalar(self, *arguments: Any, **options: Any) -> None:
+        """Write nothing."""
+
+    def add_hparams(self, *arguments: Any, **options: Any) -> None:
+        """Write nothing."""
+
+    def flush(self) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+@defect(name="log-files", issues="none known", when="log/ cannot be written (tested in the call)",
+        until="RecBole needs no log file")  # fmt: skip
+def _log_files() -> None:
+    """Loading or training a model fails where log/ or log_tensorboard/ of the working folder cannot be written
+    (read-only containers). The log then goes to the console alone, which is said once.
+    """
+    from recbole.utils import get_tensorboard, init_logger
+
+    def patient_logger(config):  # type: ignore[no-untyped-def]
+        import logging
+
+        from recbole.utils.logger import init_logger, log_colors_config
+
+        try:
+            init_logger.stock(config)
+            return
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename}"
+        import colorlog
+
+        level = getattr(logging, str(config["state"]).upper(), logging.INFO)  # as RecBole reads `state`
+        console = logging.StreamHandler()
+        console.setLevel(level)
+        form = "%(log_color)s%(asctime)-15s %(levelname)s  %(message)s"
+        console.setFormatter(colorlog.ColoredFormatter(form, "%d %b %H:%M", log_colors=log_colors_config))
+        logging.basicConfig(level=level, handlers=[console])
+        if "told" not in vars(init_logger):
+            init_logger.told = True
+            logging.getLogger().warning(f"no log file can be written here ({reason}); the log goes to the console only")
+
+    def patient_tensorboard(logger):  # type: ignore[no-untyped-def]
+        from recbole.utils.utils import get_tensorboard
+
+        from recbole_cafe.host.compat import NoTensorboard
+
+        try:
+            return get_tensorboard.stock(logger)
+        except OSError:
+            return NoTensorboard()
+
+    _redirect(init_logger, patient_logger)
+    _redirect(get_tensorboard, patient_tensorboard)
+
+
+# ----------------------------------------------------------------------------------------------------
 # Checkpoints and evaluation
 # ----------------------------------------------------------------------------------------------------
 

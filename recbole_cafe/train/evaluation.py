@@ -28,7 +28,8 @@ from tqdm import tqdm
 from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files import candidates as sampled
-from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol
+from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol, parse_protocol
+from recbole_cafe.files.places import check_folder
 from recbole_cafe.model.net import Ranking
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks, list_with_target, rank_of_target
@@ -410,18 +411,41 @@ class Evaluation:
         ]  # fmt: skip
         return torch.cat((own, torch.from_numpy(np.concatenate(rows)).to(items.device)), dim=1)
 
+    def check_places(self, dataset: Any) -> None:
+        """Raise unless the candidates of all protocols are stored, or can be; now, not after the training.
+
+        Args:
+            dataset: a split.
+
+        Raises:
+            ConfigError: naming the folder.
+        """
+        folder = self._candidates_folder()
+        protocols = [parse_protocol(name) for name in self.config["eval_mode"]]
+        if self.config["candidates"] == "recbole" or all(protocol.n_negatives == 0 for protocol in protocols):
+            return
+        try:
+            check_folder("candidates_dir", folder)
+        except ConfigError:  # a folder that others have filled need not be writable
+            of = {"name": dataset.dataset_name, "data": _fingerprint(dataset)}
+            seed = int(self.config["candidates_seed"])
+            sampling = [protocol for protocol in protocols if protocol.n_negatives]
+            if not all(sampled.place(folder, **of, protocol=p, seed=seed).is_file() for p in sampling):
+                raise
+
+    def _candidates_folder(self) -> Path:
+        return Path(self.config["candidates_dir"] or Path(self.config["checkpoint_dir"]) / "candidates")
+
     def _table(self, dataset: Any, protocol: Protocol) -> Candidates:
         key = f"{'uni' if protocol.distribution == 'uni' else 'pop'}{protocol.n_negatives}"
         if key not in self._candidates:
             users, items = dataset.all_interactions()
-            seed = int(self.config["candidates_seed"])
-            tokens = [dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field)]
-            folder = Path(self.config["candidates_dir"] or Path(self.config["checkpoint_dir"]) / "candidates")
+            seed, folder = int(self.config["candidates_seed"]), self._candidates_folder()
             with _first_process_first(self.config):
                 table = sampled.stored(
                     folder,
                     name=dataset.dataset_name,
-                    data=sampled.fingerprint(dataset.dataset_name, *tokens, users, items),
+                    data=_fingerprint(dataset),
                     protocol=protocol,
                     seed=seed,
                     make=lambda: sampled.draw(
@@ -456,6 +480,11 @@ def _gather(parts: list[Outcome], *, single: bool) -> Outcome:
     everyone: list[Outcome | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(everyone, own)
     return Outcome.cat([outcome for outcome in everyone if outcome is not None])
+
+
+def _fingerprint(dataset: Any) -> str:
+    tokens = [dataset.field2id_token[field] for field in (dataset.uid_field, dataset.iid_field)]
+    return sampled.fingerprint(dataset.dataset_name, *tokens, *dataset.all_interactions())
 
 
 @contextlib.contextmanager

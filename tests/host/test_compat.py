@@ -466,3 +466,30 @@ if __name__ == "__main__":
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environ, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Logs
+# ----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_is_trained_and_loaded_where_no_log_can_be_written(tmp_path: Path) -> None:
+    """Files stand where RecBole wants its folders; as root, a test cannot be kept from writing otherwise."""
+    write_features(tmp_path / "data" / "holes")
+    for name in ("log", "log_tensorboard"):
+        (tmp_path / name).write_text("in the way")
+    code = f"""
+import recbole_cafe
+from recbole_cafe.host.reload import load_data_and_model
+settings = {{"data_path": {str(tmp_path / "data")!r}, "epochs": 2, "hidden_size": 8, "inner_size": 8, "gpu_id": "",
+             "checkpoint_dir": {str(tmp_path / "kept")!r}, "eval_mode": "full", "show_progress": False,
+             "INTENT_FIELD": "brand"}}
+file = recbole_cafe.run("CaFe", "holes", config_dict=settings).checkpoint
+load_data_and_model(file)
+print("loaded")
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines()[-1:] == ["loaded"], done.stderr
+    assert done.stderr.count("no log file can be written here (") == 1
+    assert "test result" in done.stderr  # the log is on the console
