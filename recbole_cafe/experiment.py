@@ -84,7 +84,7 @@ def run(
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
-    trainer.check(valid_data, test_data)
+    trainer.check(test_data)  # `fit` checks the validation
     if config["resume_from"]:
         trainer.resume_checkpoint(config["resume_from"])
     best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=config["show_progress"])
