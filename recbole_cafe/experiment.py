@@ -90,7 +90,7 @@ def run(
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
     trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
     trainer.evaluation.check_places(test_data._dataset)
-    trainer.check(valid_data, test_data)
+    trainer.check(test_data)  # `fit` checks the validation
     with trainer.running():
         if config["resume"]:
             trainer.resume_unfinished()

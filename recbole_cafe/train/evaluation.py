@@ -244,9 +244,10 @@ class Evaluation:
 
         Raises:
             ScoreError: a score is NaN.
-            ConfigError: there are no rows.
+            ConfigError: there are no rows; or see :meth:`check`.
         """
         dataset = eval_data._dataset
+        self.check(eval_data, protocol)
         self.module.eval()
         self._tell(protocol)
         table = None if protocol.distribution is None else self._table(dataset, protocol)

@@ -80,11 +80,13 @@ class EvaluationMixin(ResumeMixin):
             if loader is None:
                 continue
             if self.config["candidates"] == "recbole":
-                n_items, k = loader._dataset.item_num - 1, max(self.config["topk"])
-                if k > n_items and self.eval_type == EvaluatorType.RANKING:
+                n_items, (protocol,) = loader._dataset.item_num - 1, self.protocols
+                if protocol.n_negatives and "rec.items" in self.evaluation.evaluator.needs:
+                    n_items = min(n_items, 1 + protocol.n_negatives)  # beyond, it lists items that are no candidates
+                if max(self.config["topk"]) > n_items and self.eval_type == EvaluatorType.RANKING:
                     raise ConfigError(
-                        f"topk={self.config['topk']}: candidates=recbole makes lists of at most {n_items} items, as "
-                        f"many as there are; candidates=stored ends a list where the candidates end"
+                        f"topk={self.config['topk']}: candidates=recbole makes lists of at most {n_items} items under "
+                        f"{protocol.name}; candidates=stored ends a list where the candidates end"
                     )
                 continue
             for protocol in self._protocols_of(phase_of(loader)):

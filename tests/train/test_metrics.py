@@ -248,11 +248,21 @@ def test_a_candidate_of_score_minus_infinity_is_listed_before_padding(make: Any)
 
 
 def test_recbole_is_not_asked_for_longer_lists_than_it_makes(make: Any) -> None:
-    for model in ("CaFe", Scores):
-        trainer, train, valid, _ = make(model, metrics=["Hit", "ItemCoverage"], topk=[5, 31], candidates="recbole")
-        with pytest.raises(ValueError, match=r"topk=\[5, 31\]: candidates=recbole makes lists of at most 30 items"):
+    for model, mode, metric, k, most in (
+        ("CaFe", "full", "Hit", 31, 30),
+        (Scores, "pop7", "Hit", 31, 30),
+        (Scores, "pop7", "ItemCoverage", 9, 8),
+    ):
+        settings = {"metrics": [metric], "topk": [5, k], "eval_mode": mode, "candidates": "recbole"}
+        trainer, train, valid, _ = make(model, **settings)
+        with pytest.raises(
+            ValueError, match=rf"topk=\[5, {k}\]: candidates=recbole makes lists of at most {most} items"
+        ):
             trainer.fit(train, valid)
         assert trainer.epochs_run == 0
+        trainer, train, valid, test = make(model, **settings | {"topk": [5, most]})
+        trainer.fit(train, valid)
+        assert f"{metric.lower()}@{most}" in trainer.evaluate(test)
 
 
 def test_the_target_is_listed_at_its_place() -> None:
