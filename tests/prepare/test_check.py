@@ -69,15 +69,21 @@ def test_faults_come_with_file_and_line(shop: Path) -> None:
     whole = inter.read_bytes()
     inter.write_bytes(whole.replace(b"bun", b"b\xfcn"))
     found = check.examine(shop, "shop")
-    assert found.faults == [f"{inter}: line 6: found the byte 0xfc, expected text in UTF-8"] and not found.numbers
+    assert (
+        found.faults == [f"{inter}: line 6: found the byte 0xfc, expected text in UTF-8 (key encoding)"]
+        and not found.numbers
+    )
     inter.write_bytes(whole.replace(b"item_id:token", b"item_id"))
     assert "line 1, column 2: found 'item_id', expected name:type" in check.examine(shop, "shop").faults[0]
     inter.write_bytes(whole)
     item.write_text(item.read_text() + "tea\tcold\n")
     found = check.examine(shop, "shop")
-    assert (
-        found.faults == [f"{item}: line 6: item 'tea' has a second row (1 such rows)"] and found.numbers["intents"] == 2
-    )
+    second = "line 6, column 'intent': found 'cold', but line 2 has 'hot' for the same item_id 'tea'; expected one row"
+    assert len(found.faults) == 1 and f"{item}: {second}" in found.faults[0] and "intents" not in found.numbers
+    item.write_text(item.read_text().replace("cold", "hot"))
+    found = check.examine(shop, "shop")
+    assert "shop.item: 1 rows repeat the row of their item_id" in found.warnings and found.numbers["intents"] == 2
+    assert not found.faults
     assert (
         "no column 'brand' for the intent, found item_id, intent"
         in check.examine(shop, "shop", intent="brand").faults[0]
