@@ -263,8 +263,9 @@ def read_blocks(path: str | Path, coded: Sequence[str], plain: Sequence[str], *,
             continue
         try:
             cells = csv.read_csv(
-                pa.BufferReader(rows),
-                read_options=csv.ReadOptions(use_threads=False, block_size=len(rows) + 1, column_names=header),
+                # Arrow takes a byte order mark off whatever it reads first, but skips an empty line
+                pa.BufferReader(b"\n" + rows if rows.startswith(codecs.BOM_UTF8) else rows),
+                read_options=csv.ReadOptions(use_threads=False, block_size=len(rows) + 2, column_names=header),
                 parse_options=csv.ParseOptions(delimiter=delimiter.decode(), quote_char=False),
                 convert_options=csv.ConvertOptions(
                     include_columns=[*coded, *plain],
@@ -348,8 +349,6 @@ def _decoded(path: Path, text: TextFormat, size: int) -> Iterator[tuple[int, byt
             raw = file.read(size)
             more = bool(raw)
             block = rest + (raw if decoder is None else _as_utf8(raw, decoder, not more, path, line, text.encoding))
-            if line == 1:
-                block = block.removeprefix(codecs.BOM_UTF8)
             cut = block.rfind(b"\n") + 1 if more else len(block)
             whole, rest = block[:cut], block[cut:]
             if len(rest) > LINE_BYTES:
@@ -359,6 +358,8 @@ def _decoded(path: Path, text: TextFormat, size: int) -> Iterator[tuple[int, byt
                 continue
             if decoder is None:
                 _check_utf8(whole, path, line)
+            if line == 1:
+                whole = whole.removeprefix(codecs.BOM_UTF8)
             whole = _with_plain_ends(whole, path, line)
             if not whole.endswith(b"\n"):
                 whole += b"\n"

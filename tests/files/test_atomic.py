@@ -127,6 +127,13 @@ class TestLines:
         path.write_bytes(b"user_id:token\titem_id:token\r\na\ti\r\nb\tj")
         assert read_columns(path, None).table()["item_id"].to_pylist() == ["i", "j"]
 
+    def test_only_the_first_byte_order_mark_is_none_of_the_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.item"
+        path.write_bytes(b"\xef\xbb\xbfitem_id:token\tb:token\n\xef\xbb\xbfi\tj\n\nk\tl\n")
+        read = read_columns(path, None)
+        assert read.table()["item_id"].to_pylist() == ["\ufeffi", "k"]
+        assert (read.lines.blank, read.lines.of(1)) == ([3], 4)
+
     def test_no_line_is_endless(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(atomic, "LINE_BYTES", 100)
         monkeypatch.setattr(atomic, "BLOCK_BYTES", 64)

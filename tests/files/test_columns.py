@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,73 @@ def test_lists_by_rows() -> None:
     lists = Lists(np.array([5, 6, 7]), np.array([2, 0, 1]))
     assert [row.tolist() for row in lists.rows()] == [[5, 6], [], [7]]
     assert [row.tolist() for row in lists.take(np.array([False, True, True])).rows()] == [[], [7]]
+
+
+# Bytes put into a good file
+MUTANTS = [b"", b"\t", b"\n", b"\r\n", b"\r", b"\0", b'"', b" ", b"_", b".", b"-", b"e5", b"NA", b"\xff", b"\xc3\xa9",
+           b"\x0b", b"\x1c", b"\xe2\x80\xa8", b"\xc2\x85", b"\t\t", b"\n\n", b"inf", b"\xef\xbb\xbf"]  # fmt: skip
+COLUMNS = ["a", "item_id", "n", "s"]
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def number(text: str) -> float:
+    if not NUMBER.fullmatch(text) or not np.isfinite(float(text)):
+        raise ValueError(text)
+    return float(text)
+
+
+def naive(raw: bytes) -> list[list[object]] | None:
+    """The rows of a file of two tokens, a float and a float_seq, read line by line; None if anything is wrong."""
+    rows: list[list[object]] = []
+    lines = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    try:
+        for at, line in enumerate(lines):
+            text = line.decode()
+            text = text[:-1] if text.endswith("\r") and at + 1 < len(lines) else text
+            if "\r" in text or "\0" in text or (at == 0 and text != "a:token\titem_id:token\tn:float\ts:float_seq"):
+                return None
+            if at and text:
+                a, item, n, s = (None if cell == "" or cell in MISSING else cell for cell in text.split("\t"))
+                if item is None:
+                    return None
+                parts = [number(part) for part in (s or "").split(" ") if part]
+                rows.append([a, item, None if n is None else number(n), parts])
+    except ValueError:
+        return None
+    return rows or None
+
+
+@pytest.mark.parametrize("block", [1 << 24, 16])
+def test_damaged_files_are_read_as_a_naive_loop_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """The same rows, or an error that names a line that is wrong; no other error, no other rows."""
+    monkeypatch.setattr(atomic, "BLOCK_BYTES", block)
+    rng = np.random.default_rng(block)
+    rows = "".join(f"u{k % 3}\ti{k}\t{k}.5\t{k} 1e{k}\n" for k in range(6))
+    whole = f"a:token\titem_id:token\tn:float\ts:float_seq\n{rows}".encode()
+    path, faults = tmp_path / "x.item", 0
+    for _ in range(600):
+        raw = whole
+        for _ in range(rng.integers(1, 3)):
+            at, cut = int(rng.integers(30, len(raw))), int(rng.integers(0, 3))
+            raw = raw[:at] + MUTANTS[rng.integers(len(MUTANTS))] + raw[at + cut :]
+        path.write_bytes(raw)
+        expected = naive(raw)
+        if expected is not None:
+            table = read_columns(path, COLUMNS, roles={"item_id": ID_ROLE}).table()
+            assert [list(row.values()) for row in table.to_pylist()] == expected, raw
+            continue
+        faults += 1
+        with pytest.raises(AtomicFileError) as error:
+            read_columns(path, COLUMNS, roles={"item_id": ID_ROLE})
+        named = re.match(rf"{re.escape(str(path))}: (line (\d+)|no column|a header and no rows)", str(error.value))
+        assert named, (raw, error.value)
+        if named[2] and (line := int(named[2])) > 1:  # of several faults, any may be the one that is named
+            lines = raw.split(b"\n")
+            alone = [whole.split(b"\n")[0], lines[line - 1], *([b""] if line < len(lines) else [])]
+            assert naive(b"\n".join(alone)) is None, (raw, error.value)
+    assert 100 < faults < 550
 
 
 def test_an_unknown_column_is_named(write: Callable[..., Path]) -> None:
