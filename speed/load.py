@@ -1,7 +1,7 @@
 """Seconds and peak memory until the first batch: recbole_cafe's data path against RecBole's.
 
 Each side runs in a fresh process and does create_dataset and data_preparation, histories of 50 items. Ours: CaFe,
-columnar reader, one row per user. Theirs: SASRec with RecBole's Config, reader and SequentialDataset. A side that
+one row per user. Theirs: SASRec with RecBole's Config, reader and SequentialDataset. A side that
 exceeds the limits of memory or time is ended, and that is its result. Both also load a data set of a twentieth of the
 size, where RecBole's path is within the limits of common machines.
 """
@@ -121,7 +121,7 @@ def load(side: str, folder: str, name: str) -> dict[str, Any]:
         "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "intent"]},
     }  # fmt: skip
     if side == "ours":
-        config = common.Config(MODELS[side], name, config_dict=settings | {"reader": "columnar"})
+        config = common.Config(MODELS[side], name, config_dict=settings)
         create, prepare = common.create_dataset, common.data_preparation
     else:
         split = {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"}

@@ -97,7 +97,7 @@ def _memory(options: argparse.Namespace, *, folder: str, name: str, facts: dict[
         return result
 
     # the paper's own file, two and a half times as large, would be read by columns anyway
-    side = phase("data and model", lambda: ours(options, common.Data(Path(folder), name, facts), reader="columnar"))
+    side = phase("data and model", lambda: ours(options, common.Data(Path(folder), name, facts)))
     Path(side.trainer.checkpoint_dir).mkdir(parents=True, exist_ok=True)
     phase("train", lambda: common.train_steps(side, steps))
     phase("checkpoint", lambda: side.trainer._save_checkpoint(0, verbose=False))

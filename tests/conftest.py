@@ -85,3 +85,12 @@ def shared_data() -> Path:
         )
         pytest.skip(f"no folder of real data sets: {named} does not exist")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    """Folder of small data sets that once failed; it lies beside that of the real ones."""
+    cases = SHARED_DATA.parent / "cases"
+    if not cases.is_dir():
+        pytest.skip(f"no folder {cases}")
+    return cases

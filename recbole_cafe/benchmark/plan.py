@@ -58,6 +58,8 @@ NOT_HASHED = NEUTRAL | {"seed"}
 
 # Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
 NOT_HASHED_AT = {"average_from": 0}
+# Keys that went, with the value that all earlier runs had, for the same reason
+GONE = {"reader": "auto"}
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ class _Reader:
 
 def _points(config: Config, space: Mapping[str, list[Any]]) -> dict[str, dict[str, Any]]:
     """Hash -> what is searched, for every point of the space."""
-    full = {k: v for k, v in checkpoint.plain_config(config).items() if k not in NOT_HASHED}
+    full = GONE | {k: v for k, v in checkpoint.plain_config(config).items() if k not in NOT_HASHED}
     folder = Path(config["data_path"])  # other data under one name are other settings; where they are is not
     full["files"] = {p.suffix: p.stat().st_size for p in sorted(folder.glob(f"{config['dataset']}.*")) if p.is_file()}
     points = {}

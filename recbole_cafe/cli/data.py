@@ -37,6 +37,9 @@ def add_to(verbs: Verbs, chosen: str) -> None:
     parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")
     for name, default in (("intent", "intent"), ("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
         parser.add_argument(f"--{name}", default=default, metavar="COLUMN", help="default: %(default)s")
+    parser.add_argument("--encoding", default="utf-8", help="of the files, as for run (default: %(default)s)")
+    parser.add_argument("--field_separator", default="\t", help="between columns, as for run (default: a tab)")
+    parser.add_argument("--seq_separator", default=" ", help="inside lists, as for run (default: a space)")
     parser = add_verb(
         verbs, "simulate", simulate_command, summary="Make a simulated data set of any size.",
         examples="recbole-cafe simulate --name=mine --users=2000 --items=5000 --intents=50 --interactions=20000",
@@ -100,13 +103,15 @@ def recbole_models(kind: str) -> list[str]:
 def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Examine a data set and the environment; 1 if the data set has faults."""
     from recbole_cafe import environment
+    from recbole_cafe.files.atomic import TextFormat
     from recbole_cafe.prepare import check
 
     has_faults = False
     if given.data:
         folders = [given.data_path] if given.data_path else data_folders()
         columns = {"intent": given.intent, "user": given.user, "item": given.item, "time": given.time}
-        findings = check.examine(*check.locate(given.data, folders), **columns)
+        text = TextFormat(given.encoding, given.field_separator, given.seq_separator)
+        findings = check.examine(*check.locate(given.data, folders), **columns, text=text)
         print("\n".join(findings.lines()))
         has_faults = bool(findings.faults)
     print("\n".join(environment.lines()))

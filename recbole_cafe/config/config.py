@@ -62,7 +62,6 @@ HOST_KEYS = frozenset(
     }
 )
 CHOICES: dict[str, tuple[object, ...]] = {
-    "reader": ("auto", "recbole", "columnar"),
     "tie_order": ("file", "random"),
     "train_layout": ("all", "last"),
     "candidates": ("stored", "recbole"),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recbole_cafe.config.config import CHOICES
 from recbole_cafe.data.facts import ItemIntents
+from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import DataError
 from recbole_cafe.files.atomic import read_header
 
@@ -33,7 +34,7 @@ def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
     if not path.is_file():
         present = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
         raise DataError(f"{path} does not exist; the intent of each item is read from it. In the folder: {present}")
-    header = read_header(path)
+    header = read_header(path, text_format(config))
     if field not in header:
         raise DataError(
             f"{path} has no column {field!r} to read intents from; its columns are {_columns(header)}. "

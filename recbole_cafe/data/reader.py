@@ -1,130 +1,199 @@
-"""Which reader a data set is read by, and the columnar one in RecBole's place."""
+"""The reading of atomic files in RecBole's place: every line and value checked, a column at a time, at every size."""
 
 from __future__ import annotations
 
-import codecs
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_cafe.files.atomic import read_header
+from recbole_cafe.errors import ConfigError, DataError
+from recbole_cafe.files.atomic import ID_ROLE, TIME_ROLE, AtomicFileError, Role, TextFormat, read_header
+from recbole_cafe.files.columns import Lists, Vocabulary, read_columns
 
-if TYPE_CHECKING:
-    from recbole_cafe.data.columnar import Vocabulary
+OURS = (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM)  # and those of additional_feat_suffix
 
-AUTO_BYTES = 64 << 20  # an .inter file above this size is read by columns; below, RecBole's reader takes seconds
+
+def text_format(config: Any) -> TextFormat:
+    """How a configuration says that atomic files are written: keys encoding, field_separator, seq_separator.
+
+    Raises:
+        ConfigError: a key that cannot be right.
+    """
+    return TextFormat(config["encoding"] or "utf-8", config["field_separator"], config["seq_separator"])
 
 
 class ColumnarMixin:
-    """Reads large atomic files by :mod:`recbole_cafe.data.columnar`. Mixed into a RecBole Dataset class.
+    """Reads atomic files by :mod:`recbole_cafe.files.columns`. Mixed into a RecBole Dataset class.
 
     Between reading and `_remap`, a token column holds the places of its tokens in a vocabulary (NaN where a cell is
-    missing), which RecBole's filters treat as they would the tokens.
+    missing), and a token_seq column arrays of them; RecBole's filters treat the places as they would the tokens. The
+    columns that share their ids (`alias_of_item_id`, `alias_of_user_id`) share a vocabulary.
     """
 
-    _reader_is_chosen = False
-    _vocabularies: dict[str, Vocabulary] | None = None  # None: RecBole's reader reads
+    def _get_field_from_config(self) -> None:
+        super()._get_field_from_config()
+        self._text = text_format(self.config)
+        self._vocabularies: dict[str, Vocabulary] = {}  # space of ids, by the column it is named after
+        self._space: dict[str, str] = {}  # column -> its space of ids, where that has another name
+        for key, field in (("alias_of_user_id", self.uid_field), ("alias_of_item_id", self.iid_field)):
+            self._space |= dict.fromkeys(self.config[key] or (), field)
+        self._first_of: dict[str, tuple[Path, Any]] = {}  # column of tokens -> the file and source that had it first
+        self._inter_kinds: dict[str, str] = {}  # columns of the interactions -> type
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def _load_inter_feat(self, token: str, dataset_path: str) -> None:
+        names = self.benchmark_filename_list
+        parts = [f"{token}.inter"] if names is None else [f"{token}.{name}.inter" for name in names]
+        for path in (Path(dataset_path) / part for part in parts):
+            if not path.is_file():
+                present = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
+                raise DataError(f"{path} does not exist; in the folder: {', '.join(present) or 'nothing'}")
+        super()._load_inter_feat(token, dataset_path)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
+        if source not in OURS and source not in (self.config["additional_feat_suffix"] or ()):
+            return super()._load_feat(filepath, source)  # a graph or links, of RecBole's knowledge-based classes
         path = Path(filepath)
-        if not self._reader_is_chosen:  # the first file is the .inter file
-            self._vocabularies = {} if self._reads_by_columns(path) else None
-            self._reader_is_chosen = True
-        columns = self._columns(path, source) if self._vocabularies is not None else {}
-        if not columns:
-            return super()._load_feat(filepath, source)
-        from recbole_cafe.data import columnar  # here: it needs pyarrow, which takes memory
-
-        for name, kind in columns.items():
-            if kind == "token":
-                self._vocabularies.setdefault(name, columnar.Vocabulary())
-        if seqs := [name for name, kind in columns.items() if kind.endswith("_seq")]:
-            self.logger.info(f"{path.name} is read by RecBole's reader: {', '.join(seqs)} holds a list in each row")
-            feat = super()._load_feat(filepath, source)
-            for name in set(columns) & set(self._vocabularies):
-                feat[name] = _column(self._vocabularies[name].of_texts(feat[name].to_numpy(dtype=object)))
-            return feat
-        for name, kind in columns.items():
-            self.set_field_property(name, FeatureType(kind), source, 1)
-            if kind == "float":
+        kinds = self._columns(path, source)
+        if not kinds:
+            return None
+        self._check_columns(path, source, kinds)
+        for name, kind in kinds.items():
+            if "float" in kind:
                 self.field2bucketnum[name] = 2
-        data = columnar.read_columns(path, list(columns), self._vocabularies)
-        return pd.DataFrame({name: _column(data.pop(name)) for name in columns}, copy=False)
+            self.set_field_property(name, FeatureType(kind), source, 1)
+        read = read_columns(
+            path, list(kinds),
+            {name: self._vocabulary(name) for name, kind in kinds.items() if kind.startswith("token")},
+            text=self._text, roles=self._roles(source),
+        )  # fmt: skip
+        for note in read.notes():
+            self.logger.info(note)
+        key = {FeatureSource.USER: self.uid_field, FeatureSource.ITEM: self.iid_field}.get(source)
+        if key and (dropped := read.drop_repeats(key)):
+            self.logger.info(f"{path.name}: {dropped} rows dropped that repeat the row of their {key}")
+        return pd.DataFrame({name: self._cells(name, read.data.pop(name)) for name in kinds}, copy=False)
 
     def _columns(self, path: Path, source: Any) -> dict[str, str]:
         """The columns to load of a file, name -> type, in the order of the file."""
         load_col, unload_col = self._get_load_and_unload_col(source)
-        header = read_header(path)
-        return {
+        if load_col == set():
+            return {}
+        kinds = {
             name: kind
-            for name, kind in header.items()
+            for name, kind in read_header(path, self._text).items()
             if (load_col is None or name in load_col) and name not in (unload_col or ())
         }
+        if not kinds:
+            self.logger.warning(f"{path.name}: none of its columns is loaded")
+        return kinds
 
-    def _reads_by_columns(self, inter: Path) -> bool:
-        """Whether the data set is read by columns, by the key `reader` and by what the columnar reader can do."""
-        reader = self.config["reader"] or "auto"
-        if reader == "recbole" or (reader == "auto" and inter.stat().st_size <= AUTO_BYTES):
-            return False
-        reason = self._reason_against_columns(inter)
-        if reason:
-            self.logger.info(f"{inter.name} is read by RecBole's reader, not by columns: {reason}")
-        return not reason
+    def _check_columns(self, path: Path, source: Any, kinds: dict[str, str]) -> None:
+        """The ids are there, the parts of pre-split interactions agree, and no name of tokens means two columns."""
+        ids = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
+        if source in (FeatureSource.USER, FeatureSource.ITEM):
+            ids.pop("ITEM_ID_FIELD" if source == FeatureSource.USER else "USER_ID_FIELD")
+        for key, field in ids.items() if source in OURS else ():
+            if field and field not in kinds:
+                there = ", ".join(read_header(path, self._text))
+                raise AtomicFileError(
+                    f"{path}: no column {field!r} (key {key}) is loaded; found {there}, loaded {', '.join(kinds)} "
+                    "(keys load_col, unload_col)"
+                )
+        if source == FeatureSource.INTERACTION:
+            if self._inter_kinds and self._inter_kinds != kinds:
+                raise AtomicFileError(
+                    f"{path}: found the columns {_shown(kinds)}, expected {_shown(self._inter_kinds)} as in the first "
+                    "part of benchmark_filename"
+                )
+            self._inter_kinds = kinds
+        for name, kind in kinds.items():
+            if not kind.startswith("token"):
+                continue
+            other, of = self._first_of.setdefault(name, (path, source))
+            if of != source and {of, source} != {FeatureSource.INTERACTION, self._source_of_ids(name)}:
+                raise AtomicFileError(
+                    f"{path}: column {name!r} is in {other.name} too, and RecBole knows one column of a name; leave "
+                    "one of them out (keys load_col, unload_col) or rename it"
+                )
 
-    def _reason_against_columns(self, inter: Path) -> str | None:
-        for key in ("benchmark_filename", "additional_feat_suffix", "alias_of_user_id", "alias_of_item_id"):
-            if self.config[key]:
-                return f"{key} is set"
-        if self.config["field_separator"] != "\t":
-            return f"field_separator is {self.config['field_separator']!r}"
-        if codecs.lookup(self.config["encoding"] or "utf-8").name != "utf-8":
-            return f"encoding is {self.config['encoding']}"
-        if not (self.uid_field and self.iid_field):
-            return "no USER_ID_FIELD and ITEM_ID_FIELD"
-        kinds: dict[str, str] = {}
-        for source in (FeatureSource.INTERACTION, FeatureSource.USER, FeatureSource.ITEM):
-            path = inter.with_suffix(f".{source.value}")
-            columns = self._columns(path, source) if path.is_file() else {}
-            if columns and len(read_header(path)) == 1:
-                return f"{path.name} has one column only"  # where a blank line cannot be told from an empty cell
-            for name, kind in columns.items():
-                is_id = name == {"user": self.uid_field, "item": self.iid_field}.get(source.value)
-                if name in kinds and not is_id:
-                    return f"column {name} is in two files"
-                if source == FeatureSource.INTERACTION and kind.endswith("_seq"):
-                    return f"column {name} holds a list in each row"
-                kinds[name] = kind
-        if wrong := [name for name in (self.uid_field, self.iid_field) if kinds.get(name) != "token"]:
-            return f"{wrong[0]} is no token column"
-        for name in self.config["val_interval"] or {}:
-            if kinds.get(name) != "float":
-                return f"val_interval has {name}, which is no float column"
-        return None
+    def _source_of_ids(self, name: str) -> FeatureSource | None:
+        return {self.uid_field: FeatureSource.USER, self.iid_field: FeatureSource.ITEM}.get(name)
 
-    # RecBole's filters, where they need not look at every interaction ------------------------------------------------
+    def _roles(self, source: Any) -> dict[str, Role]:
+        """What is asked of the columns of a file."""
+        roles = dict.fromkeys(self._space, Role(("token", "token_seq")))
+        if self.iid_field:  # the histories of pre-split sequences
+            roles[self.iid_field + self.config["LIST_SUFFIX"]] = Role(("token_seq",))
+        if source in (FeatureSource.INTERACTION, FeatureSource.USER):
+            roles[self.uid_field] = ID_ROLE
+        if source in (FeatureSource.INTERACTION, FeatureSource.ITEM):
+            roles[self.iid_field] = ID_ROLE
+        if source == FeatureSource.INTERACTION:
+            roles[self.time_field] = TIME_ROLE
+        return roles
+
+    def _vocabulary(self, name: str) -> Vocabulary:
+        return self._vocabularies.setdefault(self._space.get(name, name), Vocabulary())
+
+    def _cells(self, name: str, column: np.ndarray | Lists) -> Any:
+        """A column as RecBole's filters expect it."""
+        if isinstance(column, Lists):
+            longest, limit = int(column.lengths.max()), (self.config["seq_len"] or {}).get(name)
+            self.field2seqlen[name] = min(limit, longest) if limit else longest
+            return [values[:limit] for values in column.rows()]
+        if column.dtype == np.int32 and column.min() < 0:
+            return np.where(column < 0, np.nan, column)
+        return column
+
+    def _init_alias(self) -> None:
+        for key in ("alias_of_user_id", "alias_of_item_id"):
+            for name in self.config[key] or ():
+                if name not in self.field2type:
+                    raise DataError(f"{key}: no column {name!r} is loaded; loaded are {', '.join(self.field2type)}")
+        super()._init_alias()
+
+    # RecBole's filters, by places and where they need not look at every interaction -----------------------------------
+
+    def _filter_by_field_value(self) -> None:
+        """RecBole's `val_interval`, in which values of token columns are listed."""
+        for field, accepted in (self.config["val_interval"] or {}).items():
+            kind = self.field2type.get(field)
+            if kind not in (FeatureType.TOKEN, FeatureType.FLOAT):
+                loaded = [name for name, k in self.field2type.items() if k in (FeatureType.TOKEN, FeatureType.FLOAT)]
+                raise ConfigError(f"val_interval names {field!r}, expected a token or float column that is loaded: "
+                                  f"{', '.join(loaded)}")  # fmt: skip
+            if kind == FeatureType.TOKEN and not isinstance(accepted, (list, tuple, set)):
+                raise ConfigError(f"val_interval: {field}={accepted!r} should be a list of tokens")
+            for feat in self.field2feats(field):
+                if kind == FeatureType.FLOAT:
+                    kept = self._within_intervals(feat[field].to_numpy(), self._parse_intervals_str(accepted))
+                else:
+                    kept = feat[field].isin(self._vocabulary(field).places(map(str, accepted))).to_numpy()
+                feat.drop(feat.index[~kept], inplace=True)
 
     def _filter_inter_by_user_or_item(self) -> None:
-        filters = self.config["filter_inter_by_user_or_item"] is True
-        if filters and self._vocabularies is not None and self._all_are_listed():
-            return
-        super()._filter_inter_by_user_or_item()
+        if self.config["filter_inter_by_user_or_item"] is not True or not self._all_are_listed():
+            super()._filter_inter_by_user_or_item()
 
     def _all_are_listed(self) -> bool:
         """Whether each user and item of the interactions has a row in its file, if there is one."""
         for field, feat in ((self.uid_field, self.user_feat), (self.iid_field, self.item_feat)):
             if feat is None:
                 continue
-            listed = np.zeros(len(self._vocabularies[field]), dtype=bool)
-            listed[_codes(feat[field])] = True
-            if not listed[_codes(self.inter_feat[field])].all():
+            listed = np.zeros(len(self._vocabulary(field)), dtype=bool)
+            listed[feat[field].to_numpy()] = True
+            if not listed[self.inter_feat[field].to_numpy()].all():
                 return False
         return True
 
     def _filter_by_inter_num(self) -> None:
-        if self._vocabularies is None or self._some_count_is_outside():
+        if self._some_count_is_outside():
             super()._filter_by_inter_num()
 
     def _some_count_is_outside(self) -> bool:
@@ -132,12 +201,12 @@ class ColumnarMixin:
         sides = ((self.uid_field, self.user_feat, "user"), (self.iid_field, self.item_feat, "item"))
         for field, feat, side in sides:
             intervals = self._parse_intervals_str(self.config[f"{side}_inter_num_interval"])
-            if intervals is None:
+            if intervals is None or field is None:
                 continue
-            counts = np.bincount(_codes(self.inter_feat[field]), minlength=len(self._vocabularies[field]))
+            counts = np.bincount(self.inter_feat[field].to_numpy(), minlength=len(self._vocabulary(field)))
             if not np.all(self._within_intervals(counts[counts > 0], intervals)):
                 return True
-            if feat is not None and intervals and (counts[_codes(feat[field])] < intervals[0][1]).any():
+            if feat is not None and intervals and (counts[feat[field].to_numpy()] < intervals[0][1]).any():
                 return True
         return False
 
@@ -145,25 +214,23 @@ class ColumnarMixin:
 
     def _remap(self, remap_list: list[tuple[pd.DataFrame, str, FeatureType]]) -> None:
         """RecBole's ids: in order of first appearance in what the filters have left."""
-        if self._vocabularies is None or not remap_list or remap_list[0][1] not in self._vocabularies:
+        space = self._space.get(remap_list[0][1], remap_list[0][1]) if remap_list else None
+        if space not in self._vocabularies:
             super()._remap(remap_list)
             return
-        from recbole_cafe.data import columnar
-
-        field = remap_list[0][1]
-        codes = [feat[field].to_numpy() for feat, _, _ in remap_list]
+        codes, lengths = [], []
+        for feat, field, kind in remap_list:
+            column = feat[field].to_numpy()
+            is_list = kind == FeatureType.TOKEN_SEQ
+            lengths.append(np.array([len(cell) for cell in column]) if is_list else None)
+            codes.append(np.concatenate(column) if is_list else column)
         places, present = pd.factorize(np.concatenate(codes))
         ids = np.split((places + 1).astype(np.int32), np.cumsum([len(part) for part in codes])[:-1])
-        id_token = self._vocabularies.pop(field).id_token(present.astype(np.int64))
-        self.field2id_token[field], self.field2token_id[field] = id_token, columnar.TokenIds(id_token)
-        for (feat, _, _), part in zip(remap_list, ids, strict=True):
-            feat[field] = part
-
-    def _token(self, field: str, value: Any) -> str:
-        """The token of a cell of `inter_feat` before `_remap`."""
-        if self._vocabularies is None or value != value:
-            return value
-        return str(self._vocabularies[field].id_token(np.array([int(value)]))[1])
+        id_token = self._vocabularies.pop(space).id_token(present.astype(np.int64))
+        token_id = TokenIds(id_token)
+        for (feat, field, _), part, of_row in zip(remap_list, ids, lengths, strict=True):
+            self.field2id_token[field], self.field2token_id[field] = id_token, token_id
+            feat[field] = part if of_row is None else Lists(part.astype(np.int64), of_row).rows()
 
     def _dataframe_to_interaction(self, data: pd.DataFrame) -> Any:
         """RecBole's, which takes only int64 for ids."""
@@ -171,14 +238,33 @@ class ColumnarMixin:
         return super()._dataframe_to_interaction(data.astype(types) if types else data)
 
 
-def _column(values: np.ndarray) -> np.ndarray:
-    """Codes as RecBole's filters expect them: NaN where there is no token. Other columns as they are."""
-    if values.dtype == np.int32 and len(values) and values.min() < 0:
-        return np.where(values < 0, np.nan, values)
-    return values
+class TokenIds(Mapping):
+    """RecBole's `field2token_id`, the inverse of `field2id_token`; built when first asked, which most runs never do."""
+
+    def __init__(self, id_token: np.ndarray) -> None:
+        self._id_token = id_token
+        self._ids: dict[str, int] | None = None
+
+    def _built(self) -> dict[str, int]:
+        if self._ids is None:
+            self._ids = {token: i for i, token in enumerate(self._id_token.tolist())}
+        return self._ids
+
+    def __getitem__(self, token: str) -> int:
+        return self._built()[token]
+
+    def __contains__(self, token: object) -> bool:
+        return token in self._built()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._built())
+
+    def __len__(self) -> int:
+        return len(self._built())
+
+    def __repr__(self) -> str:
+        return repr(self._built())
 
 
-def _codes(column: pd.Series) -> np.ndarray:
-    """Ids that are not missing, as integers again."""
-    values = column.to_numpy()
-    return values if values.dtype == np.int32 else values.astype(np.int32)
+def _shown(kinds: dict[str, str]) -> str:
+    return ", ".join(f"{name}:{kind}" for name, kind in kinds.items())

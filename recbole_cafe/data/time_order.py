@@ -25,7 +25,6 @@ from recbole_cafe.data.fingerprint import digest_of, fingerprint
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import DataError
-from recbole_cafe.files.atomic import read_header
 from recbole_cafe.files.places import data_folders
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
@@ -60,8 +59,6 @@ class ExactOrderMixin(ColumnarMixin):
         restore(folder)  # if a replacement was killed half-way
         if not folder.is_dir():
             self._obtain(token, folder)
-        if folder.is_dir() and not self.config["benchmark_filename"]:
-            read_header(folder / f"{token}.inter")  # a clear error where RecBole would fail to unpack a header field
         if not isinstance(self.config, Config) and (manifest := is_simulated(folder)):
             self.logger.warning(simulated_notice(token, manifest))  # recbole_cafe.run has said it already
         super()._load_data(token, dataset_path)
@@ -118,19 +115,10 @@ class ExactOrderMixin(ColumnarMixin):
         self._time = self._exact_time()
 
     def _exact_time(self) -> np.ndarray | None:
-        """The time column in float64 before any normalisation; rows are in file order."""
+        """The time column in float64 before any normalisation; rows are in file order, none lacks it."""
         if self.time_field not in self.inter_feat:
             return None
-        time = self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
-        if len(missing := np.flatnonzero(np.isnan(time))):
-            row = self.inter_feat.iloc[missing[0]]
-            raise DataError(
-                f"{self.dataset_name}.inter: {len(missing)} interactions have no {self.time_field}, the first is that "
-                f"of {self.uid_field} {self._token(self.uid_field, row[self.uid_field])!r} with {self.iid_field} "
-                f"{self._token(self.iid_field, row[self.iid_field])!r}; "
-                f"expected a number"
-            )
-        return time
+        return self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
 
     def _exact_order(self, by_user: bool) -> np.ndarray:
         """Permutation of the file's rows into (user,) time order."""

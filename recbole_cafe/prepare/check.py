@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_cafe.files.atomic import AtomicFileError, read_header, read_table
+from recbole_cafe.files.atomic import ID_ROLE, PLAIN, TIME_ROLE, AtomicFileError, Role, TextFormat, read_header
+from recbole_cafe.files.columns import Columns, read_columns
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import is_simulated
 
@@ -113,7 +114,7 @@ def locate(data: str, folders: list[Path]) -> tuple[Path, str]:
 
 
 def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "user_id", item: str = "item_id",
-            time: str = "timestamp") -> Findings:  # fmt: skip
+            time: str = "timestamp", text: TextFormat = PLAIN) -> Findings:  # fmt: skip
     """Count what matters. Faults of the files are findings with file and line, not errors.
 
     Args:
@@ -123,6 +124,7 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
         user: name of the column of the user.
         item: name of the column of the item.
         time: name of the column of the time.
+        text: how the files are written.
     """
     findings = Findings(name, folder)
     if is_simulated(folder) is not None:
@@ -130,11 +132,12 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
     inter = folder / f"{name}.inter"
     table, header = None, {}
     try:
-        header = read_header(inter)
-        table = read_table(inter, [user, item, *([time] if time in header else [])]).to_pandas()
+        header = read_header(inter, text)
+        roles = {user: ID_ROLE, item: ID_ROLE} | ({time: TIME_ROLE} if time in header else {})
+        table = _read(findings, inter, roles, text).table().to_pandas()
     except AtomicFileError as error:
         findings.faults.append(str(error))
-    features = _features(findings, folder / f"{name}.item", item, intent)
+    features = _features(findings, folder / f"{name}.item", item, intent, text)
     if table is None:
         return findings
     if time not in header:
@@ -149,7 +152,14 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
     return findings
 
 
-def _features(findings: Findings, path: Path, item: str, intent: str) -> pd.Series | None:
+def _read(findings: Findings, path: Path, roles: dict[str, Role], text: TextFormat) -> Columns:
+    """The columns that have a role, as a run reads them; what it would log is a warning."""
+    read = read_columns(path, list(roles), text=text, roles=roles)
+    findings.warnings += read.notes()
+    return read
+
+
+def _features(findings: Findings, path: Path, item: str, intent: str, text: TextFormat) -> pd.Series | None:
     """Intent of each item (NaN: none), None where there is no usable file."""
     if not path.is_file():
         findings.faults.append(
@@ -157,26 +167,22 @@ def _features(findings: Findings, path: Path, item: str, intent: str) -> pd.Seri
         )
         return None
     try:
-        header = read_header(path)
+        header = read_header(path, text)
         if intent not in header:
             names = ", ".join(header)
             findings.faults.append(f"{path}: no column {intent!r} for the intent, found {names}; name it with --intent")
             return None
-        table = read_table(path, [item, intent]).to_pandas()
+        read = _read(findings, path, {item: ID_ROLE, intent: Role(("token", "token_seq"))}, text)
+        if dropped := read.drop_repeats(item):
+            findings.warnings.append(f"{path.name}: {dropped:,} rows repeat the row of their {item}")
     except AtomicFileError as error:
         findings.faults.append(str(error))
         return None
-    double = table[item].duplicated().to_numpy()
-    if double.any():
-        row = int(np.argmax(double))
-        findings.faults.append(
-            f"{path}: line {row + 2}: item {table[item].iloc[row]!r} has a second row ({int(double.sum()):,} such rows)"
-        )
-        table = table[~double]
+    table = read.table().to_pandas()
     texts = table[intent].astype(object)
     if header[intent] == "token_seq":
         findings.warnings.append(f"{intent} holds several tokens an item; counted here is the first (key intent_from)")
-        texts = texts.map(lambda text: text.split(" ")[0] if isinstance(text, str) else text)
+        texts = texts.map(lambda tokens: tokens[0] if len(tokens) else None)
     return pd.Series(texts.to_numpy(), index=table[item].astype(str).to_numpy())
 
 

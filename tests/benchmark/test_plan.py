@@ -73,6 +73,17 @@ def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[
     assert list(make_plan(file).cells[0].points) == [now]
 
 
+def test_a_key_that_went_leaves_earlier_hashes_alone(bench_file: Callable[..., str],
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """Runs from when there was `reader` are found; all had the default of that time."""
+    file = bench_file(systems={"CaFe": {"model": "CaFe"}})
+    (now,) = make_plan(file).cells[0].points
+    real = plan_module.checkpoint.plain_config
+    monkeypatch.setattr(plan_module.checkpoint, "plain_config", lambda config: real(config) | {"reader": "auto"})
+    monkeypatch.setattr(plan_module, "GONE", {})
+    assert list(make_plan(file).cells[0].points) == [now]
+
+
 def test_where_a_search_comes_from(bench_file: Callable[..., str]) -> None:
     own = {"learning_rate": [0.1, 0.2], "loss_type": ["BCE", "CE"]}
     systems = {

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pytest
 
 from recbole_cafe.files import atomic_writer, whole
-from recbole_cafe.files.atomic import ITEM, TIME, USER, AtomicFileError, checksum, read_table
+from recbole_cafe.files.atomic import ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, write_dataset
+from recbole_cafe.files.columns import read_columns
 
 
 def table(**columns: object) -> pa.Table:
@@ -64,7 +65,7 @@ class TestWriting:
         times = [0.1, 1e22, -1.5, 1 / 3, 2.0**-40, 1e15, 7.0, 1e-7, 123456789.125, 0.0]
         inter = table(user_id=sorted(tokens, key=str.encode), item_id=tokens[::-1], timestamp=times)
         write(tmp_path / "odd", "odd", inter, table(item_id=sorted(tokens, key=str.encode)))
-        back = read_table(tmp_path / "odd" / "odd.inter")
+        back = read_columns(tmp_path / "odd" / "odd.inter", None).table()
         assert back["user_id"].to_pylist() == sorted(tokens, key=str.encode)
         assert back["item_id"].to_pylist() == tokens[::-1]
         assert back["timestamp"].to_pylist() == times
@@ -76,7 +77,7 @@ class TestWriting:
         item = table(item_id=sorted(map(str, numbers)))
         written = write(tmp_path / "long", "long", inter, item)
         assert (written.users, written.items, written.item_rows) == (7, 1000, 1000)
-        back = read_table(tmp_path / "long" / "long.inter", ["item_id", "timestamp"])
+        back = read_columns(tmp_path / "long" / "long.inter", ["item_id", "timestamp"]).table()
         assert list(map(int, back["item_id"].to_pylist())) == numbers.tolist() == back["timestamp"].to_pylist()
 
     def test_dictionaries_write_the_same_bytes_as_their_text(self, tmp_path: Path, shop: Path) -> None:

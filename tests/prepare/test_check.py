@@ -69,15 +69,21 @@ def test_faults_come_with_file_and_line(shop: Path) -> None:
     whole = inter.read_bytes()
     inter.write_bytes(whole.replace(b"bun", b"b\xfcn"))
     found = check.examine(shop, "shop")
-    assert found.faults == [f"{inter}: line 6: found the byte 0xfc, expected text in UTF-8"] and not found.numbers
+    assert (
+        found.faults == [f"{inter}: line 6: found the byte 0xfc, expected text in UTF-8 (key encoding)"]
+        and not found.numbers
+    )
     inter.write_bytes(whole.replace(b"item_id:token", b"item_id"))
     assert "line 1, column 2: found 'item_id', expected name:type" in check.examine(shop, "shop").faults[0]
     inter.write_bytes(whole)
     item.write_text(item.read_text() + "tea\tcold\n")
     found = check.examine(shop, "shop")
-    assert (
-        found.faults == [f"{item}: line 6: item 'tea' has a second row (1 such rows)"] and found.numbers["intents"] == 2
-    )
+    second = "line 6, column 'intent': found 'cold', but line 2 has 'hot' for the same item_id 'tea'; expected one row"
+    assert len(found.faults) == 1 and f"{item}: {second}" in found.faults[0] and "intents" not in found.numbers
+    item.write_text(item.read_text().replace("cold", "hot"))
+    found = check.examine(shop, "shop")
+    assert "shop.item: 1 rows repeat the row of their item_id" in found.warnings and found.numbers["intents"] == 2
+    assert not found.faults
     assert (
         "no column 'brand' for the intent, found item_id, intent"
         in check.examine(shop, "shop", intent="brand").faults[0]
@@ -115,6 +121,50 @@ def test_the_command_prints_numbers_environment_and_defects(shop: Path, capsys: 
     (shop / "shop.item").unlink()
     assert main(["check", str(shop)]) == 1 and "FAULT: " in capsys.readouterr().out
     assert main(["check"]) == 0 and "environment" in capsys.readouterr().out
+
+
+def test_encoding_and_separators_are_those_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    inter = 'user_id:token::item_id:token::timestamp:float\n甲::tea::1\n甲::"jam::2\n\n乙::tea::3\n'
+    (folder / "shop.inter").write_bytes(inter.encode("gbk"))
+    (folder / "shop.item").write_bytes('item_id:token::类别:token_seq\ntea::热|饮\n"jam::甜\n'.encode("gbk"))
+    options = ["--encoding=gbk", "--field_separator=::", "--seq_separator=|", "--intent=类别"]
+    assert main(["check", str(folder), *options]) == 0
+    said = capsys.readouterr().out
+    assert "warning: shop.inter: 1 empty lines skipped, the first is line 4" in said
+    assert "FAULT" not in said
+    assert main(["check", str(folder), *options[1:]]) == 1
+    assert f"FAULT: {folder / 'shop.inter'}: line 2: found the byte 0xbc, expected text in UTF-8" in (
+        capsys.readouterr().out.replace(str(folder.resolve()), str(folder))
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "message"),
+    [
+        (
+            "user_id:float\titem_id:token\ttimestamp:float",
+            "1\tx\t1",
+            "column 'user_id' is of type float, expected token",
+        ),
+        ("user_id:token\titem_id:token\ttimestamp:token", "1\tx\t1", "'timestamp' is of type token, expected float; a"),
+        (
+            "user_id:token\titem_id:token\ttimestamp:float",
+            "1\tx\t2024-12-01",
+            "line 2, column 'timestamp': found '2024",
+        ),
+        (
+            "user_id:token\titem_id:token\ttimestamp:float",
+            "1\tNA\t1",
+            "line 2, column 'item_id': found 'NA', which is a",
+        ),
+    ],
+)
+def test_what_a_run_refuses_is_a_fault(shop: Path, header: str, row: str, message: str) -> None:
+    (shop / "shop.inter").write_text(f"{header}\n{row}\n")
+    (fault,) = check.examine(shop, "shop").faults
+    assert message in fault
 
 
 def test_simulated_data_are_called_so(tmp_path: Path) -> None:

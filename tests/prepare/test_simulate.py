@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from recbole_cafe.cli.main import main
-from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError, read_table
+from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError
 from recbole_cafe.files.atomic_writer import Written
+from recbole_cafe.files.columns import read_columns
 from recbole_cafe.prepare import simulate
 from recbole_cafe.prepare.simulate import PRESETS, Structure
 
@@ -278,7 +279,7 @@ class TestFiles:
             simulate.verify(tmp_path)
 
     def test_the_files_agree_with_the_manifest(self, small: Path) -> None:
-        inter, item = read_table(small / "small.inter"), read_table(small / "small.item")
+        inter, item = (read_columns(small / f"small.{ending}", None).table() for ending in ("inter", "item"))
         distinct = {"users": inter["user_id"], "items": inter["item_id"], "intents": item["intent"]}
         counts = {key: len(column.unique()) for key, column in distinct.items()} | {"interactions": len(inter)}
         assert counts == json.loads((small / simulate.MANIFEST).read_text())["counts"]

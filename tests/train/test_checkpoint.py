@@ -282,6 +282,12 @@ def test_a_restored_config_belongs_to_one_process_on_this_machine(trained: dict[
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
 
 
+def test_a_config_with_a_key_that_is_gone_is_restored(trained: dict[str, Any]) -> None:
+    """Checkpoints of earlier versions hold `reader`."""
+    config = reload.restore_config(checkpoint.plain_config(trained["config"]) | {"reader": "columnar"})
+    assert config["epochs"] == trained["config"]["epochs"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"), [({"model": None}, "names no model"), ({"model": "os.path"}, "cannot be the name")]
 )
