@@ -55,8 +55,8 @@ def one_case(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
         note["outcome"], note["detail"] = failure.args
     except MemoryError as error:
         note["outcome"], note["detail"] = "memory", repr(error)
-    except Exception as error:
-        note["outcome"], note["detail"] = "fault of this tool", short(traceback.format_exc(), 3000) + repr(error)
+    except Exception:
+        note["outcome"], note["detail"] = "fault of this tool", traceback.format_exc()[-1500:]
     return note
 
 

@@ -78,7 +78,7 @@ def some_file(rng: random.Random, of: dict[str, Any]) -> str:
 
 def set_cell(rng: random.Random, t: Tables, value: str | Callable[[str], str], numbers: bool = False) -> None:
     rows = t.cells[some_file(rng, t.cells)]
-    columns = [at for at, name in enumerate(rows[0]) if name.endswith(":float") or not numbers] or [0]
+    columns = [at for at, name in enumerate(rows[0]) if name.endswith(":float") or not numbers or name == "time"] or [0]
     for _ in range(rng.choice([1, 1, 1, 2, 5])):
         row = rng.choice(rows[1:] or rows)
         at = rng.choice(columns) % len(row)
