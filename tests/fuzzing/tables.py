@@ -167,7 +167,8 @@ def unpacked(blob: bytes) -> tuple[bytes, bool]:
         while at < len(blob) and not stream.eof:
             text += stream.decompress(blob[at : at + 1])
             at += 1
-        return text, not stream.eof or at < len(blob)
+        is_gzip = blob.startswith(b"\x1f\x8b")  # the others may have anything behind their end
+        return text, not stream.eof or (is_gzip and at < len(blob))
     return text, True
 
 
@@ -267,9 +268,9 @@ def is_id(value: str | None, quotes: bool) -> bool:
 
 
 def seconds(value: Any) -> float | None:
-    if type(value) in (int, float, str) and not (isinstance(value, int) and abs(value) > 1e300):
-        if is_number(str(value)):
-            return float(value)
+    small = type(value) in (float, str) or (type(value) is int and abs(value) < 1e300)
+    if small and is_number(str(value)):
+        return float(value)
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = datetime.datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
