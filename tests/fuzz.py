@@ -32,11 +32,11 @@ import sys
 import tempfile
 import time
 import traceback
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fuzzing.children import be_quiet
 from fuzzing.outcomes import Failure, short
 
 KINDS = ("data", "tables", "checkpoints", "configs")  # each a module of `fuzzing`
@@ -66,13 +66,10 @@ def forked(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+        be_quiet()
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        warnings.simplefilter("ignore")
         record = json.dumps(one_case(kind, seed, number, folder), default=short).encode()
         with open(writer, "wb") as pipe:
             pipe.write(record)

@@ -7,7 +7,7 @@ from pathlib import Path
 import fuzz
 import pytest
 
-N = {"data": 150}
+N = {"data": 150, "tables": 40, "checkpoints": 60, "configs": 60}
 
 
 @pytest.mark.parametrize("kind", N)

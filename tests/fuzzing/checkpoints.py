@@ -20,6 +20,7 @@ import torch
 from recbole.utils import get_trainer
 
 from fuzzing import data_mutations
+from fuzzing.children import run_once
 from fuzzing.data import SETTINGS
 from fuzzing.data_mutations import data_set
 from fuzzing.data_oracle import NAME
@@ -37,14 +38,7 @@ def before() -> None:
     global BASE
     BASE = Path(tempfile.mkdtemp(prefix="fuzz-base-"))
     atexit.register(shutil.rmtree, BASE, ignore_errors=True)
-    child = os.fork()  # so that training leaves no thread in the process from which the cases are forked
-    if child == 0:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        train()
-        os._exit(0)
-    if os.waitpid(child, 0)[1]:
-        raise RuntimeError("the model that is to be mutated was not trained")
+    run_once(train)
 
 
 def train() -> None:
@@ -56,6 +50,8 @@ def train() -> None:
         (BASE / NAME / f"{NAME}.{ending}").write_bytes(blob)
     result = experiment.run("CaFe", NAME, config_dict=settings())
     shutil.copy(result.checkpoint, BASE / FILE)
+    load_data_and_model(BASE / FILE)
+    fresh_trainer().resume_checkpoint(str(BASE / FILE))
 
 
 def settings() -> dict[str, Any]:

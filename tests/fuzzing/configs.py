@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from recbole.utils import get_trainer
 
+from fuzzing.children import run_once
 from fuzzing.data import SETTINGS
 from fuzzing.data_mutations import data_set
 from fuzzing.data_oracle import NAME
@@ -145,7 +146,7 @@ FILES = {
 
 
 def before() -> None:
-    """Nothing is shared."""
+    run_once(lambda: built(*inputs(Path.cwd())))
 
 
 def wrong_file(rng: random.Random, folder: Path) -> tuple[list[Path], list[str], str]:
@@ -181,13 +182,30 @@ def drawn(rng: random.Random) -> tuple[dict[str, Any], dict[str, str], list[str]
     return given, wrong, names
 
 
-def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
+def inputs(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """A data set that is right, and files and keys to read it with."""
     tables = data_set(random.Random(0))
     tables.render()
     (folder / NAME).mkdir()
     for ending, blob in tables.blobs.items():
         (folder / NAME / f"{NAME}.{ending}").write_bytes(blob)
-    files, given, wrong = [], {}, {}
+    return [], SETTINGS | {"data_path": str(folder)}
+
+
+def built(files: list[Path], keys: dict[str, Any]) -> Config:
+    """All that comes before training."""
+    config = Config("CaFe", NAME, files, keys)
+    train_data = experiment.data_preparation(config, experiment.create_dataset(config))[0]
+    model = config.model_class(config, train_data._dataset)
+    trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
+    if config["resume_from"]:
+        trainer.resume_checkpoint(config["resume_from"])
+    return config
+
+
+def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
+    files, keys = inputs(folder)
+    given, wrong = {}, {}
     if rng.random() < 0.15:
         files, names, kind = wrong_file(rng, folder)
         wrong, note["mutations"] = {"odd.yaml": kind}, [kind]
@@ -195,7 +213,6 @@ def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
         given, wrong, note["mutations"] = drawn(rng)
         names = list(given)
     note["input"] = given
-    keys = SETTINGS | {"data_path": str(folder)}
     from_file = not files and rng.random() < 0.5
     if from_file:
         (folder / "keys.yaml").write_text(yaml.safe_dump(given, allow_unicode=True))
@@ -203,12 +220,7 @@ def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
     else:
         keys |= given
     try:
-        config = Config("CaFe", NAME, files, keys)
-        train_data = experiment.data_preparation(config, experiment.create_dataset(config))[0]
-        model = config.model_class(config, train_data._dataset)
-        trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, model)
-        if config["resume_from"]:
-            trainer.resume_checkpoint(config["resume_from"])
+        config = built(files, keys)
     except Exception as error:
         text = clear_text(error, names)
         check(wrong or len(given) > 1, f"nothing is wrong, but {text}", "refused")

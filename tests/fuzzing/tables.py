@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fuzzing import data_mutations as cells
+from fuzzing.children import run_once
+from fuzzing.data import NoMutation
 from fuzzing.data_mutations import BYTE_MUTATIONS, MISSING, Tables
 from fuzzing.outcomes import check, short
 from recbole_cafe.cli.main import main
@@ -42,7 +44,7 @@ PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.co
 
 
 def before() -> None:
-    import ibis  # noqa: F401  the engine, which takes seconds to import
+    run_once(lambda: case(NoMutation(), Path.cwd(), {"mutations": []}))
 
 
 # Input ---------------------------------------------------------------------------------------------------------------
