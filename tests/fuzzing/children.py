@@ -20,7 +20,7 @@ def be_quiet() -> None:
 
 
 def run_once(work: Callable[[], object]) -> None:
-    """Do in a child what every case does, in an empty folder; then import here what it has imported, which takes long."""
+    """Do in a child what every case does, in an empty folder; then import here what it has imported."""
     reader, writer = os.pipe()
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         child = os.fork()
