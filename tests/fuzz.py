@@ -136,7 +136,7 @@ def summary(records: list[dict[str, Any]]) -> str:
     ]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for record in failures(records):
-        kind = re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|\d+", "_", record["detail"])[:60]
+        kind = re.sub(r"'[^']*'|\"[^\"]*\"|/\S+|\d+", "_", record["detail"])[:45]
         groups.setdefault((record["outcome"], kind), []).append(record)
     for (outcome, _), of_kind in sorted(groups.items(), key=lambda group: -len(group[1])):
         first = of_kind[0]

@@ -320,9 +320,9 @@ def same(name: str, found: Any, wanted: Any) -> None:
     """To the last bit."""
     if isinstance(wanted, torch.Tensor):
         equal = isinstance(found, torch.Tensor) and found.dtype == wanted.dtype and torch.equal(found, wanted)
-        check(equal, f"{name}: other numbers than were saved")
+        check(equal, f"other numbers than were saved: {name}")
     elif isinstance(wanted, dict):
-        check(isinstance(found, dict) and set(found) == set(wanted), f"{name}: {short(found)}, not {short(wanted)}")
+        check(isinstance(found, dict) and set(found) == set(wanted), f"other keys than were saved: {name}")
         for key, value in wanted.items():
             same(f"{name}.{key}", found[key], value)
     elif isinstance(wanted, (list, tuple)):

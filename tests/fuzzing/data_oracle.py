@@ -62,7 +62,8 @@ class Oracle:
             return
         used = {column: kind for column, kind in header.items() if loaded is None or column in loaded}
         rows, seen = [], {}
-        key = {"item": "item_id", "user": "user_id"}.get(ending) if used else None
+        key = {"item": "item_id", "user": "user_id"}.get(ending)
+        key = key if key in used else None
         for line, text in lines:
             cells = text.split(separator)
             if len(cells) != len(header):
@@ -165,7 +166,7 @@ class Oracle:
                     self.doubts.append("a model that reads no intents")
                 else:
                     self.faults.append((name, line, f"{column} is {header.get(column)}"))
-        return None if any(fault[0] == name and " is " in fault[2] for fault in self.faults) else header
+        return header
 
     def _number(self, name: str, line: int, cell: str) -> None:
         if not is_number(cell):
