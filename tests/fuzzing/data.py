@@ -83,7 +83,7 @@ def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
         text = clear_text(error, names)
         check(oracle.faults or oracle.doubts, f"nothing is wrong, but {text}", "refused")
         found = re.search(rf"({NAME}\.\w+)\D{{1,9}}line (\d+)", text)
-        if found and oracle.faults and None not in places.get(found[1], {None}):
+        if found and oracle.faults and not oracle.doubts and None not in places.get(found[1], {None}):
             check(
                 int(found[2]) in places[found[1]],
                 f"another line than {sorted(places[found[1]])}: {text}",

@@ -154,8 +154,8 @@ class Raw:
     damaged: bool = False
 
 
-def unpacked(blob: bytes) -> tuple[bytes, bool]:
-    """The content as far as it can be had, and whether it is damaged."""
+def unpacked(blob: bytes) -> tuple[bytes, bool, str]:
+    """The content as far as it can be had, whether it is damaged, and what may count as damage or not."""
     makers = {
         b"\x1f\x8b": lambda: zlib.decompressobj(31),
         b"BZh": bz2.BZ2Decompressor,
@@ -163,15 +163,16 @@ def unpacked(blob: bytes) -> tuple[bytes, bool]:
     }
     make = next((make for magic, make in makers.items() if blob.startswith(magic)), None)
     if make is None:
-        return blob, False
+        return blob, False, ""
     text, at, stream = b"", 0, make()
     with contextlib.suppress(zlib.error, lzma.LZMAError, OSError, EOFError, ValueError):
         while at < len(blob) and not stream.eof:
             text += stream.decompress(blob[at : at + 1])
             at += 1
+        behind = stream.eof and at < len(blob)
         is_gzip = blob.startswith(b"\x1f\x8b")  # the others may have anything behind their end
-        return text, not stream.eof or (is_gzip and at < len(blob))
-    return text, True
+        return text, not stream.eof or (behind and is_gzip), "something behind the end" if behind else ""
+    return text, True, ""
 
 
 def is_number(text: str) -> bool:
@@ -352,9 +353,9 @@ def case(rng: random.Random, folder: Path, note: dict[str, Any]) -> str:
         if form == "parquet":
             files[name] = parquet_oracle(blob, told, wanted, name == damaged)
         else:
-            text, is_damaged = unpacked(blob)
+            text, is_damaged, doubt = unpacked(blob)
             files[name] = read_json(text) if form == "jsonl" else read_csv(text, wanted, separator)
-            files[name].damaged = is_damaged
+            files[name].damaged, files[name].doubt = is_damaged, files[name].doubt or doubt
     separator = rng.choice([None, None, " > "])
     arguments = [
         "prepare", "table", "--name=d", "--out=out", "--user=user", "--item=item", "--time=time", "--intent=category",
