@@ -140,7 +140,9 @@ def main(args: argparse.Namespace, command: Sequence[str] = ()) -> int:
     try:
         written, report = run(args, command)
     except (PrepareError, AtomicFileError, OSError, pa.ArrowException) as error:
-        print(f"recbole-cafe prepare: {error}", file=sys.stderr)
+        print(
+            f"recbole-cafe prepare: {' '.join(str(error).split())}", file=sys.stderr
+        )  # Arrow's may have several lines
         return 2
     numbers = report.numbers
     print(

@@ -6,6 +6,7 @@ expressions on them, so their results agree to the byte.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -82,14 +83,21 @@ class DuckDB:
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
         """Start; see `connect`."""
+        import duckdb
         import ibis
 
-        self.work, self.threads = work, threads
+        self.work, self.memory, self.threads = work, memory, threads
         spill = work / "spill"
         spill.mkdir()
-        self.connection = ibis.duckdb.connect(
-            work / "work.duckdb", threads=threads, memory_limit=memory, temp_directory=str(spill)
-        )
+        try:
+            self.connection = ibis.duckdb.connect(
+                work / "work.duckdb", threads=threads, memory_limit=memory, temp_directory=str(spill)
+            )
+        except duckdb.Error as error:
+            raise PrepareError(
+                f"--memory={memory} --threads={threads}: DuckDB does not start with these ({error}); expected a size "
+                "such as 2GB and at least one thread"
+            ) from None
         self.connection.raw_sql("SET preserve_insertion_order = false")
         self.connection.raw_sql("SET enable_progress_bar = false")
         self._generation = 0
@@ -107,12 +115,14 @@ class DuckDB:
 
     def read(self, pattern: str, name: str) -> Any:
         """See `Engine`."""
-        return self.connection.read_parquet(pattern, table_name=name)
+        with self._limits():
+            return self.connection.read_parquet(pattern, table_name=name)
 
     def keep(self, expression: Any, name: str) -> Any:
         """See `Engine`."""
         self._generation += 1  # the expression may read the table that it replaces
-        table = self.connection.create_table(f"{name}_{self._generation}", expression)
+        with self._limits():
+            table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
             self.connection.raw_sql(f'DROP TABLE "{self._kept[name]}"')
         self._kept[name] = f"{name}_{self._generation}"
@@ -120,11 +130,29 @@ class DuckDB:
 
     def one(self, expression: Any) -> dict[str, Any]:
         """See `Engine`."""
-        return self.connection.to_pyarrow(expression).to_pylist()[0]
+        with self._limits():
+            return self.connection.to_pyarrow(expression).to_pylist()[0]
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """See `Engine`."""
-        yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
+        with self._limits():
+            yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
+
+    @contextlib.contextmanager
+    def _limits(self) -> Iterator[None]:
+        """Name the option by which a user changes what DuckDB has run out of. Any other error of it is a bug of ours.
+
+        Raises:
+            PrepareError: too little memory, or a disk that is full.
+        """
+        import duckdb
+
+        try:
+            yield
+        except duckdb.OutOfMemoryException as error:
+            raise PrepareError(f"--memory={self.memory} is too little: {error}") from None
+        except duckdb.IOException as error:
+            raise PrepareError(f"--work: DuckDB cannot write or read back its tables in {self.work}: {error}") from None
 
     def close(self) -> None:
         """See `Engine`."""

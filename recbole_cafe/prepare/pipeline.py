@@ -203,7 +203,7 @@ class _Pipeline:
         read = sum(file["kept"] for file in self.report.files if file["role"] == "interactions")
         self._step("rows read", read)
         if not read:
-            raise PrepareError(self._nothing("no interaction could be read"))
+            raise PrepareError(self._nothing(f"no interaction could be read from {self._paths('interactions')}"))
         staged = self.engine.read(str(self.work / "interactions" / "*.parquet"), "staged")
         described = [task for task in tasks if task["role"] == "items"]
         catalogue = (
@@ -354,7 +354,7 @@ class _Pipeline:
         counts = self.engine.one(
             rows.agg(
                 interactions=_.count(), users=_.user.nunique(), items=_.item.nunique(), first=_.time.min(),
-                last=_.time.max(), fractions=(_.time != _.time.floor()).sum().fill_null(0),
+                last=_.time.max(), fractions=(_.time % 1 != 0).sum().fill_null(0),
                 largest=_.time.abs().max(),
             )
         )  # fmt: skip
@@ -369,7 +369,8 @@ class _Pipeline:
             **intent_numbers(sizes, counts["items"], counts["interactions"]),
         }
         if not self.report.numbers["intents"]:
-            raise PrepareError(self._nothing("no item has an intent"))
+            role = "items" if any(file["role"] == "items" for file in self.report.files) else "interactions"
+            raise PrepareError(self._nothing(f"no item has an intent in {self._paths(role)}"))
         whole = not counts["fractions"] and counts["largest"] < 2**53
         when = rows.time.cast("int64") if whole else rows.time
         ordered = rows.select("user", "item", "time", "place", when=when).order_by(["user", "time", "place"])
@@ -398,6 +399,9 @@ class _Pipeline:
         self.n_rows = n_rows
         if not n_rows and len(self.report.steps) > 1:
             raise PrepareError(self._nothing(f"no interaction is left after: {what}"))
+
+    def _paths(self, role: str) -> str:
+        return ", ".join(file["path"] for file in self.report.files if file["role"] == role)
 
     def _nothing(self, why: str) -> str:
         steps = "; ".join(f"{what}: {n:,}" for what, n in self.report.steps)

@@ -8,6 +8,7 @@ of ties later. Runs in the process itself, in a worker process or on an executor
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import gzip
@@ -93,6 +94,7 @@ class Source:
         self._file = _Counted(open_raw(self.path))
         with contextlib.closing(self._file):
             stream, rest, line = decompressed(self._file, self.path), b"", 1
+            begins = True
             while True:
                 try:
                     block = stream.read1(BLOCK)
@@ -100,7 +102,10 @@ class Source:
                     self.fault("the file is damaged or breaks off; what comes before is used", line, str(error))
                     return
                 self._progress(self._file.bytes)
-                lines = (rest + block).split(b"\n")
+                text = rest + block
+                if begins and len(text) >= len(codecs.BOM_UTF8):
+                    text, begins = text.removeprefix(codecs.BOM_UTF8), False
+                lines = text.split(b"\n")
                 rest = lines.pop()
                 if len(rest) > LONGEST:
                     self.fault(f"a line of more than {LONGEST} bytes; the file is used up to here", line + len(lines))
@@ -156,9 +161,10 @@ class Source:
         quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
         texts = (text.removesuffix("\r") + "\n" for text in self.texts())
         reader = csv.reader(texts, delimiter=separator, quoting=quoting)
-        header = [name.strip() for name in next(reader, [])]
-        if header:
-            header[0] = header[0].removeprefix("\ufeff").removeprefix("\udcef\udcbb\udcbf")
+        try:
+            header = [name.strip() for name in next(reader, [])]
+        except csv.Error as error:
+            raise PrepareError(f"{self.path}: line 1: not a header of CSV: {error}") from None
         header = [name.rpartition(":")[0] or name for name in header] if types else header
         places = []
         for purpose, name in columns.items():
@@ -205,36 +211,26 @@ class Source:
                 writer.write_batch(batch)
 
     def _checked(self, columns: list[Sequence[Any]]) -> pa.RecordBatch:
+        """The rows that are good. A row counts as one fault, whatever else is wrong with it."""
         lines = columns[-1]
-        arrays = []
-        bad = pa.array([False] * len(lines))
+        arrays, bad = [], [False] * len(lines)
+
+        def refuse(row: int, kind: str, value: object) -> None:
+            if not bad[row]:
+                bad[row] = True
+                self.fault(kind, lines[row], value)
+
         for field, values in zip(list(self.schema)[:-1], columns[:-1], strict=True):
-            array = self._strings(values, lines) if field.type == pa.string() else pa.array(values, field.type)
+            array = _strings(values, refuse) if field.type == pa.string() else pa.array(values, field.type)
             if field.name in ("user", "item"):
-                wrong = pc.fill_null(unsafe(array), False)
-                for row in pc.indices_nonzero(wrong).to_pylist():
-                    self.fault(f"{field.name} that RecBole cannot read back", lines[row], array[row].as_py())
-                bad = pc.or_(pc.or_(bad, wrong), pc.is_null(array))
+                for row in pc.indices_nonzero(pc.fill_null(unsafe(array), False)).to_pylist():
+                    refuse(row, f"{field.name} that RecBole cannot read back", array[row].as_py())
+                for row in pc.indices_nonzero(pc.is_null(array)).to_pylist():
+                    bad[row] = True
             arrays.append(array)
         places = pa.array([self.number * FILE_ROWS + line for line in lines], pa.int64())
         batch = pa.RecordBatch.from_arrays([*arrays, places], schema=self.schema)
-        return batch.filter(pc.invert(bad))
-
-    def _strings(self, values: Sequence[Any], lines: Sequence[int]) -> pa.Array:
-        """As an array; null where a text is no UTF-8, which is a fault."""
-        try:
-            return pa.array(values, pa.string())
-        except UnicodeEncodeError:
-            clean: list[str | None] = []
-            for value, line in zip(values, lines, strict=True):
-                try:
-                    if value is not None:
-                        value.encode()
-                    clean.append(value)
-                except UnicodeEncodeError:
-                    self.fault("not UTF-8", line, value)
-                    clean.append(None)
-            return pa.array(clean, pa.string())
+        return batch.filter(pc.invert(pa.array(bad, pa.bool_())))
 
     def result(self) -> dict[str, Any]:
         """Return what was read, as plain data."""
@@ -243,6 +239,23 @@ class Source:
             "path": self.path, "read": self.read, "kept": self.kept, "faults": self.faults,
             "bytes": counted.bytes if counted else None, "sha256": counted.digest.hexdigest() if counted else None,
         }  # fmt: skip
+
+
+def _strings(values: Sequence[Any], refuse: Callable[[int, str, object], None]) -> pa.Array:
+    """As an array; null where a text is no UTF-8, and the row refused."""
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        clean: list[str | None] = []
+        for row, value in enumerate(values):
+            try:
+                if value is not None:
+                    value.encode()
+                clean.append(value)
+            except UnicodeEncodeError:
+                refuse(row, "not UTF-8", value)
+                clean.append(None)
+        return pa.array(clean, pa.string())
 
 
 def unsafe(texts: pa.Array) -> pa.Array:

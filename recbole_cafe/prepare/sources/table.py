@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_cafe.prepare.raw import PrepareError, Source, levels, number, open_raw, token
@@ -102,20 +103,33 @@ def _parquet(source: Source, columns: dict[str, str]) -> Iterator[tuple[int, lis
     with open_raw(source.path) as file:
         try:
             table = pq.ParquetFile(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise PrepareError(f"{source.path}: cannot be read as Parquet: {error}") from None
         for purpose, name in columns.items():
             if name not in table.schema_arrow.names:
                 raise PrepareError(
                     f"{source.path}: no column {name!r} for {purpose}; found {', '.join(table.schema_arrow.names)}"
                 )
-        line = 0
-        for batch in table.iter_batches(columns=list(dict.fromkeys(columns.values()))):
-            cells = [batch.column(name).to_pylist() for name in columns.values()]
+        line, batches = 0, table.iter_batches(columns=list(dict.fromkeys(columns.values())))
+        while cells := _cells(source.path, batches, columns, line):
             for row in zip(*cells, strict=True):
                 line += 1
                 source.read += 1
                 yield line, list(row)
+
+
+def _cells(path: str, batches: Iterator[pa.RecordBatch], columns: dict[str, str], line: int) -> list[list[Any]]:
+    """The columns of the next batch as Python has them; an empty list after the last one.
+
+    Raises:
+        PrepareError: the file is damaged, or holds a value that Python has not (the year 300000, text that is no
+            UTF-8).
+    """
+    try:
+        batch = next(batches, None)
+        return [] if batch is None else [batch.column(name).to_pylist() for name in columns.values()]
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise PrepareError(f"{path}: cannot be read as Parquet behind row {line}: {error}") from None
 
 
 # Times ----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,19 @@
+"""A few mutated inputs of each kind; `fuzz.py` runs as many as one likes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fuzz
+import pytest
+
+N = {"data": 150, "tables": 30, "checkpoints": 60, "configs": 60}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", N)
+def test_no_mutated_input_is_read_wrongly_or_fails_without_a_clear_error(kind: str, tmp_path: Path) -> None:
+    records = fuzz.run(kind, N[kind], keep=tmp_path)
+    assert len(records) == N[kind]
+    if fuzz.failures(records):
+        pytest.fail(f"inputs in {tmp_path}\n{fuzz.summary(records)}", pytrace=False)
