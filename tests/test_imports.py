@@ -23,7 +23,7 @@ HEAVY = ("torch", "recbole", "pandas", "numpy")
 # the data: prepare -> files -> data -> model -> train -> benchmark, with the maths below.
 DIRECTION: dict[str, set[str]] = {
     "errors": set(),
-    "layers": set(),
+    "layers": {"errors"},
     "ranking": {"errors", "layers"},
     "files": {"errors"},
     "prepare": {"errors", "files"},

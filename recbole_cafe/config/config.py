@@ -11,7 +11,6 @@ of our models (recbole_cafe.host.registry). Text is never evaluated as code; see
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from recbole.utils.argument_list import (
 
 from recbole_cafe.config.props import model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.files.candidates import parse_protocol
 from recbole_cafe.files.literals import ConfigLoader, parse_value
 from recbole_cafe.files.places import find_data
@@ -133,9 +132,7 @@ def unknown_key(key: str, value: Any, known: set[str], where: str) -> ConfigErro
         known: the keys there are.
         where: for what it was given.
     """
-    near = difflib.get_close_matches(str(key), sorted(known), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{hint}")
+    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{did_you_mean(key, sorted(known))}")
 
 
 def _refuse_unknown(config: RecBoleConfig, model_class: type) -> None:

@@ -18,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from recbole_cafe.errors import DataError
+
 TYPES = ("token", "token_seq", "float", "float_seq")
 USER, ITEM, TIME, INTENT = "user_id:token", "item_id:token", "timestamp:float", "intent:token"
 # What pandas, and so RecBole, silently reads as "no value" (pandas.io.parsers, `na_values`).
@@ -48,7 +50,7 @@ _CSV_BLOCK = 1 << 26  # bytes that Arrow reads at a time; no line may be longer
 UNSAFE = re.compile(r"[\t\n\r\0]")  # what no token may have inside
 
 
-class AtomicFileError(ValueError):
+class AtomicFileError(DataError):
     """An atomic file, or a table meant to become one, is not what RecBole reads; the message says where."""
 
 

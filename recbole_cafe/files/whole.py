@@ -19,6 +19,8 @@ from typing import IO
 
 import psutil
 
+from recbole_cafe.errors import OutputError, output_error
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -33,15 +35,23 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 
     Yields:
         The open file.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if refused := output_error(path, error):
+            raise refused from error
         raise
 
 
@@ -123,9 +133,9 @@ def _host() -> str:
 
 def _sweep(folder: Path) -> None:
     """Remove temporary folders of `beside` whose process is gone. Those of other hosts stay: who knows."""
-    ours = re.compile(rf"\.{re.escape(folder.name)}\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
+    temporary = re.compile(rf"\.{re.escape(folder.name)}\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
     for path in folder.parent.glob(f".{glob_escape(folder.name)}.*"):
-        if (match := ours.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
+        if (match := temporary.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
             shutil.rmtree(path, ignore_errors=True)
 
 

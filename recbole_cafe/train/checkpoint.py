@@ -25,16 +25,18 @@ import numpy as np
 import scipy.sparse
 import torch
 
+from recbole_cafe.errors import DataError, output_error
+
 MARK = "__recbole_cafe__"
 
 _logger = logging.getLogger("recbole_cafe.train.checkpoint")
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(DataError):
     """The file is not a checkpoint, or a damaged one."""
 
 
-class UnsafeCheckpointError(RuntimeError):
+class UnsafeCheckpointError(DataError):
     """The file can only be opened by running the pickled code in it."""
 
 
@@ -236,6 +238,7 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
 
     Raises:
         TypeError: a part which has no plain form; nothing is written.
+        OutputError: the disk is full; what was at `path` stays.
     """
     state = dict(state)
     if not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
@@ -253,9 +256,11 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.remove(unfinished)
+        if refused := output_error(path, error):
+            raise refused from error
         raise
 
 
@@ -272,13 +277,12 @@ def load(
             process has just written.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged or no checkpoint.
+        CheckpointError: there is no such file, or it is damaged or no checkpoint.
         UnsafeCheckpointError: the file needs unpickling and ``trust_checkpoint`` is not set.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
+        raise CheckpointError(f"there is no checkpoint file {path}")
     with open(path, "rb") as file:
         head = file.read(2)
     # torch writes zip archives and once wrote bare pickles; anything else would only fail less clearly below
