@@ -38,6 +38,14 @@ class UsageError(ConfigError):
     """A command that is not typed as it has to be; exit status 2."""
 
 
+OF_THE_USER = (
+    ConfigError,
+    DataError,
+    OutputError,
+    MachineError,
+)  # anything else is a bug of ours
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """A hint for the end of a message: the nearest of the names there are; empty if none is near.
 

@@ -7,9 +7,7 @@ import sys
 import traceback
 
 from recbole_cafe.environment import report_to, version_line
-from recbole_cafe.errors import ConfigError, DataError, MachineError, OutputError, UsageError, output_error
-
-OF_THE_USER = (ConfigError, DataError, OutputError, MachineError)
+from recbole_cafe.errors import OF_THE_USER, UsageError, output_error
 
 
 def tell(error: Exception) -> int:

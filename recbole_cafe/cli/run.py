@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, named, parse_arguments
-from recbole_cafe.cli.failures import OF_THE_USER
 from recbole_cafe.config.props import preset, preset_model
-from recbole_cafe.errors import UsageError
+from recbole_cafe.errors import OF_THE_USER, UsageError
 
 VERBS = ("run", "show-config", "exec")
 
