@@ -8,8 +8,10 @@ from __future__ import annotations
 import importlib.util
 import platform
 import shutil
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from typing import TYPE_CHECKING
+
+import recbole_cafe
 
 if TYPE_CHECKING:
     import torch
@@ -44,17 +46,36 @@ def versions() -> dict[str, str]:
     """Return the versions of what decides about numbers, and PyTorch's number of threads."""
     import torch
 
-    import recbole_cafe
-
     numbers = {"python": platform.python_version(), "platform": platform.platform()}
+    return {**numbers, **_packages(), "threads": str(torch.get_num_threads())}
+
+
+def version_line() -> str:
+    """Return, in one line, the versions a report of a bug needs, without loading what may be broken."""
+    numbers = _packages()
+    shown = ("recbole-cafe", "recbole", "torch", "numpy", "pandas")
+    python = f"python {platform.python_version()} on {platform.platform()}"
+    return ", ".join([*(f"{name} {numbers[name]}" for name in shown), python])
+
+
+def report_to() -> str:
+    """Return where a bug is reported: the page that the package's metadata name, if they name one."""
+    try:
+        pages = metadata("recbole-cafe").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        pages = []
+    links = dict(page.split(", ", 1) for page in pages)
+    return f"at {links['Issues']}" if "Issues" in links else "to those you have recbole-cafe from"
+
+
+def _packages() -> dict[str, str]:
+    numbers = {}
     for name in PACKAGES:
         try:
             numbers[name] = version(name)
         except PackageNotFoundError:
             numbers[name] = "not installed"
-    numbers["recbole-cafe"] = recbole_cafe.__version__
-    numbers["threads"] = str(torch.get_num_threads())
-    return numbers
+    return {**numbers, "recbole-cafe": recbole_cafe.__version__}
 
 
 def device_name(device: torch.device) -> str:

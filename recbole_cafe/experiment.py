@@ -24,7 +24,7 @@ from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.sequences import NetDataset, SequenceDataset
 from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import OF_THE_USER, ConfigError, MachineError
 from recbole_cafe.files.places import check_file, check_folder
 from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
@@ -174,7 +174,8 @@ def run_distributed(
         process 0's result; None on a machine that does not run process 0.
 
     Raises:
-        ConfigError: `result_file` cannot be written.
+        ConfigError, DataError, OutputError: as :func:`run`, from the process that met it first.
+        MachineError: a process was ended from outside, or the processes do not reach each other.
     """
     if result_file:
         check_file("result_file", result_file)
@@ -182,8 +183,19 @@ def run_distributed(
         "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
         "offset": group_offset,
     }  # fmt: skip
-    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
-    torch.multiprocessing.spawn(_worker, args=(model, dataset, settings, group, queue), nprocs=nproc)
+    context = torch.multiprocessing.get_context("spawn")
+    queue, errors = context.SimpleQueue(), context.SimpleQueue()
+    try:
+        torch.multiprocessing.spawn(_worker, args=(model, dataset, settings, group, queue, errors), nprocs=nproc)
+    except torch.multiprocessing.ProcessRaisedException:
+        if errors.empty():
+            raise  # a bug; its message is the traceback of the process
+        raise errors.get() from None
+    except torch.multiprocessing.ProcessExitedException as error:
+        raise MachineError(
+            f"process {error.error_index} of {nproc} ended by {error.signal_name or f'exit status {error.exit_code}'}"
+            f"{'; the system may have run out of memory' if error.signal_name == 'SIGKILL' else ''}"
+        ) from None
     if queue.empty():
         return None
     result = Result(**queue.get())
@@ -193,10 +205,18 @@ def run_distributed(
 
 
 def _worker(rank: int, model: str | type, dataset: str, settings: dict[str, Any], group: dict[str, Any],
-            queue: Any) -> None:  # fmt: skip
+            queue: Any, errors: Any) -> None:  # fmt: skip
     """One process. It lives here, so that unpickling it imports recbole_cafe in the process."""
     config_dict = {**settings.pop("config_dict", {}), **group, "local_rank": rank}
-    result = run(model, dataset, config_dict=config_dict, **settings)
+    try:
+        result = run(model, dataset, config_dict=config_dict, **settings)
+    except torch.distributed.DistNetworkError as error:
+        where = f"ip={group['ip']}, port={group['port']}"
+        errors.put(MachineError(f"{where}: the {group['world_size']} processes do not find each other there: {error}"))
+        raise
+    except (*OF_THE_USER, OSError, MemoryError) as error:
+        errors.put(error)
+        raise
     torch.distributed.destroy_process_group()
     if rank + group["offset"] == 0:
         queue.put(json.loads(json.dumps(asdict(result), default=str)))

@@ -21,6 +21,7 @@ from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.report import title
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
+from recbole_cafe.errors import missing_package
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "figures"
@@ -119,10 +120,12 @@ def write(out: Path) -> list[Path]:
         the files, in `out`/figures.
 
     Raises:
-        StoreError: as :func:`recbole_cafe.benchmark.results.read` and :func:`gains`. ImportError: no matplotlib.
+        StoreError: as :func:`recbole_cafe.benchmark.results.read` and :func:`gains`. MachineError: no matplotlib.
     """
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise missing_package(error, "benchmark") from error
     benchmark = read(out)
     folder, written = Path(out) / FOLDER, []
     with matplotlib.rc_context(STYLE):

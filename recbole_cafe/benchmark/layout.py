@@ -1,4 +1,4 @@
-"""The names in a benchmark's folder, and its errors."""
+"""The names a benchmark knows, of files in its folder, of searches and of tests; and its errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.errors import DataError
+
 PLAN, RESULT, RANKS, ERROR, LOG = "benchmark.json", "result.json", "ranks.npz", "error.txt", "log.txt"
 RUNS = "runs"  # folder of the single runs
+SAMPLERS = ("grid", "tpe")  # of a search
+TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
 
-class StoreError(ValueError):
+class StoreError(DataError):
     """A file of a benchmark folder is not what it should be."""
 
 

@@ -51,6 +51,7 @@ from recbole_cafe.benchmark.report import markdown_row
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, read
 from recbole_cafe.benchmark.stats import Stat, gain, stat
 from recbole_cafe.benchmark.store import choose, run_folder, score
+from recbole_cafe.errors import DataError
 from recbole_cafe.files.whole import written_whole
 
 PAGES = ("README.md", "docs/**/*.md", "results/*/README.md")
@@ -62,7 +63,7 @@ NUMBER = re.compile(r"\$\{(?P<file>[^:#}]+)(?:#(?P<place>[^:}]+))?:(?P<key>[^:}]
 Spec = Mapping[str, Any]
 
 
-class PageError(ValueError):
+class PageError(DataError):
     """A table of a page cannot be made."""
 
 

@@ -30,13 +30,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.benchmark.layout import SAMPLERS
 from recbole_cafe.benchmark.store import folder_name, settings_hash
 from recbole_cafe.config.checks import unknown_key
 from recbole_cafe.config.config import Config, known_keys
 from recbole_cafe.config.neutral import NEUTRAL
 from recbole_cafe.config.props import SYSTEM_KEYS, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.files.literals import parse_value
 from recbole_cafe.train import checkpoint
 
@@ -45,7 +46,6 @@ KEYS = frozenset(
      "reference", "metrics", "published", "figure"]
 )  # fmt: skip
 SEARCH_KEYS = frozenset(["sampler", "n_trials", "seed", "grid"])
-SAMPLERS = ("grid", "tpe")
 TPE_TRIALS = 20
 MOST_POINTS = 10_000
 LONGEST_LABEL = 100
@@ -131,8 +131,10 @@ def find_benchmark(name: str) -> Path:
         return path
     if Path(name).is_file():
         return Path(name)
-    known = ", ".join(p.stem for p in sorted(folder.glob("*.yaml")))
-    raise ConfigError(f"no benchmark {name!r}: there are {known}, and no file of that name")
+    known = [p.stem for p in sorted(folder.glob("*.yaml"))]
+    raise ConfigError(
+        f"no benchmark {name!r}: there are {', '.join(known)}, and no file of that name{did_you_mean(name, known)}"
+    )
 
 
 def make_plan(name: str, *, datasets: Sequence[str] | None = None, systems: Sequence[str] | None = None,
@@ -176,7 +178,8 @@ class _Reader:
         chosen = list(systems or self.systems)
         for label in chosen:
             if label not in self.systems:
-                raise ConfigError(f"{self.path}: no system {label!r}; there are {', '.join(self.systems)}")
+                raise ConfigError(f"{self.path}: no system {label!r}; there are {', '.join(self.systems)}"
+                                  f"{did_you_mean(label, self.systems)}")  # fmt: skip
         labels = list(datasets or self.datasets)
         if not labels:
             raise ConfigError(f"{self.path} lists no data set: name some with --datasets")

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.benchmark.layout import TESTS
 from recbole_cafe.benchmark.results import Benchmark, Row, SystemRuns, Table, read, tables
-from recbole_cafe.benchmark.stats import TESTS, Stat
+from recbole_cafe.benchmark.stats import Stat
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "report"
@@ -304,10 +306,10 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
         what was written, report.md first.
 
     Raises:
-        StoreError: see :func:`read` and :func:`tables`. ValueError: an unknown test.
+        StoreError: see :func:`read` and :func:`tables`. ConfigError: an unknown test.
     """
     if test not in TESTS:
-        raise ValueError(f"test={test!r} is none of {', '.join(TESTS)}")
+        raise ConfigError(f"test={test!r} is none of {', '.join(TESTS)}")
     benchmark = read(out)
     entry = (published or {}).get(str(benchmark.plan.get("published")))
     all_tables = tables(benchmark, test=test, published=entry)

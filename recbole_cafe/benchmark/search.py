@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from recbole_cafe.errors import missing_package
+
 MOST_REPEATS = 50  # proposals of points that are taken, before the first free one is taken instead
 
 
@@ -30,7 +32,10 @@ class Search:
     def __init__(self, space: Mapping[str, list[Any]], points: Mapping[str, Mapping[str, Any]], *, n_trials: int,
                  sampler: str, seed: int, finished: Mapping[str, float],
                  begun: Iterable[str] = ()) -> None:  # fmt: skip
-        import optuna
+        try:
+            import optuna
+        except ImportError as error:
+            raise missing_package(error, "benchmark") from error
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna = optuna

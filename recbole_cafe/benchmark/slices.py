@@ -28,6 +28,7 @@ from recbole_cafe.benchmark.results import (
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat
+from recbole_cafe.errors import did_you_mean, missing_package
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "slices"
@@ -190,7 +191,7 @@ def chosen_systems(benchmark: Benchmark, dataset: str, names: Sequence[str] | No
         for name in names:
             if name not in run:
                 raise store.StoreError(f"{benchmark.out}: {dataset} has no run of {name!r}; there are "
-                                       f"{', '.join(run) or 'none'}")  # fmt: skip
+                                       f"{', '.join(run) or 'none'}{did_you_mean(name, run)}")  # fmt: skip
         return [run[name] for name in names]
     chosen = set(benchmark.ours)
     for protocol in benchmark.fair_protocols(dataset):
@@ -216,8 +217,10 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
     """
     check_comparable(dataset, systems)
     reference = reference or reference_of(benchmark, systems) or systems[0].system
-    if reference not in [system.system for system in systems]:
-        raise store.StoreError(f"reference={reference!r} is none of {', '.join(s.system for s in systems)}")
+    labels = [system.system for system in systems]
+    if reference not in labels:
+        hint = did_you_mean(reference, labels)
+        raise store.StoreError(f"reference={reference!r} is none of {', '.join(labels)}{hint}")
     all_rows = []
     for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]
@@ -282,10 +285,12 @@ def write(out: Path, *, systems: Sequence[str] | None = None, reference: str | N
         the files, in `out`/slices: for each data set a Markdown page, and a CSV and a figure (PNG, SVG).
 
     Raises:
-        StoreError: see :func:`facts_of`, :func:`chosen_systems` and :func:`slices`. ImportError: no matplotlib.
+        StoreError: see :func:`facts_of`, :func:`chosen_systems` and :func:`slices`. MachineError: no matplotlib.
     """
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise missing_package(error, "benchmark") from error
     benchmark = read(out)
     folder, written = Path(out) / FOLDER, []
     for dataset, systems_of in benchmark.datasets.items():

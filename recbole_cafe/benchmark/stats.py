@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.ranking.expectation import expectation
-
-TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def per_user(metric: str, above: np.ndarray, tied: np.ndarray, n_candidates: np.
         [N] float64.
 
     Raises:
-        ValueError: another metric.
+        ConfigError: another metric.
     """
     name, _, cut = metric.partition("@")
     place = np.arange(int(cut) if cut else int(n_candidates.max()))
@@ -115,5 +114,5 @@ def per_user(metric: str, above: np.ndarray, tied: np.ndarray, n_candidates: np.
     elif name == "mrr":
         values = 1.0 / (place + 1)
     else:
-        raise ValueError(f"{metric!r} of single users can be made for ndcg@K, hit@K, mrr@K and mrr")
+        raise ConfigError(f"{metric!r} of single users can be made for ndcg@K, hit@K, mrr@K and mrr")
     return expectation(values, above, tied)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from typing import IO, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from recbole_cafe.errors import UsageError
+from recbole_cafe.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 Handler = Callable[[argparse.Namespace, Sequence[str]], int]
 
@@ -25,9 +29,10 @@ class Parser(argparse.ArgumentParser):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(**options, allow_abbrev=False)
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
         """Print the help. argparse's own says nothing when nobody reads its output."""
-        print(self.format_help(), end="", file=file, flush=True)
+        print(self.format_help(), end="", file=file)
+        sys.stdout.flush()
 
     def error(self, message: str) -> NoReturn:
         """See the class.
@@ -36,6 +41,17 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(f"{self.prog.removeprefix('recbole-cafe ')}: {message}; see {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Say which values there are, and the nearest, in the same words under every Python.
+
+        Raises:
+            argparse.ArgumentError: a value that is none of the choices.
+        """
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            hint = did_you_mean(value, names)
+            raise argparse.ArgumentError(action, f"{value!r} is none of {', '.join(names)}{hint}")
 
 
 class Once(argparse.Action):
@@ -55,7 +71,8 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_verb(verbs: Verbs, name: str, handler: Handler, *, summary: str, examples: str, keys: bool = False) -> Any:
+def add_verb(verbs: Verbs, name: str, handler: Handler, *, summary: str, examples: str,
+             keys: bool = False) -> argparse.ArgumentParser:  # fmt: skip
     """A verb with its help.
 
     Args:
@@ -69,14 +86,26 @@ def add_verb(verbs: Verbs, name: str, handler: Handler, *, summary: str, example
     Returns:
         its parser.
     """
-    lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
-    if keys:
-        summary_of_keys = "\n--key=value sets any key of the config; `recbole-cafe show-config` prints them all."
-    else:
-        summary_of_keys = ""
-    parser = verbs.add_parser(name, help=summary, description=summary + summary_of_keys, epilog=f"examples:\n{lines}")
+    more = "\n--key=value sets any key of the config; `recbole-cafe show-config` prints them all." if keys else ""
+    parser = add_documented(verbs, name, summary=summary, examples=examples, more=more)
     parser.set_defaults(handler=handler, takes_keys=keys)
     return parser
+
+
+def add_documented(verbs: Verbs, name: str, *, summary: str, examples: str, more: str = "") -> argparse.ArgumentParser:
+    """A parser whose help has a sentence and examples.
+
+    Args:
+        verbs: where it is added.
+        name: of the verb, or of the source of a verb.
+        summary: one sentence.
+        examples: lines to type.
+        more: text below the sentence.
+    """
+    lines = "".join(f"  {line.strip()}\n" for line in examples.strip().splitlines())
+    return verbs.add_parser(
+        name, help=summary.replace("%", "%%"), description=summary + more, epilog=f"examples:\n{lines}"
+    )
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -92,6 +121,13 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def named(text: str) -> str:
+    """A reader of names, which are not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def listed(text: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from recbole_cafe.benchmark.layout import SAMPLERS, TESTS
 from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, listed, numbers, parse_arguments
 
 VERBS = ("benchmark", "benchmark pack", "report", "figures", "slices")
@@ -31,7 +32,7 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     parser.add_argument("--systems", type=listed, action=Once, metavar="a,b", help="instead of all of the file's")
     parser.add_argument("--seeds", type=numbers, action=Once, metavar="1,2", help="instead of the file's")
     parser.add_argument("--protocols", type=listed, action=Once, metavar="full,pop100", help="instead of the file's")
-    parser.add_argument("--search", action=Once, metavar="none|grid|tpe", help="instead of the file's search")
+    parser.add_argument("--search", choices=("none", *SAMPLERS), action=Once, help="instead of the file's search")
     parser.add_argument("--n_trials", type=at_least(1), action=Once, help="most points of a search")
     parser.add_argument("--time_limit", type=at_least(1), action=Once, metavar="MINUTES",
                         help="a run that takes longer has failed")  # fmt: skip
@@ -51,7 +52,7 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
         examples="recbole-cafe report runs/quick --test=wilcoxon",
     )  # fmt: skip
     parser.add_argument("folder", type=Path, help="folder of a benchmark")
-    parser.add_argument("--test", default="t", metavar="t|wilcoxon", help="paired test over users (default: t)")
+    parser.add_argument("--test", choices=TESTS, default="t", help="paired test over users (default: %(default)s)")
 
     parser = add_verb(
         verbs, "figures", figures_command, summary="Draw the figures of a benchmark's folder, in FOLDER/figures.",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.util
 import sys
 import textwrap
 import time
@@ -13,7 +11,9 @@ from pathlib import Path
 
 from recbole_cafe.cli.arguments import Verbs, add_verb
 from recbole_cafe.config.props import props_dir, read_yaml
+from recbole_cafe.errors import ConfigError, UsageError
 from recbole_cafe.files.places import data_folders
+from recbole_cafe.host.registry import recboles_own
 
 VERBS = ("list", "check", "simulate")
 KINDS = ("sequential", "general")  # RecBole's folders of models that run through us
@@ -57,7 +57,7 @@ def list_command(_given: argparse.Namespace, _rest: Sequence[str]) -> int:
         print(f"  {name:<16} {module}  props/model/{name}.yaml")
     print("models of RecBole's that run under the same protocol:")
     for kind in KINDS:
-        print(_wrapped(kind, recbole_models(kind)))
+        print(_wrapped(kind, [name for name in recboles_own(kind) if name not in OTHER_DATA]))
     print("data sets:")
     places = {"ml-100k": "inside RecBole"}
     for folder in data_folders():
@@ -81,23 +81,6 @@ def list_command(_given: argparse.Namespace, _rest: Sequence[str]) -> int:
 def _wrapped(title: str, names: Sequence[str]) -> str:
     line = f"{title:<17}{', '.join(names)}"
     return textwrap.fill(line, 120, initial_indent="  ", subsequent_indent=" " * 19, break_on_hyphens=False)
-
-
-def recbole_models(kind: str) -> list[str]:
-    """Names of RecBole's models of a kind that run through us, read from its files without importing it.
-
-    Args:
-        kind: ``sequential`` or ``general``.
-    """
-    spec = importlib.util.find_spec("recbole")
-    if spec is None or not spec.submodule_search_locations:
-        return []
-    root = Path(next(iter(spec.submodule_search_locations)))
-    names = []
-    for path in sorted((root / "model" / f"{kind}_recommender").glob("*.py")):
-        classes = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
-        names += [name for name in classes if name.lower() == path.stem and name not in OTHER_DATA]
-    return sorted(names)
 
 
 def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
@@ -134,7 +117,11 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
 
 
 def simulate_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
-    """Make a simulated data set; 2 with a message if the arguments do not allow it."""
+    """Make a simulated data set.
+
+    Raises:
+        UsageError: a shape that cannot be.
+    """
     from recbole_cafe.prepare.simulate import PRESETS, is_simulated, per_item, write_simulated
 
     asked = {key: value for key in PRESETS[given.preset] if (value := vars(given)[key]) is not None}
@@ -145,12 +132,13 @@ def simulate_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
             folder, given.name, seed=given.seed, replace=given.replace, show_progress=sys.stderr.isatty(),
             **{**PRESETS[given.preset], **asked},
         )  # fmt: skip
-    except (ValueError, OSError) as error:
-        print(f"recbole-cafe simulate: {error}", file=sys.stderr)
-        return 2
+    except ConfigError as error:  # all of its settings were typed
+        raise UsageError(f"simulate: {error}") from error
+    manifest = is_simulated(folder)
+    assert manifest is not None  # it has just been written
     print(
         f"{folder}: simulated {written.users:,} users, {written.items:,} items, "
-        f"{is_simulated(folder)['counts']['intents']:,} intents, {written.interactions:,} interactions "
+        f"{manifest['counts']['intents']:,} intents, {written.interactions:,} interactions "
         f"({per_item(written.interactions, written.items)} per item) in {time.perf_counter() - began:.1f} s"
     )
     return 0

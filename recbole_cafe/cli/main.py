@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import select
 import sys
-import traceback
 from collections.abc import Sequence
 
 from recbole_cafe import __version__
 from recbole_cafe.cli import benchmark, data, prepare, run
 from recbole_cafe.cli.arguments import Parser
-from recbole_cafe.errors import UsageError
+from recbole_cafe.cli.failures import tell
+from recbole_cafe.errors import UsageError, did_you_mean
 
 GROUPS = (run, benchmark, data, prepare)
 VERBS = tuple(name for group in GROUPS for name in group.VERBS)
@@ -36,17 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("recbole-cafe: interrupted", file=sys.stderr)
         return 130
-    except UsageError as error:
-        print(f"recbole-cafe: {error}", file=sys.stderr)
-        return 2
-    except Exception as error:  # the last line of defence: one line for people, the traceback on request
+    except Exception as error:
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return 141  # as a shell reports a command ended by SIGPIPE: `| head` has seen enough, nothing has failed
-        if os.environ.get("RECBOLE_CAFE_TRACEBACK"):
-            traceback.print_exc()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"recbole-cafe: {type(error).__name__}: {reason}", file=sys.stderr)
-        return 1
+        return tell(error)
 
 
 def make_parser(verb: str = "") -> Parser:
@@ -68,17 +60,17 @@ def make_parser(verb: str = "") -> Parser:
 
 
 def _command(arguments: list[str]) -> int:
-    if not arguments or arguments[0] == "help":
+    if not arguments:
         arguments = ["--help"]
+    if arguments[0] == "help":  # help run, help prepare table
+        arguments = [*arguments[1:], "--help"]
     if " ".join(arguments[:2]) == PACK:
         arguments = [PACK, *arguments[2:]]
     verb = arguments[0]
     if verb.startswith("-") and verb not in ("-h", "--help", "-V", "--version"):
         raise UsageError(f"unknown option {verb}; see recbole-cafe --help")
     if not verb.startswith("-") and verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no command {verb!r}; there are {', '.join(VERBS)}{hint}")
+        raise UsageError(f"no command {verb!r}; there are {', '.join(VERBS)}{did_you_mean(verb, VERBS)}")
     try:
         given, rest = make_parser(verb).parse_known_args(arguments)
     except SystemExit as left:  # --help and --version have printed what they have to say

@@ -6,13 +6,14 @@ import argparse
 import logging
 import runpy
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, parse_arguments
+from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, named, parse_arguments
 from recbole_cafe.config.props import preset, preset_model
-from recbole_cafe.errors import UsageError
+from recbole_cafe.errors import OF_THE_USER, UsageError
 
 VERBS = ("run", "show-config", "exec")
 
@@ -41,8 +42,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, default: object, text: str, **options: Any) -> None:
         parser.add_argument(f"--{name}", default=default, action=Once, help=text, **options)
 
-    add("model", None, "of ours or of RecBole's (default: CaFe, or the preset's)")
-    add("dataset", "amazon", "name of a folder of atomic files (default: %(default)s)")
+    add("model", None, "of ours or of RecBole's (default: CaFe, or the preset's)", type=named)
+    add("dataset", "amazon", "name of a folder of atomic files (default: %(default)s)", type=named)
     add("config_files", "", "YAML files of keys, separated by spaces; later ones win, the command line over all")
     add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
     add("result_file", None, "write the result there, as JSON")
@@ -109,14 +110,24 @@ def show_config(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def exec_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Run a foreign script as `python SCRIPT ARGUMENTS` would, with our models registered."""
+    """Run a foreign script as `python SCRIPT ARGUMENTS` would, with our models registered.
+
+    Raises:
+        UsageError: there is no such script.
+    """
     script = Path(given.script)
     if not script.is_file():
-        raise FileNotFoundError(f"no script {given.script!r}")
+        raise UsageError(f"exec: no script {given.script!r}")
     import recbole_cafe
 
     recbole_cafe.install()
     sys.argv = [given.script, *rest, *given.arguments]
     sys.path.insert(0, str(script.resolve().parent))
-    runpy.run_path(given.script, run_name="__main__")
+    try:
+        runpy.run_path(given.script, run_name="__main__")
+    except (*OF_THE_USER, BrokenPipeError):
+        raise
+    except Exception:  # of the script: said as Python says it, since it is no bug of ours
+        traceback.print_exc()
+        return 1
     return 0

@@ -6,7 +6,6 @@ it cannot read. Each check raises ConfigError with the key, the value and what w
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,7 @@ from recbole.evaluator.metrics import Recall
 from recbole.evaluator.register import metric_information, metric_types, metrics_dict
 from recbole.utils import EvaluatorType
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 
 Check = Callable[[str, Any], None]  # (key, value), raises ConfigError
 
@@ -67,13 +66,7 @@ def unknown_key(key: str, value: Any, known: Collection[str], where: str) -> Con
         known: the keys there are.
         where: for what it was given.
     """
-    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{near(key, known)}")
-
-
-def near(word: object, known: Collection[str]) -> str:
-    """`; did you mean ...?` with the nearest of the known words, or nothing if none is near."""
-    close = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return ConfigError(f"unknown key {key!r} (value {value!r}) for {where}{did_you_mean(key, known)}")
 
 
 # Kinds of values ------------------------------------------------------------------------------------------------------
@@ -98,7 +91,7 @@ def check_interval(key: str, value: Any) -> None:
 def _one_of(*accepted: str) -> Check:
     def check(key: str, value: Any) -> None:
         if value not in accepted:
-            raise _wrong(key, value, f"one of {', '.join(accepted)}{near(value, accepted)}")
+            raise _wrong(key, value, f"one of {', '.join(accepted)}{did_you_mean(value, accepted)}")
 
     return check
 
@@ -245,7 +238,7 @@ def _metrics(key: str, value: Any) -> None:
         if str(metric).lower() not in metric_types:  # RecBole's own table, to which a user may add
             known = ", ".join(sorted(metric_types))
             raise ConfigError(f"{key}={value!r}: no metric {metric!r}; there are {known}"
-                              f"{near(str(metric).lower(), metric_types)}")  # fmt: skip
+                              f"{did_you_mean(str(metric).lower(), metric_types)}")  # fmt: skip
 
 
 def _cutoffs(key: str, value: Any) -> None:

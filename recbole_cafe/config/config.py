@@ -11,7 +11,6 @@ of our models (recbole_cafe.host.registry). Text is never evaluated as code; see
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from recbole.utils.argument_list import (
 from recbole_cafe.config.checks import check_metrics, check_valid_metric, check_values, unknown_key
 from recbole_cafe.config.props import known_models, model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.files.candidates import parse_protocol
 from recbole_cafe.files.literals import ConfigLoader, parse_value
 from recbole_cafe.files.places import find_data
@@ -235,10 +234,8 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
 
 
 def _no_model(name: str) -> ConfigError:
-    names = {known.lower(): known for known in known_models()}
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
-    hint = f"did you mean {names[close[0]]}? " if close else ""
-    return ConfigError(f"no model {name!r}; {hint}`recbole-cafe list` names the models there are")
+    hint = did_you_mean(name, known_models())
+    return ConfigError(f"no model {name!r}{hint}; `recbole-cafe list` names the models there are")
 
 
 def _check_dataset(dataset: Any) -> None:

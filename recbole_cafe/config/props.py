@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.files.literals import load_yaml
 from recbole_cafe.files.places import PACKAGE
 
@@ -126,5 +126,5 @@ def _system(name: str) -> dict[str, Any]:
     systems = content.get("systems", {})
     if system not in systems:
         known = [f"{p.stem}/{s}" for p in sorted(folder.glob("*.yaml")) for s in read_yaml(p).get("systems", {})]
-        raise ConfigError(f"no preset {name!r}; there are: {', '.join(known)}")
+        raise ConfigError(f"no preset {name!r}; there are: {', '.join(known)}{did_you_mean(name, known)}")
     return {"model": content.get("model", "CaFe"), **systems[system]}

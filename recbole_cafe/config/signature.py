@@ -88,7 +88,7 @@ def arguments_of(net: Callable[..., Any], config: Any, source: Path) -> dict[str
 
     Raises:
         ConfigError: the YAML lacks a key, or two arguments claim one.
-        ValueError: a settings dataclass refuses a value.
+        ConfigError: a settings dataclass refuses a value.
     """
     keys = signature_of(net, source)
     if missing := sorted(key for key in keys.keys if key not in config):

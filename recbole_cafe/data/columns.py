@@ -7,8 +7,8 @@ from typing import Any
 
 from recbole.utils import FeatureType
 
-from recbole_cafe.config.checks import check_interval, near
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.config.checks import check_interval
+from recbole_cafe.errors import ConfigError, did_you_mean
 
 NUMBERS = (FeatureType.FLOAT, FeatureType.FLOAT_SEQ)
 TOKENS = (FeatureType.TOKEN, FeatureType.TOKEN_SEQ)
@@ -70,5 +70,5 @@ def _listed(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _missing(key: str, column: str, types: Mapping[str, FeatureType], name: str) -> ConfigError:
-    hint = near(column, types) or f"; loaded are {', '.join(types)} (see load_col)"
+    hint = did_you_mean(column, types) or f"; loaded are {', '.join(types)} (see load_col)"
     return ConfigError(f"{key} names {column!r}, and {name} has no such column loaded{hint}")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.atomic import ITEM, MISSING, TYPES, UNSAFE, USER, AtomicFileError, fault_of
 from recbole_cafe.files.whole import restore, whole_folder
 
@@ -121,10 +122,11 @@ def check_target(folder: str | Path, name: str, extra_files: Collection[str] = (
         replace: as in `write_dataset`.
 
     Raises:
-        AtomicFileError: a name that is none, a folder that holds other files, or a data set that may not be replaced.
+        ConfigError: a name that is none.
+        AtomicFileError: a folder that holds other files, or a data set that may not be replaced.
     """
     if not name or name.startswith(".") or UNSAFE.search(name) or Path(name).name != name:
-        raise AtomicFileError(f"{name!r} is no data set name, expected a plain file name such as 'amazon'")
+        raise ConfigError(f"{name!r} is no data set name, expected a plain file name such as 'amazon'")
     folder = Path(folder).resolve()
     restore(folder)
     if not folder.exists():

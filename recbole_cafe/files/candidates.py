@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.whole import written_whole
 
 Ids = npt.NDArray[np.integer]
@@ -58,13 +59,13 @@ def parse_protocol(name: object) -> Protocol:
         name: `full`, `pop100`, `uni100`, `authors100` (any positive number).
 
     Raises:
-        ValueError: anything else.
+        ConfigError: anything else.
     """
     if name == "full":
         return Protocol("full", None, 0)
     match = re.fullmatch(r"(pop|uni|authors)([1-9][0-9]*)", str(name))
     if not match:
-        raise ValueError(f"eval_mode {name!r} is not full, popN, uniN or authorsN with N a positive number (pop100)")
+        raise ConfigError(f"eval_mode {name!r} is not full, popN, uniN or authorsN with N a positive number (pop100)")
     return Protocol(str(name), match[1], int(match[2]))
 
 
@@ -233,7 +234,7 @@ def stored(folder: Path, *, name: str, data: str, protocol: Protocol, seed: int,
         make: draws the candidates.
 
     Raises:
-        ValueError: the stored file is damaged or does not belong to its name; delete it to draw again.
+        DataError: the stored file is damaged or does not belong to its name; delete it to draw again.
     """
     path = place(folder, name=name, data=data, protocol=protocol, seed=seed)
     if path.is_file():
@@ -252,10 +253,10 @@ def _load(path: Path, data: str) -> Candidates:
     except PermissionError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable candidates file ({error}); delete it to draw again") from error
+        raise DataError(f"{path}: not a readable candidates file ({error}); delete it to draw again") from error
     actual = hashlib.sha256(negatives.astype("<i8").tobytes()).hexdigest()
     if of != data or actual != digest:
-        raise ValueError(f"{path}: does not belong to these interactions or was changed; delete it to draw again")
+        raise DataError(f"{path}: does not belong to these interactions or was changed; delete it to draw again")
     return Candidates(negatives, digest, int((negatives[1:, -1] == 0).sum()), path)
 
 
@@ -272,10 +273,10 @@ def other_intents(target_intent: Ids, *, n_intents: int, n_negatives: int, seed:
         [B, N] intents in 1..C-1.
 
     Raises:
-        ValueError: fewer than N + 1 intents.
+        DataError: fewer than N + 1 intents.
     """
     if n_intents - 1 < n_negatives + 1:
-        raise ValueError(
+        raise DataError(
             f"authors{n_negatives} gives each negative another intent, all different: it needs at least "
             f"{n_negatives + 1} intents, there are {n_intents - 1}"
         )

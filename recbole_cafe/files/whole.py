@@ -17,6 +17,8 @@ from typing import IO
 
 import psutil
 
+from recbole_cafe.errors import OutputError, output_error
+
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
@@ -31,18 +33,27 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
 
     Yields:
         The file, open for writing and reading.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
     temporary = _temporary(path, "tmp")
     try:
-        with open(temporary, "x+b") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        open(temporary, "xb").close()
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with open(temporary, "r+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # on the disk before it counts, should the power fail
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if refused := output_error(path, error):
+            raise refused from error
         raise
 
 
@@ -139,9 +150,9 @@ def _temporary(path: Path, ending: str) -> Path:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed processes have left under names of `_temporary`. Those of other hosts stay: who knows."""
-    ours = re.compile(rf"\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
+    temporary = re.compile(rf"\..+\.{_host()}-(\d+)-[0-9a-f]{{8}}\.\w+")
     for path in folder.glob(".*"):
-        if (match := ours.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
+        if (match := temporary.fullmatch(path.name)) and not psutil.pid_exists(int(match[1])):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -32,6 +32,8 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
+from recbole_cafe.errors import ConfigError
+
 _logger = logging.getLogger("recbole_cafe.host.compat")
 
 SWITCH = "RECBOLE_CAFE_COMPAT"
@@ -436,7 +438,7 @@ def _kmeans_import() -> None:
     """
 
     def kmeans(*_args: Any, **_kwargs: Any) -> None:
-        raise ImportError("LDiffRec with several clusters needs kmeans_pytorch: pip install kmeans-pytorch")
+        raise ConfigError("LDiffRec with several clusters needs kmeans_pytorch: pip install kmeans-pytorch")
 
     with _stand_in("kmeans_pytorch", kmeans=kmeans):
         importlib.import_module("recbole.model.general_recommender")
@@ -455,31 +457,33 @@ def _anomaly_mode() -> None:
     torch.autograd.set_detect_anomaly(*before)
 
 
-def _an_exlib_is_missing() -> bool:
-    return _is_missing("lightgbm") or _is_missing("xgboost")
-
-
-@defect(
-    name="missing-model-message",
-    issues="#2172",
-    when="lightgbm or xgboost not installed",
-    needed=_an_exlib_is_missing,
-    until="RecBole imports them where they are used",
-)
+@defect(name="missing-model-message", issues="#2172", until="RecBole says which name is wrong")
 def _missing_model_message() -> None:
-    """get_model of an unknown name says "No module named 'lightgbm'", not that there is no such model."""
+    """get_model of an unknown name says "No module named 'lightgbm'" where that is not installed, and of a name in
+    other letters (cafe) that a module has no such attribute, not that there is no such model.
+    """
     from recbole.utils import get_model
 
     def patient(model_name):  # type: ignore[no-untyped-def]
         from recbole.utils.utils import get_model
 
+        from recbole_cafe.host.registry import unknown_model
+
+        if not model_name.isidentifier():  # it becomes a part of a module's name
+            raise unknown_model(model_name)
         try:
             return get_model.stock(model_name)
         except ModuleNotFoundError as error:
             libraries = ("lightgbm", "xgboost")
             if error.name not in libraries or model_name.lower() in libraries:
                 raise
-        raise ValueError(f"`model_name` [{model_name}] is not the name of an existing model.")
+        except ValueError as error:
+            if not str(error).startswith("`model_name`"):
+                raise
+        except AttributeError as error:
+            if error.name != model_name:
+                raise
+        raise unknown_model(model_name)
 
     _redirect(get_model, patient)
 

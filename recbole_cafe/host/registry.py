@@ -11,7 +11,9 @@ RecBole asks for a model: they could be half imported.
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -21,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.host import hook
 from recbole_cafe.model import MODELS
 
@@ -38,6 +40,7 @@ COMPANIONS = {
     "Trainer": ("recbole.trainer", "recbole_cafe.train.trainer", "NetTrainer"),
     "Dataset": ("recbole.data.dataset", "recbole_cafe.data.sequences", "NetDataset"),
 }
+KINDS = ("sequential", "general", "context_aware", "knowledge_aware")  # RecBole's folders of models
 
 _registered: dict[str, type[NetRecommender]] = {}  # by register()
 _reported: set[tuple[str, str]] = set()  # names of RecBole's own that were warned of
@@ -166,8 +169,8 @@ def model_class(name: str) -> type[NetRecommender]:
     if name in _registered:
         return _registered[name]
     if name in MODELS:
-        ours: type[NetRecommender] = getattr(importlib.import_module(MODELS[name]), name)
-        return ours
+        shipped: type[NetRecommender] = getattr(importlib.import_module(MODELS[name]), name)
+        return shipped
     if name not in (points := _entry_points()):
         raise ConfigError(f"recbole_cafe knows no model {name}")
     loaded: type[NetRecommender] = points[name].load()
@@ -188,10 +191,34 @@ def is_known(name: str) -> bool:
 
 
 def names_in_module(leaf: str) -> list[str]:
-    """Our models that RecBole looks for in a module of this name, which is theirs in lower case."""
+    """Our models that RecBole looks for in a module of this name, which is their name in lower case."""
     names = [name for name in (*MODELS, *_registered) if name.lower() == leaf]
     names = names or [name for name in _entry_points() if name.lower() == leaf]
     return [name for name in names if is_known(name)]
+
+
+def recboles_own(kind: str) -> list[str]:
+    """Names of RecBole's own models of a kind, read from its files without importing it; none without RecBole.
+
+    Args:
+        kind: ``sequential``, ``general``, ``context_aware`` or ``knowledge_aware``.
+    """
+    spec = importlib.util.find_spec(hook.ROOT)
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    root = Path(next(iter(spec.submodule_search_locations)))
+    names = []
+    for path in sorted((root / "model" / f"{kind}_recommender").glob("*.py")):
+        classes = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        names += [name for name in classes if name.lower() == path.stem]
+    return sorted(names)
+
+
+def unknown_model(name: str) -> ConfigError:
+    """The error for a name that no model has, in RecBole's words, with the nearest name that one has."""
+    of_recbole = [own for kind in KINDS for own in recboles_own(kind)]
+    hint = did_you_mean(name, [*MODELS, *_registered, *_entry_points(), *of_recbole])
+    return ConfigError(f"`model_name` [{name}] is not the name of an existing model{hint or '.'}")
 
 
 def taken_by_recbole(name: str) -> str | None:

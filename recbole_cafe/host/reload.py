@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.train.checkpoint import CheckpointError, decode, load, take_weights
 
 # What ties a run to one process among several: a restored run is a single process on the present machine.
@@ -30,7 +31,7 @@ def restore_config(plain: dict[str, Any], *, simulated: bool = False) -> Any:
 
     Raises:
         CheckpointError: ``plain`` names no model or dataset.
-        ValueError: RecBole knows no such model, nor do we.
+        ConfigError: RecBole knows no such model, nor do we.
     """
     import recbole
     from recbole.config import Config
@@ -56,7 +57,7 @@ def restore_config(plain: dict[str, Any], *, simulated: bool = False) -> Any:
     try:
         config.model_class = get_model(config.model)
     except ValueError as error:
-        raise ValueError(
+        raise ConfigError(
             f"the checkpoint's model {config.model} is known neither to RecBole nor to recbole_cafe. If it is your "
             f"own, import the module that registers it (recbole_cafe.register) first"
         ) from error
@@ -88,10 +89,10 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
         ``(config, model, dataset, train_data, valid_data, test_data)``.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: see :func:`restore_config`, and the function load of recbole_cafe.train.checkpoint.
+        CheckpointError: there is no such file; see :func:`restore_config`, and the function load of
+            recbole_cafe.train.checkpoint.
         UnsafeCheckpointError: see there.
-        ValueError: see :func:`restore_config`.
+        ConfigError: see :func:`restore_config`.
         DataError: the data set it was trained on is gone, or a simulated one lies in its place.
     """
     from recbole.data import create_dataset, data_preparation

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.local import LOCALS, Local
 from recbole_cafe.layers.packing import Packing
 
@@ -49,7 +50,7 @@ class SelfAttention(nn.Module):
         bias: the projections add a bias.
 
     Raises:
-        ValueError: D is not a multiple of M, H is not in 0..M, or an option has an unknown value.
+        ConfigError: D is not a multiple of M, H is not in 0..M, or an option has an unknown value.
     """
 
     def __init__(
@@ -68,15 +69,15 @@ class SelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if n_heads < 1 or hidden_size % n_heads:
-            raise ValueError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
+            raise ConfigError(f"hidden_size={hidden_size} is not a multiple of n_heads={n_heads}")
         if not 0 <= n_local_heads <= n_heads:
-            raise ValueError(f"n_local_heads={n_local_heads} is not in 0..n_heads={n_heads}")
+            raise ConfigError(f"n_local_heads={n_local_heads} is not in 0..n_heads={n_heads}")
         options = dict(local_options or {})
         form = options.pop("form", "theta")
         if form not in LOCALS:
-            raise ValueError(f"form={form!r} of the local heads is not one of {', '.join(LOCALS)}")
+            raise ConfigError(f"form={form!r} of the local heads is not one of {', '.join(LOCALS)}")
         if attn_scale not in ATTENTION_SCALES:
-            raise ValueError(f"attn_scale={attn_scale!r} is not one of {', '.join(ATTENTION_SCALES)}")
+            raise ConfigError(f"attn_scale={attn_scale!r} is not one of {', '.join(ATTENTION_SCALES)}")
         self.n_heads, self.n_local_heads = n_heads, n_local_heads
         self.head_size = hidden_size // n_heads
         self.dropout, self.causal = dropout, causal

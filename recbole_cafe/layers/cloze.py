@@ -8,6 +8,8 @@ least one is, and the oldest item goes only when the row is full.
 import torch
 from torch import Tensor
 
+from recbole_cafe.errors import ConfigError
+
 
 class Cloze:
     """Makes the rows of the cloze task.
@@ -18,12 +20,12 @@ class Cloze:
         max_seq_length: L.
 
     Raises:
-        ValueError: mask_ratio is not in (0, 1).
+        ConfigError: mask_ratio is not in (0, 1).
     """
 
     def __init__(self, *, mask_id: int, mask_ratio: float, max_seq_length: int) -> None:
         if not 0.0 < mask_ratio < 1.0:
-            raise ValueError(f"mask_ratio={mask_ratio} is not between 0 and 1")
+            raise ConfigError(f"mask_ratio={mask_ratio} is not between 0 and 1")
         self.mask_id, self.mask_ratio, self.max_seq_length = mask_id, mask_ratio, max_seq_length
 
     def rows(self, item_seq: Tensor, target: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.errors import ConfigError
+
 CHUNK = 2**23  # pairs that wait to be counted: 64 MB
 
 
@@ -21,7 +23,7 @@ class CoOccurrence(nn.Module):
         limit: items per user.
 
     Raises:
-        ValueError: limit is below 1.
+        ConfigError: limit is below 1.
     """
 
     pairs: Tensor
@@ -31,7 +33,7 @@ class CoOccurrence(nn.Module):
     def __init__(self, users: Tensor, items: Tensor, *, n_items: int, limit: int) -> None:
         super().__init__()
         if limit < 1:
-            raise ValueError(f"limit={limit} should be at least 1")
+            raise ConfigError(f"limit={limit} should be at least 1")
         self.n_items = n_items
         user, item = _latest(users[items > 0], items[items > 0], n_items, limit)
         pairs, counts = torch.empty(0, dtype=torch.long), torch.empty(0, dtype=torch.long)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
 
@@ -33,18 +34,18 @@ class EncoderBlock(nn.Module):
         arrangement: key of :data:`ARRANGEMENTS`, see above.
 
     Raises:
-        ValueError: an option has an unknown value.
+        ConfigError: an option has an unknown value.
     """
 
     def __init__(self, *, attention: nn.Module, hidden_size: int, inner_size: int, dropout: float,
                  residual: str = "input", hidden_act: str = "relu", arrangement: str = "pre") -> None:  # fmt: skip
         super().__init__()
         if residual not in RESIDUALS:
-            raise ValueError(f"residual={residual!r} is not one of {', '.join(RESIDUALS)}")
+            raise ConfigError(f"residual={residual!r} is not one of {', '.join(RESIDUALS)}")
         if hidden_act not in ACTIVATIONS:
-            raise ValueError(f"hidden_act={hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise ConfigError(f"hidden_act={hidden_act!r} is not one of {', '.join(ACTIVATIONS)}")
         if arrangement not in ARRANGEMENTS:
-            raise ValueError(f"arrangement={arrangement!r} is not one of {', '.join(ARRANGEMENTS)}")
+            raise ConfigError(f"arrangement={arrangement!r} is not one of {', '.join(ARRANGEMENTS)}")
         self.residual, self.arrangement = residual, arrangement
         self.attention = attention
         eps = 1e-8 if arrangement == "pre" else 1e-12  # SASRec's, BERT's
@@ -99,7 +100,7 @@ class SequenceEncoder(nn.Module):
         arrangement: see :class:`EncoderBlock`.
 
     Raises:
-        ValueError: an option has an unknown value.
+        ConfigError: an option has an unknown value.
     """
 
     def __init__(self, *, attention: Callable[[], nn.Module], hidden_size: int, inner_size: int, n_layers: int,
@@ -107,7 +108,7 @@ class SequenceEncoder(nn.Module):
                  arrangement: str = "pre", positions: str | None = "start") -> None:  # fmt: skip
         super().__init__()
         if positions not in POSITIONS:
-            raise ValueError(f"positions={positions!r} is not one of {', '.join(map(str, POSITIONS))}")
+            raise ConfigError(f"positions={positions!r} is not one of {', '.join(map(str, POSITIONS))}")
         self.positions = positions
         self.position = None if positions is None else nn.Embedding(max_seq_length, hidden_size)
         self.dropout = Dropout(hidden_dropout_prob)

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from recbole_cafe.errors import ConfigError
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -124,7 +126,7 @@ class Theta(Local):
     def __init__(self, *, source: str = "qk", local_positions: bool = False, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if source not in THETA_SOURCES:
-            raise ValueError(f"theta_source={source!r} is not one of {', '.join(THETA_SOURCES)}")
+            raise ConfigError(f"theta_source={source!r} is not one of {', '.join(THETA_SOURCES)}")
         self.source = source
         self.theta_weight = nn.Parameter(torch.empty(self.n_heads, self.head_size))
         self.distance = nn.Parameter(torch.empty(self.n_heads, self.n_lags, self.head_size))
@@ -178,13 +180,13 @@ class Windowed(Local):
         common: the arguments of :class:`Local`.
 
     Raises:
-        ValueError: it is negative.
+        ConfigError: it is negative.
     """
 
     def __init__(self, *, local_window: int, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if local_window < 0:
-            raise ValueError(f"local_window={local_window} should be at least 0")
+            raise ConfigError(f"local_window={local_window} should be at least 0")
         self.local_window = local_window
 
 
@@ -214,7 +216,7 @@ class Initial(Local):
     def __init__(self, *, initial_form: str, initial_center: int, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         if initial_form not in INITIAL_FORMS:
-            raise ValueError(f"initial_form={initial_form!r} is not one of {', '.join(INITIAL_FORMS)}")
+            raise ConfigError(f"initial_form={initial_form!r} is not one of {', '.join(INITIAL_FORMS)}")
         self.initial_form = initial_form
         first = 0 if self.causal else 1 - self.max_seq_length
         lag = first + torch.arange(self.n_lags, dtype=torch.get_default_dtype())

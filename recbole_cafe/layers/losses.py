@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from recbole_cafe.errors import ConfigError
+
 LOSSES = ("BCE", "gBCE", "SSM", "CE")
 GBCE_T = 0.75  # what the paper of gBCE recommends
 BLOCK = 2**21  # logits held at a time: 8 MB of float32, which a processor's cache can hold
@@ -165,14 +167,14 @@ def check_loss(loss_type: str, n_negatives: int, gbce_t: float, losses: Sequence
         losses: the accepted ones.
 
     Raises:
-        ValueError: naming the key.
+        ConfigError: naming the key.
     """
     if loss_type not in losses:
-        raise ValueError(f"loss_type={loss_type!r} is not one of {', '.join(losses)}")
+        raise ConfigError(f"loss_type={loss_type!r} is not one of {', '.join(losses)}")
     if loss_type != "CE" and n_negatives < 1:
-        raise ValueError(f"n_negatives={n_negatives} must be at least 1 for loss_type={loss_type!r}")
+        raise ConfigError(f"n_negatives={n_negatives} must be at least 1 for loss_type={loss_type!r}")
     if not 0.0 <= gbce_t <= 1.0:
-        raise ValueError(f"gbce_t={gbce_t} must be in [0, 1]: 0 is BCE, 1 takes all of its overconfidence back")
+        raise ConfigError(f"gbce_t={gbce_t} must be in [0, 1]: 0 is BCE, 1 takes all of its overconfidence back")
 
 
 def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embedding | Callable[[Tensor], Tensor],

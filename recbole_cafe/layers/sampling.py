@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recbole_cafe.errors import DataError
+
 
 def swap_ids(ids: Tensor, p: float, n: int) -> Tensor:
     """Replace each id with probability p by one drawn uniformly from 1..n-1, itself included.
@@ -39,7 +41,7 @@ class ExclusiveSampler(nn.Module):
         n: number of ids, padding 0 included.
 
     Raises:
-        ValueError: fewer than two ids, so that no negative exists.
+        DataError: fewer than two ids, so that no negative exists.
     """
 
     count: Tensor
@@ -49,7 +51,7 @@ class ExclusiveSampler(nn.Module):
     def __init__(self, keys: Tensor, ids: Tensor, *, n_keys: int, n: int) -> None:
         super().__init__()
         if n < 3:
-            raise ValueError(f"negatives need at least two ids beside padding, there are {max(n - 1, 0)}")
+            raise DataError(f"negatives need at least two ids beside padding, there are {max(n - 1, 0)}")
         self.n = n
         pairs = torch.unique(keys[ids > 0] * n + ids[ids > 0])  # sorted, distinct
         key, own = pairs // n, pairs % n
@@ -93,7 +95,7 @@ class PopularitySampler(nn.Module):
         n: number of ids, padding 0 included.
 
     Raises:
-        ValueError: fewer than two ids, so that there is nothing to tell apart.
+        DataError: fewer than two ids, so that there is nothing to tell apart.
     """
 
     below: Tensor
@@ -102,7 +104,7 @@ class PopularitySampler(nn.Module):
     def __init__(self, ids: Tensor, *, n: int) -> None:
         super().__init__()
         if n < 3:
-            raise ValueError(f"a sampled softmax needs at least two ids beside padding, there are {max(n - 1, 0)}")
+            raise DataError(f"a sampled softmax needs at least two ids beside padding, there are {max(n - 1, 0)}")
         weight = torch.bincount(ids[(ids > 0) & (ids < n)], minlength=n)[1:] + 1
         self.register_buffer("below", weight.cumsum(0), persistent=False)  # the data's, as in ExclusiveSampler
         self.register_buffer("log_share", (weight / weight.sum()).log(), persistent=False)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from recbole_cafe.errors import ConfigError
+
 JOINTS = ("product", "sum", "item")
 
 
@@ -27,14 +29,14 @@ def joint_score(item_logit: Tensor, intent_term: Tensor | None, joint: str) -> T
         the shape of `item_logit`.
 
     Raises:
-        ValueError: joint is none of the above, or the intent's part is missing.
+        ConfigError: joint is none of the above, or the intent's part is missing.
     """
     if joint not in JOINTS:
-        raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
+        raise ConfigError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
     if joint == "item":
         return item_logit
     if intent_term is None:
-        raise ValueError(f"joint={joint!r} needs the terms of the intents")
+        raise ConfigError(f"joint={joint!r} needs the terms of the intents")
     return (F.logsigmoid(item_logit) if joint == "product" else item_logit) + intent_term
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import next_id_loss
@@ -107,7 +108,7 @@ class CaFeNet(Towers):
         sparse_tables: gradients of the item table hold the rows a batch touched.
 
     Raises:
-        ValueError: an unknown joint, or no intent tower where one is to be trained or to score.
+        ConfigError: an unknown joint, or no intent tower where one is to be trained or to score.
     """
 
     def __init__(
@@ -123,9 +124,9 @@ class CaFeNet(Towers):
         sparse_tables: bool,
     ) -> None:
         if joint not in JOINTS:
-            raise ValueError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
+            raise ConfigError(f"joint={joint!r} is not one of {', '.join(JOINTS)}")
         if not intent_tower and (intent_loss or joint != "item"):
-            raise ValueError(
+            raise ConfigError(
                 f"intent_tower=False needs intent_loss=False and joint='item' (there is no intent relevance to train "
                 f"or to score with), got intent_loss={intent_loss} and joint={joint!r}"
             )
@@ -187,11 +188,11 @@ class CaFeNet(Towers):
             [B, C + 1], 0 for padding and for "no intent".
 
         Raises:
-            ValueError: the model has no intent tower.
+            ConfigError: the model has no intent tower.
         """
         _, coarse, packing = self(history)
         if coarse is None or self.intent_embedding is None:
-            raise ValueError("intent_tower=False: no tower tells which intent comes next")
+            raise ConfigError("intent_tower=False: no tower tells which intent comes next")
         logits = packing.last(coarse) @ self.intent_embedding.weight.T
         logits[:, [0, self.n_intents]] = -torch.inf
         probabilities: Tensor = logits.softmax(1)

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
@@ -156,7 +157,7 @@ class LevelSettings:
         popularity_exponent: alpha of a ranking.
 
     Raises:
-        ValueError: a setting outside of its range.
+        ConfigError: a setting outside of its range.
     """
 
     item_memory: bool
@@ -170,10 +171,10 @@ class LevelSettings:
 
     def __post_init__(self) -> None:
         if self.n_in_intent < 1:
-            raise ValueError(f"n_in_intent={self.n_in_intent} must be at least 1")
+            raise ConfigError(f"n_in_intent={self.n_in_intent} must be at least 1")
         for key in ("shrinkage", "rank_shrinkage", "evidence_exponent"):
             if (value := vars(self)[key]) < 0:
-                raise ValueError(f"{key}={value} must be at least 0")
+                raise ConfigError(f"{key}={value} must be at least 0")
 
 
 class CaFePlusNet(Towers):

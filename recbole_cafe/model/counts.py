@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.ranking.query import ScoreOverrides
 
 REPEATS = ("observed", "free")
@@ -24,13 +25,13 @@ def _check(
     values = vars(settings)
     for key, least in at_least.items():
         if values[key] < least:
-            raise ValueError(f"{key}={values[key]} must be at least {least}")
+            raise ConfigError(f"{key}={values[key]} must be at least {least}")
     for key in shares:
         if not 0 <= values[key] <= 1:
-            raise ValueError(f"{key}={values[key]} must be between 0 and 1")
+            raise ConfigError(f"{key}={values[key]} must be between 0 and 1")
     for key in positive:
         if values[key] <= 0:
-            raise ValueError(f"{key}={values[key]} must be above 0: it gives what was never seen a probability")
+            raise ConfigError(f"{key}={values[key]} must be above 0: it gives what was never seen a probability")
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class CountSettings:
         repeats: ``observed`` for (3), ``free`` to leave probabilities as they are.
 
     Raises:
-        ValueError: a setting outside of its range.
+        ConfigError: a setting outside of its range.
     """
 
     window: int
@@ -85,7 +86,7 @@ class CountSettings:
             shares=("window_decay", "backward", "history_decay", "discount"), positive=("prior", "popularity_prior"),
         )  # fmt: skip
         if self.repeats not in REPEATS:
-            raise ValueError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
+            raise ConfigError(f"repeats={self.repeats!r} is not one of {', '.join(REPEATS)}")
 
     def table(self, users: Tensor, items: Tensor, n: int) -> TransitionCounts:
         """The counts of items."""
@@ -105,7 +106,7 @@ class IntentCountSettings:
     """The same for intents.
 
     Raises:
-        ValueError: a setting outside of its range.
+        ConfigError: a setting outside of its range.
     """
 
     intent_window: int

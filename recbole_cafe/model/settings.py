@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.local import THETA_SOURCES
@@ -74,7 +75,7 @@ class LocalSettings:
         residual: see :class:`recbole_cafe.layers.encoder.EncoderBlock`.
 
     Raises:
-        ValueError: an unknown theta_source.
+        ConfigError: an unknown theta_source.
     """
 
     n_local_heads: int
@@ -84,7 +85,7 @@ class LocalSettings:
 
     def __post_init__(self) -> None:
         if self.theta_source not in THETA_SOURCES:
-            raise ValueError(f"theta_source={self.theta_source!r} is not one of {', '.join(THETA_SOURCES)}")
+            raise ConfigError(f"theta_source={self.theta_source!r} is not one of {', '.join(THETA_SOURCES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class LossSettings:
         gbce_t: calibration of ``gBCE``.
 
     Raises:
-        ValueError: see :func:`recbole_cafe.layers.losses.check_loss`.
+        ConfigError: see :func:`recbole_cafe.layers.losses.check_loss`.
     """
 
     accepted: ClassVar[tuple[str, ...]] = LOSSES

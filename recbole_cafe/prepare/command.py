@@ -7,13 +7,13 @@ import datetime
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from recbole_cafe.files.atomic import AtomicFileError
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.atomic_writer import Written, check_target
 from recbole_cafe.prepare import fetch
 from recbole_cafe.prepare.engine import ENGINES
@@ -31,12 +31,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `recbole-cafe prepare`."""
-    sources = parser.add_subparsers(dest="source", required=True, metavar="amazon | tmall | atomic | table")
+def add_arguments(add_source: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    """The arguments of `recbole-cafe prepare`.
 
-    one = sources.add_parser("amazon", help="reviews and metadata of Amazon 2014, 2018 or 2023",
-                             description="Amazon's reviews and metadata of 2014, 2018 or 2023.")  # fmt: skip
+    Args:
+        add_source: makes the parser of a source, given its name, a sentence about it, and lines to type.
+    """
+    one = add_source(
+        "amazon", "Amazon's reviews and metadata of 2014, 2018 or 2023.",
+        "recbole-cafe prepare amazon --version=2018 --categories Books Toys_and_Games --preset=paper\n"
+        "recbole-cafe prepare amazon --reviews reviews_Books.json.gz --metadata meta_Books.json.gz --min-user=5",
+    )  # fmt: skip
     one.add_argument("--reviews", nargs="+", metavar="FILE", help="review files, e.g. Books.json.gz")
     one.add_argument("--metadata", nargs="+", metavar="FILE", help="metadata files, e.g. meta_Books.json.gz")
     one.add_argument("--version", choices=fetch.AMAZON, help="of the files named by --categories")
@@ -47,26 +52,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                      help="category, brand, main (the department) or a column (default: %(default)s)")  # fmt: skip
     _shared(one, "amazon", preset=True)
 
-    one = sources.add_parser("tmall", help="Alibaba's logs of IJCAI-15 and IJCAI-16",
-                             description="Alibaba's log of IJCAI-15 (user_log_format1.csv) or IJCAI-16 "
-                                         "(ijcai2016_taobao.csv); sellers as intents.")  # fmt: skip
+    one = add_source(
+        "tmall", "Alibaba's log of IJCAI-15 (user_log_format1.csv) or IJCAI-16 (ijcai2016_taobao.csv); sellers as "
+        "intents.",
+        "recbole-cafe prepare tmall --log user_log_format1.csv --preset=paper\n"
+        "recbole-cafe prepare tmall --log zip://ijcai2016_taobao.csv::IJCAI16_data.zip --actions=buy",
+    )  # fmt: skip
     one.add_argument("--log", nargs="+", metavar="FILE", help="log files; zip://FILE::ARCHIVE.zip reads inside a zip")
     one.add_argument("--intent", choices=tmall.INTENTS, default="seller", help="default: %(default)s")
     one.add_argument("--actions", default=",".join(tmall.ACTIONS), help="which count (default: %(default)s)")
     one.add_argument("--year", type=int, default=2014, help="of the days of IJCAI-15 (default: %(default)s)")
     _shared(one, "tmall", preset=True)
 
-    one = sources.add_parser("atomic", help="RecBole's published atomic files, intent in a column of another name",
-                             description="A folder of RecBole's published atomic files; the intent is a column of "
-                                         "the .item or the .inter file.")  # fmt: skip
+    one = add_source(
+        "atomic", "A folder of RecBole's published atomic files; the intent is a column of the .item or the .inter "
+        "file.",
+        "recbole-cafe prepare atomic --folder=dataset/ml-100k --intent=class --name=ml-by-genre",
+    )  # fmt: skip
     one.add_argument("--folder", required=True, help="folder with the .inter and .item files")
     one.add_argument("--intent", required=True, metavar="COLUMN", help="such as seller_id, brand, categories")
     _columns(one, user="user_id", item="item_id", time="timestamp")
     _shared(one, None)
 
-    one = sources.add_parser("table", help="any CSV, TSV, JSON lines or Parquet, local or on object storage",
-                             description="Any CSV, TSV, JSON lines or Parquet files with named columns, local or a URL "
-                                         "that fsspec knows (s3://..., gs://..., https://...).")  # fmt: skip
+    one = add_source(
+        "table", "Any CSV, TSV, JSON lines or Parquet files with named columns, local or a URL that fsspec knows "
+        "(s3://..., gs://..., https://...).",
+        "recbole-cafe prepare table --name=shop --interactions=sales.parquet --items=products.csv --user=customer "
+        "--item=sku --time=sold_at --intent=category\n"
+        "recbole-cafe prepare table --name=clicks --interactions s3://bucket/clicks.jsonl --user=u --item=i --time=t "
+        "--intent=path --separator=' > ' --level=2",
+    )  # fmt: skip
     one.add_argument("--interactions", nargs="+", required=True, metavar="FILE")
     one.add_argument("--items", nargs="+", metavar="FILE", help="default: the interactions have the intent too")
     one.add_argument("--intent", required=True, metavar="COLUMN")
@@ -136,14 +151,18 @@ def _cores() -> int:
 
 
 def main(args: argparse.Namespace, command: Sequence[str] = ()) -> int:
-    """Run `recbole-cafe prepare`: 0 when the data set was written, 2 with a message on stderr when not."""
+    """Run `recbole-cafe prepare`.
+
+    Returns:
+        0, when the data set is written.
+
+    Raises:
+        ConfigError, PrepareError, AtomicFileError, OutputError, MachineError: nothing was written.
+    """
     try:
         written, report = run(args, command)
-    except (PrepareError, AtomicFileError, OSError, pa.ArrowException) as error:
-        print(
-            f"recbole-cafe prepare: {' '.join(str(error).split())}", file=sys.stderr
-        )  # Arrow's may have several lines
-        return 2
+    except pa.ArrowException as error:
+        raise PrepareError(f"{args.name}: {' '.join(str(error).split())}") from error  # Arrow's may have several lines
     numbers = report.numbers
     print(
         f"{Path(args.out) / args.name}: {written.users:,} users, {written.items:,} items, "
@@ -160,7 +179,7 @@ def run(args: argparse.Namespace, command: Sequence[str] = ()) -> tuple[Written,
     """Prepare what the arguments say.
 
     Raises:
-        PrepareError, AtomicFileError: nothing was written.
+        ConfigError, PrepareError, AtomicFileError, OutputError, MachineError: nothing was written.
     """
     folder = Path(args.out) / args.name
     options = _options(args)
@@ -198,14 +217,14 @@ def _options(args: argparse.Namespace) -> Options:
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     for name in ("after", "before"):
         if (text := getattr(args, name)) is not None:
-            found = table.reader_of_times("auto")(text)
-            if found is None:
-                raise PrepareError(f"--{name}={text}: expected a date such as 2016-01-31, or seconds since 1970")
-            given[name] = found
+            seconds = table.reader_of_times("auto")(text)
+            if seconds is None:
+                raise ConfigError(f"--{name}={text}: expected a date such as 2016-01-31, or seconds since 1970")
+            given[name] = seconds
     if args.min_rating is not None and args.source in ("table", "atomic") and not args.rating:
-        raise PrepareError("--min-rating needs --rating, the column of the rating")
+        raise ConfigError("--min-rating needs --rating, the column of the rating")
     if args.min_rating is not None and args.source == "tmall":
-        raise PrepareError(
+        raise ConfigError(
             "--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions"
         )
     base = PRESETS[args.source] if args.preset else {}
@@ -227,7 +246,7 @@ def _amazon(args: argparse.Namespace) -> list[dict[str, Any]]:
         reviews, metadata = [*reviews, *more[0]], [*metadata, *more[1]]
     if not reviews or not metadata:
         pages = ", ".join(f"{version}: {release.page}" for version, release in fetch.AMAZON.items())
-        raise PrepareError(f"give --version and --categories, or --reviews and --metadata with files from {pages}")
+        raise ConfigError(f"give --version and --categories, or --reviews and --metadata with files from {pages}")
     return [_task("amazon", "interactions", path, intent=args.intent) for path in reviews] + [
         _task("amazon", "items", path, intent=args.intent) for path in metadata
     ]
@@ -236,9 +255,9 @@ def _amazon(args: argparse.Namespace) -> list[dict[str, Any]]:
 def _tmall(args: argparse.Namespace) -> list[dict[str, Any]]:
     actions = args.actions.split(",")
     if unknown := [action for action in actions if action not in tmall.ACTIONS]:
-        raise PrepareError(f"--actions: {unknown[0]!r} is none of {', '.join(tmall.ACTIONS)}")
+        raise ConfigError(f"--actions: {unknown[0]!r} is none of {', '.join(tmall.ACTIONS)}")
     if not args.log:
-        raise PrepareError(fetch.tmall_by_hand())
+        raise ConfigError(fetch.tmall_by_hand())
     return [
         _task("tmall", "interactions", path, intent=args.intent, actions=actions, year=args.year) for path in args.log
     ]
@@ -276,7 +295,7 @@ def _check_pattern(form: str) -> None:
         return
     now = datetime.datetime(2020, 2, 29)
     if "%" not in form or now.strftime(form) == form:
-        raise PrepareError(f"--time-format={form}: expected auto, s, ms, us or a pattern such as %d.%m.%Y")
+        raise ConfigError(f"--time-format={form}: expected auto, s, ms, us or a pattern such as %d.%m.%Y")
 
 
 TASKS = {"amazon": _amazon, "tmall": _tmall, "atomic": _atomic, "table": _table}

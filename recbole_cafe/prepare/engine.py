@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from recbole_cafe.errors import missing_package
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
@@ -69,13 +70,14 @@ def connect(engine: str, work: Path, *, memory: str, threads: int) -> Engine:
         threads: that it may use.
 
     Raises:
-        PrepareError: the engine is not installed or does not start.
+        MachineError: the engine is not installed.
+        PrepareError: it does not start.
     """
     try:
         return (DuckDB if engine == "duckdb" else Spark)(work, memory=memory, threads=threads)
     except ImportError as error:
         extra = "prepare" if engine == "duckdb" else "spark"
-        raise PrepareError(f"{error}; install it with pip install 'recbole-cafe[{extra}]'") from error
+        raise missing_package(error, extra) from error
 
 
 class DuckDB:

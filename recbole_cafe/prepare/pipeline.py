@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER
 from recbole_cafe.files.atomic_writer import Stream, Written, check_target, write_dataset
 from recbole_cafe.files.whole import beside
@@ -51,12 +52,12 @@ class Options:
         """Check each choice.
 
         Raises:
-            PrepareError: one that cannot be.
+            ConfigError: one that cannot be.
         """
         if self.level not in ("leaf", "path") and not (
             self.level.isascii() and self.level.isdigit() and int(self.level)
         ):
-            raise PrepareError(f"--level={self.level}: expected leaf, path or a depth from 1")
+            raise ConfigError(f"--level={self.level}: expected leaf, path or a depth from 1")
         for name, choices in (
             ("duplicates", DUPLICATES),
             ("core", CORES),
@@ -64,14 +65,14 @@ class Options:
             ("unknown", ("keep", "drop")),
         ):
             if getattr(self, name) not in choices:
-                raise PrepareError(f"--{name}={getattr(self, name)}: expected one of {', '.join(choices)}")
+                raise ConfigError(f"--{name}={getattr(self, name)}: expected one of {', '.join(choices)}")
         for name in ("min_user", "min_item", "min_intent"):
             if getattr(self, name) < 1:
-                raise PrepareError(f"--{name.replace('_', '-')}={getattr(self, name)}: expected at least 1")
+                raise ConfigError(f"--{name.replace('_', '-')}={getattr(self, name)}: expected at least 1")
         if self.users is not None and self.users < 1:
-            raise PrepareError(f"--users={self.users}: expected at least 1")
+            raise ConfigError(f"--users={self.users}: expected at least 1")
         if self.after is not None and self.before is not None and self.after >= self.before:
-            raise PrepareError(f"the time range is empty: it begins at {self.after:g} and ends before {self.before:g}")
+            raise ConfigError(f"the time range is empty: it begins at {self.after:g} and ends before {self.before:g}")
 
 
 @dataclass

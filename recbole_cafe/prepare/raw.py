@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.files.atomic import MISSING
 
 FILE_ROWS = 1 << 40
@@ -47,7 +48,7 @@ _UNSAFE = "[\\t\\n\\r\\x00]"
 _READ_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
-class PrepareError(ValueError):
+class PrepareError(DataError):
     """A raw file or a choice that cannot become a data set; the message says where and what was expected."""
 
 

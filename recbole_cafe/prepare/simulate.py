@@ -32,6 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.atomic import INTENT, ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, check_target, write_dataset
 from recbole_cafe.files.simulated import MANIFEST as MANIFEST
@@ -90,18 +91,18 @@ class Structure:
         """Check each number.
 
         Raises:
-            ValueError: one that cannot be.
+            ConfigError: one that cannot be.
         """
         if min(self.transition, self.favourite, self.stay) < 0 or self.transition + self.favourite + self.stay > 100:
-            raise ValueError(
+            raise ConfigError(
                 f"transition={self.transition}, favourite={self.favourite}, stay={self.stay}: "
                 "expected three percentages of at most 100 together"
             )
         if not 0 <= self.taste <= 100:
-            raise ValueError(f"taste={self.taste}: expected a percentage")
+            raise ConfigError(f"taste={self.taste}: expected a percentage")
         for name in ("successors", "favourites", "intent_offset", "item_offset"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+                raise ConfigError(f"{name}={getattr(self, name)}: expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def simulate(
         strictly increasing in a user) and `item_id:token`, `intent:token`.
 
     Raises:
-        ValueError: a shape that cannot be.
+        ConfigError: a shape that cannot be.
     """
     _check_shape(n_users, n_items, n_intents, n_interactions, seed)
     structure = structure or Structure()
@@ -210,17 +211,17 @@ class _Random:
 def _check_shape(n_users: int, n_items: int, n_intents: int, n_interactions: int, seed: int) -> None:
     for name, value in (("n_users", n_users), ("n_items", n_items), ("n_intents", n_intents)):
         if value < 1:
-            raise ValueError(f"{name}={value}: expected at least 1")
+            raise ConfigError(f"{name}={value}: expected at least 1")
     if n_intents > n_items:
-        raise ValueError(f"n_intents={n_intents}: expected at most n_items={n_items}, an item has one intent")
+        raise ConfigError(f"n_intents={n_intents}: expected at most n_items={n_items}, an item has one intent")
     if n_interactions < MIN_LENGTH * n_users:
-        raise ValueError(
+        raise ConfigError(
             f"n_interactions={n_interactions}: expected at least {MIN_LENGTH * n_users}, {MIN_LENGTH} a user"
         )
     if n_interactions < n_items:
-        raise ValueError(f"n_interactions={n_interactions}: expected at least n_items={n_items}, every item occurs")
+        raise ConfigError(f"n_interactions={n_interactions}: expected at least n_items={n_items}, every item occurs")
     if seed < 0:
-        raise ValueError(f"seed={seed}: expected a non-negative integer")
+        raise ConfigError(f"seed={seed}: expected a non-negative integer")
 
 
 def _apportion(total: np.ndarray, weights: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -409,7 +410,7 @@ def write_simulated(
 
     Raises:
         AtomicFileError: `folder` holds what may not be replaced.
-        ValueError: a shape that cannot be.
+        ConfigError: a shape that cannot be.
     """
     folder = Path(folder)
     check_target(folder, name, [MANIFEST], replace)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.errors import OutputError, output_error
 from recbole_cafe.prepare.raw import PrepareError, Source
 from recbole_cafe.prepare.sources import READERS
 
@@ -30,14 +31,20 @@ def run_task(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _
 
     Raises:
         PrepareError: a file that cannot be opened, lacks columns, or has a fault while strict.
+        OutputError: the disk is full.
     """
     source = Source(task, progress)
-    source.write(task["out"], READERS[task["source"]](source, task["role"]))
+    try:
+        source.write(task["out"], READERS[task["source"]](source, task["role"]))
+    except OSError as error:
+        if refused := output_error(task["out"], error):
+            raise refused from error
+        raise
     return source.result() | {"role": task["role"]}
 
 
 def run_task_or_tell(task: Mapping[str, Any], progress: Callable[[int], None] = lambda _bytes: None) -> dict[str, Any]:
-    """Run a task, with the message of a PrepareError as `error`, which travels between processes.
+    """Run a task, with the message of what could not be read or written as `error`, which travels between processes.
 
     Args:
         task: as in `run_task`.
@@ -45,7 +52,7 @@ def run_task_or_tell(task: Mapping[str, Any], progress: Callable[[int], None] = 
     """
     try:
         return run_task(task, progress)
-    except PrepareError as error:
+    except (PrepareError, OutputError) as error:
         return {"error": str(error)}
 
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.ranking.expectation import expectation
 
 __all__ = ["Ranks", "ScoreError", "best", "expectation", "list_with_target", "rank_of_target"]
 
 
-class ScoreError(ValueError):
+class ScoreError(DataError):
     """A model returned scores that cannot be ranked."""
 
 

@@ -250,6 +250,7 @@ def save(path: str | os.PathLike, state: dict[str, Any]) -> None:
 
     Raises:
         TypeError: a part which has no plain form; nothing is written.
+        OutputError: the disk is full; what was at `path` stays.
     """
     state = dict(state)
     if not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
@@ -276,14 +277,14 @@ def load(
             process has just written, and for a look at what is not a tensor.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged or no checkpoint. Before anything is used its digest is compared (of a
-            file without one, the archive's checksums), and nothing takes more memory than the file has bytes.
+        CheckpointError: there is no such file, or it is damaged or no checkpoint. Before anything is used its digest is
+            compared (of a file without one, the archive's checksums), and nothing takes more memory than the file has
+            bytes.
         UnsafeCheckpointError: the file needs unpickling and ``trust_checkpoint`` is not set.
     """
     path = os.fspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
+        raise CheckpointError(f"there is no checkpoint file {path}")
     with open(path, "rb") as file:
         head = file.read(2)
     bare = head[:1] == b"\x80"  # a bare pickle, as torch wrote once, without checksums

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import re
 import runpy
 import select
@@ -12,6 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,13 @@ import pytest
 import torch
 
 import recbole_cafe
-from recbole_cafe import Config
+from recbole_cafe import Config, environment, errors
 from recbole_cafe.cli import run
 from recbole_cafe.cli.arguments import parse_arguments
 from recbole_cafe.cli.main import PACK, VERBS, main, make_parser
 from recbole_cafe.files import places
 from recbole_cafe.files.result import Result
+from recbole_cafe.prepare.command import TASKS
 from recbole_cafe.prepare.simulate import is_simulated, verify, write_simulated
 from recbole_cafe.train import checkpoint
 
@@ -216,22 +220,22 @@ def file_of(text: str) -> Callable[[Path], dict[str, object]]:
     [
         ({"learning_rat": 0.1}, "ConfigError", "unknown key 'learning_rat' (value 0.1) for CaFe; did you mean learn"),
         ({"tie_order": "time"}, "ConfigError", "tie_order='time' is not one of file, random"),
-        ({"joint": "maybe"}, "ValueError", "joint='maybe' is not one of product, sum, item"),
-        ({"loss_type": "BPR"}, "ValueError", "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
-        ({"n_heads": 3}, "ValueError", "hidden_size=8 is not a multiple of n_heads=3"),
+        ({"joint": "maybe"}, "ConfigError", "joint='maybe' is not one of product, sum, item"),
+        ({"loss_type": "BPR"}, "ConfigError", "loss_type='BPR' is not one of BCE, gBCE, SSM, CE"),
+        ({"n_heads": 3}, "ConfigError", "hidden_size=8 is not a multiple of n_heads=3"),
         ({"epochs": "x"}, "ConfigError", "epochs='x' should be a number (default "),
         ({"intent_loss": "maybe"}, "ConfigError", "intent_loss='maybe' should be True or False (default True)"),
         ({"dataset": "nothere"}, "DataError", "no data set 'nothere': looked for"),
         ({"model": "NoSuchModel"}, "ConfigError", "no model 'NoSuchModel'; `recbole-cafe list` names the models"),
         ({"model": "FM"}, "ConfigError", "FM is a context model; sequential, general and traditional models run"),
         ({"save_dataset": True}, "ConfigError", "save_dataset: RecBole caches data by pickling"),
-        ({"eval_mode": "authors20"}, "ValueError", "authors20 gives each negative another intent"),
+        ({"eval_mode": "authors20"}, "DataError", "authors20 gives each negative another intent"),
         ({"INTENT_FIELD": "brand"}, "DataError", "has no column 'brand' to read intents from; its columns are item_id"),
         ({"preset": "table3/none"}, "ConfigError", "no preset 'table3/none'; there are: "),
         ({"config_files": "nowhere.yaml"}, "ConfigError", "config file nowhere.yaml cannot be read: No such file"),
         (file_of("a: [1,\n"), "ConfigError", "config file a.yaml is not YAML: while parsing a flow"),
         (file_of("epoch: 3\n"), "ConfigError", "unknown key 'epoch' (value 3) for CaFe; did you mean epochs?"),
-        (damaged_candidates, "ValueError", "not a readable candidates file"),
+        (damaged_candidates, "DataError", "not a readable candidates file"),
         (file_in_the_way, "ConfigError", "result_file=a/r.json cannot be written"),
     ],
     ids=lambda value: next(iter(value), "") if isinstance(value, dict) else getattr(value, "__name__", None),
@@ -264,12 +268,21 @@ def test_a_failure_is_one_line(
         ("run --nproc=0", "run: argument --nproc: 0: expected at least 1; see recbole-cafe run --help"),
         ("benchmark", "benchmark: the following arguments are required: NAME|FILE.yaml; see"),
         ("benchmark quick --jobs=-1", "benchmark: argument --jobs: -1: expected at least 0; see"),
-        ("benchmark quick --keep_checkpoints=yes", "benchmark: argument --keep_checkpoints: invalid choice: 'yes'"),
+        (
+            "benchmark quick --keep_checkpoints=yes",
+            "benchmark: argument --keep_checkpoints: 'yes' is none of True, False; see",
+        ),
         ("benchmark pack", "benchmark pack: the following arguments are required: folder; see"),
         ("report", "report: the following arguments are required: folder; see recbole-cafe report --help"),
         ("report x --tests=t", "report: it takes no --tests=t; see recbole-cafe report --help"),
         ("list models", "list: it takes no models; see recbole-cafe list --help"),
         ("simulate --users=x", "simulate: argument --users: invalid int value: 'x'; see"),
+        ("prepare tabel", "did you mean table?; see recbole-cafe prepare --help"),
+        ("run --model=", "run: argument --model: it is empty; see recbole-cafe run --help"),
+        ("report x --test=bogus", "report: argument --test: 'bogus' is none of t, wilcoxon; see"),
+        ("benchmark quick --search=bogus", "argument --search: 'bogus' is none of none, grid, tpe; see"),
+        ("simulate --items=0", "simulate: n_items=0: expected at least 1"),
+        ("help trian", "no command 'trian'"),
         ("prepare", "prepare: the following arguments are required: amazon | tmall | atomic | table; see"),
         ("trian --epochs=3", "no command 'trian'; there are run, show-config, exec, benchmark, "),
         ("benchmrk quick", "did you mean benchmark?"),
@@ -324,7 +337,107 @@ def test_a_broken_pipe_elsewhere_is_a_failure(
 
     monkeypatch.setattr(run, "run_command", broken)
     assert main(["run"]) == 1
-    assert capfd.readouterr().err == "recbole-cafe: BrokenPipeError: a worker has gone\n"
+    assert "BrokenPipeError: a worker has gone\nrecbole-cafe: this is a bug" in capfd.readouterr().err
+
+
+def raised(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Status and what is said of an exception that ends the command."""
+
+    def fail(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(run, "run_command", fail)
+    return main(["run"]), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (errors.DataError("a.inter: no rows"), "DataError: a.inter: no rows"),
+        (errors.OutputError("a.json cannot be written: the disk is full"), "OutputError: a.json cannot be written: the "
+         "disk is full"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.npz"), "OutputError: a.npz cannot be written: the disk is "
+         "full"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.log"), "PermissionError: a.log: Permission denied"),
+        (MemoryError("32 GiB"), "MachineError: there is not enough memory (32 GiB); smaller batches need less"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_a_user_can_mend_is_one_line(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert raised(error, monkeypatch, capsys) == (1, f"recbole-cafe: {line}\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), TypeError("odd"), KeyError("odd"), AssertionError("odd")])
+def test_anything_else_is_a_bug_and_says_so(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = raised(error, monkeypatch, capsys)
+    lines = said.splitlines()
+    assert status == 1
+    assert lines[0] == "Traceback (most recent call last):"
+    assert "odd" in lines[-3]
+    assert lines[-2].startswith("recbole-cafe: this is a bug of recbole-cafe, not a fault of what you typed")
+    assert "Please report it" in lines[-2]
+    assert lines[-1].startswith(f"recbole-cafe {recbole_cafe.__version__}, recbole 1.2.")
+    assert f"torch {torch.__version__}" in lines[-1]
+    assert f"python {platform.python_version()}" in lines[-1]
+
+
+def test_a_bug_is_reported_where_the_metadata_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Message()
+    page["Project-URL"] = "Source, https://example.org/code"
+    page["Project-URL"] = "Issues, https://example.org/issues"
+    monkeypatch.setattr(environment, "metadata", lambda _: page)
+    assert environment.report_to() == "at https://example.org/issues"
+    monkeypatch.setattr(environment, "metadata", lambda _: Message())
+    assert environment.report_to() == "to those you have recbole-cafe from"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_called_so_by_file() -> None:
+    """Nothing fits on /dev/full; torch ends its archive there with "unexpected pos"."""
+    for write in (lambda file: file.write(b"x" * 100_000), lambda file: torch.save({"a": torch.zeros(9999)}, file)):
+        with pytest.raises((OSError, RuntimeError)) as caught, open("/dev/full", "wb", buffering=0) as full:
+            write(full)
+        told = errors.output_error("best.pth", caught.value)
+        assert str(told) == "best.pth cannot be written: the disk is full"
+    cut_off = RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+    told = errors.output_error("best.pth", cut_off)
+    assert str(told).startswith("best.pth cannot be written, probably because the disk is full (")
+    assert errors.output_error("best.pth", ValueError("odd")) is None
+
+
+def test_the_nearest_name_is_offered() -> None:
+    assert errors.did_you_mean("cafe", ["NOVA", "CaFe"]) == "; did you mean CaFe?"
+    assert errors.did_you_mean("benchmrk", VERBS) == "; did you mean benchmark?"
+    assert errors.did_you_mean("zzz", ["NOVA", "CaFe"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("show-config --model=cafe", "CaFe"),
+        ("show-config --model=SASRecc", "SASRec"),
+        ("show-config --preset=table3/bse", "table3/base"),
+        ("benchmark quik", "quick"),
+        ("benchmark quick --systems=CaFee", "CaFe"),
+    ],
+)
+def test_a_misspelt_name_gets_a_hint(typed: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed.split()) == 1
+    assert capsys.readouterr().err.endswith(f"; did you mean {near}?\n")
+
+
+def test_an_error_in_several_processes_is_told_as_in_one(simulated: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    done = python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, n_heads=3))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "recbole-cafe: ConfigError: hidden_size=8 is not a multiple of n_heads=3"
+    assert "Traceback" not in done.stderr
 
 
 def test_a_result_that_cannot_be_written_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +468,15 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{recbole_cafe.__version__}\n"
 
 
-@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_command_is_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["run"], PACK.split(), ["prepare", "table"]):
+        assert main([*words, "--help"]) == 0
+        help_of_it = capsys.readouterr().out
+        assert main(["help", *words]) == 0
+        assert capsys.readouterr().out == help_of_it
+
+
+@pytest.mark.parametrize("verb", [*VERBS, *(f"prepare {source}" for source in TASKS)])
 def test_every_command_has_help_with_examples_that_parse(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*verb.split(), "--help"]) == 0
     _, examples = capsys.readouterr().out.split("examples:\n")
@@ -410,7 +531,7 @@ def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str])
     shape = ["--users=20", "--items=60", "--intents=5", "--interactions=200"]
     assert main(["simulate", "--name=mine", "--out=made", *shape, "--seed=3"]) == 0
     assert verify("made/mine")["counts"] == {"users": 20, "items": 60, "intents": 5, "interactions": 200}
-    assert main(["simulate", "--name=mine", "--out=made", *shape]) == 2
+    assert main(["simulate", "--name=mine", "--out=made", *shape]) == 1
     assert "exists already; nothing was written, pass replace" in capsys.readouterr().err
     assert main(tiny(Path("made"), "mine", eval_mode="full", epochs=1)) == 0
 

@@ -165,7 +165,7 @@ def test_an_unknown_key_is_refused_wherever_it_stands() -> None:
 @pytest.mark.parametrize(
     ("model", "dataset", "message"),
     [
-        ("cafe", "toy", r"no model 'cafe'; did you mean CaFe\? `recbole-cafe list` names"),
+        ("cafe", "toy", r"no model 'cafe'; did you mean CaFe\?; `recbole-cafe list` names"),
         ("sasrec", "toy", r"no model 'sasrec'; did you mean SASRec\?"),
         ("SASrek", "toy", r"no model 'SASrek'; did you mean SASRec\?"),
         ("zzzz", "toy", "no model 'zzzz'; `recbole-cafe list` names the models there are"),

@@ -282,8 +282,8 @@ for call in (lambda: load_data_and_model("nowhere.pth"), lambda: get_model("Nobo
 """
     )
     assert output.splitlines() == [
-        "FileNotFoundError there is no checkpoint file nowhere.pth",
-        "ValueError `model_name` [Nobody] is not the name of an existing model.",
+        "CheckpointError there is no checkpoint file nowhere.pth",
+        "ConfigError `model_name` [Nobody] is not the name of an existing model.",
     ]
 
 

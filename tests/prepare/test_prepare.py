@@ -222,7 +222,7 @@ def test_amazon_2023_with_parents_milliseconds_and_ratings(
         assert prepared(*arguments, "--intent=brand", name="brand")[1] == lines("P1 Sally", "P2 Ésprit")
         late = prepared(*arguments, "--after=2020-05-05T14:08:48.500Z", name="late")[0]
         assert late == lines("AB P1 1588687728.923", "AC P1 1588687728.924")
-        assert main(["prepare", *arguments, "--before=2020-05-05T14:08:48.500Z", "--name=early", "--out=out"]) == 2
+        assert main(["prepare", *arguments, "--before=2020-05-05T14:08:48.500Z", "--name=early", "--out=out"]) == 1
         assert "no item has an intent" in capsys.readouterr().err and not Path("out/early").exists()
 
 
@@ -428,36 +428,38 @@ def test_numbers_of_intents() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "status", "message"),
     [
-        (["--level=deep"], "--level=deep: expected leaf, path or a depth from 1"),
-        (["--min-user=0"], "--min-user=0: expected at least 1"),
-        (["--after=2024-01-02", "--before=2024-01-01"], "the time range is empty"),
-        (["--after=tomorrow"], "--after=tomorrow: expected a date"),
-        (["--min-rating=3"], "--min-rating needs --rating"),
-        (["--time-format=hours"], "--time-format=hours: expected auto, s, ms, us or a pattern"),
-        (["--time=at"], "clicks.csv: line 1: no column 'at' for time; found who, what, when, kind"),
-        (["--interactions=nowhere.csv"], "nowhere.csv: no such file"),
-        (["--interactions=clicks.xls"], "clicks.xls: the name does not tell the format; give --format"),
-        (["--before=0"], "no interaction is left after: time before 0 (rows read: 3; time before 0: 0)"),
-        (["--min-user=9"], "no interaction is left after: at least 1 an item and 9 a user, round 1"),
-        (["--user=kind", "--time=who"], "no interaction could be read from"),
-        (["--strict", "--time=who"], "clicks.csv: line 2: found 'ann': no time (--strict stops here"),
-        (["--name=a/b"], "'a/b' is no data set name"),
+        (["--level=deep"], 2, "--level=deep: expected leaf, path or a depth from 1"),
+        (["--min-user=0"], 2, "--min-user=0: expected at least 1"),
+        (["--after=2024-01-02", "--before=2024-01-01"], 2, "the time range is empty"),
+        (["--after=tomorrow"], 2, "--after=tomorrow: expected a date"),
+        (["--min-rating=3"], 2, "--min-rating needs --rating"),
+        (["--time-format=hours"], 2, "--time-format=hours: expected auto, s, ms, us or a pattern"),
+        (["--time=at"], 1, "clicks.csv: line 1: no column 'at' for time; found who, what, when, kind"),
+        (["--interactions=nowhere.csv"], 1, "nowhere.csv: no such file"),
+        (["--interactions=clicks.xls"], 2, "clicks.xls: the name does not tell the format; give --format"),
+        (["--before=0"], 1, "no interaction is left after: time before 0 (rows read: 3; time before 0: 0)"),
+        (["--min-user=9"], 1, "no interaction is left after: at least 1 an item and 9 a user, round 1"),
+        (["--user=kind", "--time=who"], 1, "no interaction could be read from"),
+        (["--strict", "--time=who"], 1, "clicks.csv: line 2: found 'ann': no time (--strict stops here"),
+        (["--name=a/b"], 2, "'a/b' is no data set name"),
     ],
 )  # fmt: skip
 def test_a_choice_that_gives_no_data_set_is_named_and_writes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture, arguments: list[str], status: int, message: str
 ) -> None:
-    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", *arguments]) == 2
-    assert "recbole-cafe prepare: " in (said := capsys.readouterr().err) and message in said
+    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", *arguments]) == status
+    said = capsys.readouterr().err
+    assert said.startswith("recbole-cafe: prepare table: " if status == 2 else "recbole-cafe: PrepareError: ")
+    assert message in said and said.count("\n") == 1
     assert not Path("out").exists() or not list(Path("out").iterdir())
 
 
 def test_an_existing_data_set_is_replaced_only_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = prepared(*shop(tmp_path))
     arguments = ["prepare", *shop(tmp_path, "zoe,tea,1\n"), "--name=d", "--out=out"]
-    assert main(arguments) == 2 and "exists already" in capsys.readouterr().err
+    assert main(arguments) == 1 and "exists already" in capsys.readouterr().err
     assert Path("out/d/d.inter").read_text() == INTER + before[0]
     assert prepared(*shop(tmp_path, "zoe,tea,1\n"), "--replace")[0] == lines("zoe tea 1")
 
@@ -465,7 +467,7 @@ def test_an_existing_data_set_is_replaced_only_when_asked(tmp_path: Path, capsys
 def test_the_shipped_simulated_amazon_gives_way_with_a_message(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shape = ["--users=10", "--items=40", "--intents=5", "--interactions=60", "--out=out"]
     assert main(["simulate", "--name=amazon", *shape]) == 0 == main(["simulate", "--name=other", *shape])
-    assert main(["prepare", *shop(tmp_path), "--name=other", "--out=out"]) == 2
+    assert main(["prepare", *shop(tmp_path), "--name=other", "--out=out"]) == 1
     assert "exists already" in capsys.readouterr().err
     assert main(["prepare", *shop(tmp_path), "--name=amazon", "--out=out"]) == 0
     assert "holds the simulated sample, which the real data replace" in capsys.readouterr().err
@@ -488,14 +490,14 @@ def test_large_files_are_read_by_workers_with_the_same_result(tmp_path: Path, mo
         == 3
         == there[2].count("another number of columns")
     )
-    assert main(["prepare", *arguments, "--strict", "--name=f", "--out=out"]) == 2
+    assert main(["prepare", *arguments, "--strict", "--name=f", "--out=out"]) == 1
 
 
 def test_executors_without_the_package_are_told_to_install_it(
     tmp_path: Path, spark: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("recbole_cafe.prepare.engine.run_task_or_tell", lambda _: __import__("recbole_cafe.nowhere"))
-    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", "--engine=spark"]) == 2
+    assert main(["prepare", *shop(tmp_path), "--name=d", "--out=out", "--engine=spark"]) == 1
     assert "Spark's executors lack this package; install it in the Python that they run" in capsys.readouterr().err
     assert not os.path.exists("out/d")
 

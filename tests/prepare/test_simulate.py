@@ -329,7 +329,7 @@ class TestCommand:
     ) -> None:
         run(*self.SMALL_OPTIONS, f"--out={tmp_path}")
         before = (tmp_path / "mini" / "mini.inter").read_bytes()
-        assert run(*self.SMALL_OPTIONS, f"--out={tmp_path}", "--seed=5") == 2
+        assert run(*self.SMALL_OPTIONS, f"--out={tmp_path}", "--seed=5") == 1
         assert f"{tmp_path / 'mini'}: exists already" in capsys.readouterr().err
         assert (tmp_path / "mini" / "mini.inter").read_bytes() == before
         assert run(*self.SMALL_OPTIONS, f"--out={tmp_path}", "--seed=5", "--replace") == 0

@@ -177,7 +177,7 @@ def test_a_save_which_fails_leaves_the_old_file_and_nothing_else(
 
 
 def test_a_missing_damaged_or_foreign_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint file .*gone\.pth"):
+    with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint file .*gone\.pth"):
         checkpoint.load(tmp_path / "gone.pth")
     whole = tmp_path / "whole.pth"
     checkpoint.save(whole, {"x": torch.arange(1000)})

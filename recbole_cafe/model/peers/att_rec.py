@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
 from recbole_cafe.layers.losses import LOSSES, hinge_loss, next_id_loss
@@ -115,7 +116,7 @@ class AttRecLoss(LossSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.margin <= 0.0:
-            raise ValueError(f"margin={self.margin} should be above 0")
+            raise ConfigError(f"margin={self.margin} should be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class DistanceSettings:
         max_norm: radius of the ball that all vectors are clipped to; None for no bound.
 
     Raises:
-        ValueError: a value out of its range.
+        ConfigError: a value out of its range.
     """
 
     att_window: int
@@ -139,11 +140,11 @@ class DistanceSettings:
 
     def __post_init__(self) -> None:
         if self.att_window < 1:
-            raise ValueError(f"att_window={self.att_window} should be at least 1")
+            raise ConfigError(f"att_window={self.att_window} should be at least 1")
         if not 0.0 <= self.long_term_weight <= 1.0:
-            raise ValueError(f"long_term_weight={self.long_term_weight} is not in 0..1")
+            raise ConfigError(f"long_term_weight={self.long_term_weight} is not in 0..1")
         if self.max_norm is not None and self.max_norm <= 0.0:
-            raise ValueError(f"max_norm={self.max_norm} should be above 0, or ~ for no bound")
+            raise ConfigError(f"max_norm={self.max_norm} should be above 0, or ~ for no bound")
 
 
 class AttRecNet(ItemNet):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
@@ -34,7 +35,7 @@ class FusedClozeNet(ClozeNet):
         mask_ratio: share of a row's items that is hidden in training.
 
     Raises:
-        ValueError: positions to share, and an encoder has none.
+        ConfigError: positions to share, and an encoder has none.
     """
 
     needs_intents = True
@@ -55,7 +56,7 @@ class FusedClozeNet(ClozeNet):
         self.item_encoder, self.intent_encoder = item_encoder, intent_encoder
         if share_position:
             if item_encoder.position is None or intent_encoder.position is None:
-                raise ValueError("share_position=True needs encoders with positions at the input; set it to False")
+                raise ConfigError("share_position=True needs encoders with positions at the input; set it to False")
             intent_encoder.position = item_encoder.position
         self.fusion = nn.Linear(2 * hidden_size, hidden_size)
         self.fusion_norm = nn.LayerNorm(hidden_size, eps=1e-12)

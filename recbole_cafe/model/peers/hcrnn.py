@@ -35,6 +35,7 @@ from torch.nn import functional as F
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
@@ -202,7 +203,7 @@ class ContextSettings:
         kl_weight: weight of the divergence of the global context.
 
     Raises:
-        ValueError: an option has an unknown value, or fewer than one topic.
+        ConfigError: an option has an unknown value, or fewer than one topic.
     """
 
     n_topics: int
@@ -215,11 +216,11 @@ class ContextSettings:
 
     def __post_init__(self) -> None:
         if self.hcrnn_version not in VERSIONS:
-            raise ValueError(f"hcrnn_version={self.hcrnn_version!r} is not one of {', '.join(VERSIONS)}")
+            raise ConfigError(f"hcrnn_version={self.hcrnn_version!r} is not one of {', '.join(VERSIONS)}")
         if self.global_context not in GLOBAL_CONTEXTS:
-            raise ValueError(f"global_context={self.global_context!r} is not one of {', '.join(GLOBAL_CONTEXTS)}")
+            raise ConfigError(f"global_context={self.global_context!r} is not one of {', '.join(GLOBAL_CONTEXTS)}")
         if self.n_topics < 1:
-            raise ValueError(f"n_topics={self.n_topics} should be at least 1")
+            raise ConfigError(f"n_topics={self.n_topics} should be at least 1")
 
 
 class HCRNNNet(ItemNet):
@@ -235,7 +236,7 @@ class HCRNNNet(ItemNet):
         sparse_tables: gradients of the item table hold the rows a batch touched.
 
     Raises:
-        ValueError: ``session`` with a loss at all positions.
+        ConfigError: ``session`` with a loss at all positions.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class HCRNNNet(ItemNet):
             sparse_tables=sparse_tables,
         )  # fmt: skip
         if contexts.global_context == "session" and train_layout == "all":
-            raise ValueError(
+            raise ConfigError(
                 "global_context='session' does not suit train_layout='all': the set of a whole row holds the targets "
                 "of its earlier positions; use train_layout=last or global_context=running"
             )

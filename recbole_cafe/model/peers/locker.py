@@ -22,6 +22,7 @@ from typing import Any
 from torch import Tensor
 
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
@@ -54,7 +55,7 @@ class LocalityForms:
         initial_center: of ``initial``.
 
     Raises:
-        ValueError: an unknown local_type.
+        ConfigError: an unknown local_type.
     """
 
     local_type: str
@@ -65,7 +66,7 @@ class LocalityForms:
 
     def __post_init__(self) -> None:
         if self.local_type not in LOCAL_TYPES:
-            raise ValueError(f"local_type={self.local_type!r} is not one of {', '.join(LOCAL_TYPES)}")
+            raise ConfigError(f"local_type={self.local_type!r} is not one of {', '.join(LOCAL_TYPES)}")
 
     def make(self, encoder: EncoderSettings, max_seq_length: int, *, cloze: bool) -> SequenceEncoder:
         """Blocks with these heads: BERT's for a cloze, else SASRec's."""
@@ -92,7 +93,7 @@ class LOCKERNet(ClozeNet):
         mask_ratio: share of a row's items that is hidden in training of a cloze.
 
     Raises:
-        ValueError: an unknown objective, or a cloze with another loss than CE.
+        ConfigError: an unknown objective, or a cloze with another loss than CE.
     """
 
     def __init__(
@@ -106,10 +107,10 @@ class LOCKERNet(ClozeNet):
         mask_ratio: float,
     ) -> None:
         if objective not in OBJECTIVES:
-            raise ValueError(f"objective={objective!r} is not one of {', '.join(OBJECTIVES)}")
+            raise ConfigError(f"objective={objective!r} is not one of {', '.join(OBJECTIVES)}")
         cloze = objective == "cloze"
         if cloze and loss.loss_type != "CE":
-            raise ValueError(f"loss_type={loss.loss_type!r}: objective='cloze' is learned with loss_type='CE'")
+            raise ConfigError(f"loss_type={loss.loss_type!r}: objective='cloze' is learned with loss_type='CE'")
         super().__init__(
             data=data, loss=loss, hidden_size=encoder.hidden_size, initializer_range=encoder.initializer_range,
             item_bias=cloze, mask_ratio=mask_ratio if cloze else None,

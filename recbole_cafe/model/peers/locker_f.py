@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.peers.bert_f import FusedClozeNet
 from recbole_cafe.model.peers.locker import LocalityForms
@@ -29,7 +30,7 @@ class LOCKERFNet(FusedClozeNet):
         mask_ratio: share of a row's items that is hidden in training.
 
     Raises:
-        ValueError: an unknown intent_encoder.
+        ConfigError: an unknown intent_encoder.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class LOCKERFNet(FusedClozeNet):
         mask_ratio: float,
     ) -> None:
         if intent_encoder not in INTENT_ENCODERS:
-            raise ValueError(f"intent_encoder={intent_encoder!r} is not one of {', '.join(INTENT_ENCODERS)}")
+            raise ConfigError(f"intent_encoder={intent_encoder!r} is not one of {', '.join(INTENT_ENCODERS)}")
         of_intents = locality if intent_encoder == "same" else replace(locality, local_type="plain")
         super().__init__(
             data=data, hidden_size=encoder.hidden_size, initializer_range=encoder.initializer_range,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.base import NetRecommender
@@ -40,15 +41,15 @@ class Fusion(nn.Module):
         gate_act: ``sigmoid`` or ``relu`` of each gate, or ``softmax`` over the m.
 
     Raises:
-        ValueError: an unknown fusion or gate_act.
+        ConfigError: an unknown fusion or gate_act.
     """
 
     def __init__(self, *, n_features: int, hidden_size: int, fusion: str, gate_act: str) -> None:
         super().__init__()
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion={fusion!r} is not one of {', '.join(FUSIONS)}")
+            raise ConfigError(f"fusion={fusion!r} is not one of {', '.join(FUSIONS)}")
         if gate_act not in GATES:
-            raise ValueError(f"gate_act={gate_act!r} is not one of {', '.join(GATES)}")
+            raise ConfigError(f"gate_act={gate_act!r} is not one of {', '.join(GATES)}")
         self.fusion = fusion
         self.gate_act = partial(torch.softmax, dim=1) if gate_act == "softmax" else getattr(torch, gate_act)
         self.concat = nn.Linear(n_features * hidden_size, hidden_size) if fusion == "concat" else None

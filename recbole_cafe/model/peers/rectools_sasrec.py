@@ -20,6 +20,7 @@ from torch import Tensor
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import missing_package
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import LossSettings
@@ -50,7 +51,7 @@ class RecToolsSASRecNet(Net):
         use_intents: whether items have a vector of their category, too.
 
     Raises:
-        ImportError: RecTools is not installed.
+        MachineError: RecTools is not installed.
     """
 
     their_id: Tensor
@@ -74,7 +75,7 @@ class RecToolsSASRecNet(Net):
             from rectools.models import SASRecModel
             from rectools.models.nn.item_net import CatFeaturesItemNet, IdEmbeddingsItemNet
         except ImportError as error:
-            raise ImportError(f"RecToolsSASRec needs RecTools: pip install 'recbole-cafe[peers]' ({error})") from error
+            raise missing_package(error, "peers") from error
         blocks = (IdEmbeddingsItemNet, CatFeaturesItemNet) if use_intents else (IdEmbeddingsItemNet,)
         model = SASRecModel(
             n_factors=hidden_size, n_blocks=n_layers, n_heads=n_heads, dropout_rate=dropout_prob,

@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.cooccurrence import CoOccurrence
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
@@ -96,13 +97,13 @@ class KernelAttention(nn.Module):
         jitter: see :class:`SkewNormal`.
 
     Raises:
-        ValueError: an unknown activation. (A ReLU would leave the shape without gradient.)
+        ConfigError: an unknown activation. (A ReLU would leave the shape without gradient.)
     """
 
     def __init__(self, *, hidden_size: int, dropout: float, activation: str, jitter: float) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise ConfigError(f"activation={activation!r} is not one of {', '.join(ACTIVATIONS)}")
         self.activation, self.jitter = activation, jitter
         self.location, self.scale, self.shape = (Scores(hidden_size) for _ in range(3))
         self.value = nn.Linear(hidden_size, hidden_size, bias=False)
@@ -210,7 +211,7 @@ class KernelSettings:
         eval_samples: draws whose mean scores; 0 for the mean of the logits.
 
     Raises:
-        ValueError: an option is out of its range.
+        ConfigError: an option is out of its range.
     """
 
     inner_size: int
@@ -226,11 +227,11 @@ class KernelSettings:
 
     def __post_init__(self) -> None:
         if self.cooccurrence_items < 1:
-            raise ValueError(f"cooccurrence_items={self.cooccurrence_items} should be at least 1")
+            raise ConfigError(f"cooccurrence_items={self.cooccurrence_items} should be at least 1")
         if self.jitter <= 0:
-            raise ValueError(f"jitter={self.jitter} should be above 0: a row may hold an item twice")
+            raise ConfigError(f"jitter={self.jitter} should be above 0: a row may hold an item twice")
         if self.eval_samples < 0:
-            raise ValueError(f"eval_samples={self.eval_samples} should be at least 0")
+            raise ConfigError(f"eval_samples={self.eval_samples} should be at least 0")
 
 
 class RKSANet(ItemNet):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.packing import Packing
@@ -53,16 +54,16 @@ class InterestPool(nn.Module):
         std: standard deviation of the pool at the start.
 
     Raises:
-        ValueError: k is not in 1..P, or an unknown interest_weights.
+        ConfigError: k is not in 1..P, or an unknown interest_weights.
     """
 
     def __init__(self, *, hidden_size: int, pool_size: int, n_interests: int, max_seq_length: int, dropout: float,
                  interest_weights: str, std: float) -> None:  # fmt: skip
         super().__init__()
         if not 1 <= n_interests <= pool_size:
-            raise ValueError(f"n_interests={n_interests} is not in 1..pool_size={pool_size}")
+            raise ConfigError(f"n_interests={n_interests} is not in 1..pool_size={pool_size}")
         if interest_weights not in INTEREST_WEIGHTS:
-            raise ValueError(f"interest_weights={interest_weights!r} is not one of {', '.join(INTEREST_WEIGHTS)}")
+            raise ConfigError(f"interest_weights={interest_weights!r} is not one of {', '.join(INTEREST_WEIGHTS)}")
         self.n_interests, self.interest_weights = n_interests, interest_weights
         self.interests = nn.Parameter(torch.empty(pool_size, hidden_size))
         nn.init.normal_(self.interests, std=std)

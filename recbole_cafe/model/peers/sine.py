@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
@@ -48,7 +49,7 @@ class InterestSettings:
         reg_loss_ratio: weight of the regulariser.
 
     Raises:
-        ValueError: more interests than prototypes, or a tau_ratio that is not positive.
+        ConfigError: more interests than prototypes, or a tau_ratio that is not positive.
     """
 
     prototype_size: int
@@ -60,9 +61,9 @@ class InterestSettings:
 
     def __post_init__(self) -> None:
         if not 1 <= self.interest_size <= self.prototype_size:
-            raise ValueError(f"interest_size={self.interest_size} is not in 1..prototype_size={self.prototype_size}")
+            raise ConfigError(f"interest_size={self.interest_size} is not in 1..prototype_size={self.prototype_size}")
         if self.tau_ratio <= 0.0:
-            raise ValueError(f"tau_ratio={self.tau_ratio} should be above 0")
+            raise ConfigError(f"tau_ratio={self.tau_ratio} should be above 0")
 
 
 class SINENet(ItemNet):

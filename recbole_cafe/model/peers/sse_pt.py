@@ -31,6 +31,7 @@ from torch import Tensor
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
@@ -53,7 +54,7 @@ class SharedEmbeddings:
         p_output: probability of a target.
 
     Raises:
-        ValueError: an unknown sse_mode, a probability outside 0..1, or sse_mode ``authors`` with different p_input and
+        ConfigError: an unknown sse_mode, a probability outside 0..1, or sse_mode ``authors`` with different p_input and
             p_output.
     """
 
@@ -64,12 +65,12 @@ class SharedEmbeddings:
 
     def __post_init__(self) -> None:
         if self.sse_mode not in SSE_MODES:
-            raise ValueError(f"sse_mode={self.sse_mode!r} is not one of {', '.join(SSE_MODES)}")
+            raise ConfigError(f"sse_mode={self.sse_mode!r} is not one of {', '.join(SSE_MODES)}")
         for key in ("p_user", "p_input", "p_output"):
             if not 0.0 <= (p := vars(self)[key]) <= 1.0:
-                raise ValueError(f"{key}={p} is not a probability")
+                raise ConfigError(f"{key}={p} is not a probability")
         if self.sse_mode == "authors" and self.p_input != self.p_output:
-            raise ValueError(
+            raise ConfigError(
                 f"sse_mode='authors' swaps an input and its target in one event of probability p_input=p_output, got "
                 f"p_input={self.p_input} and p_output={self.p_output}"
             )
@@ -89,7 +90,7 @@ class SSEPTNet(ItemNet):
         sparse_tables: gradients of the tables hold the rows a batch touched.
 
     Raises:
-        ValueError: a negative user_size.
+        ConfigError: a negative user_size.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class SSEPTNet(ItemNet):
         size, std = encoder.hidden_size, encoder.initializer_range
         super().__init__(data=data, loss=loss, hidden_size=size, initializer_range=std, sparse_tables=sparse_tables)
         if user_size < 0:
-            raise ValueError(f"user_size={user_size} should be at least 0")
+            raise ConfigError(f"user_size={user_size} should be at least 0")
         self.sharing, self.hidden_size = sharing, size
         self.user_embedding = None
         if user_size:

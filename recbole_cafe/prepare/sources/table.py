@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.prepare.raw import PrepareError, Source, levels, number, open_raw, token
 
 FORMATS = ("csv", "tsv", "json", "parquet", "atomic")
@@ -26,7 +27,7 @@ def format_of(path: str, given: str | None = None) -> str:
         given: one of `FORMATS`.
 
     Raises:
-        PrepareError: an ending that tells nothing.
+        ConfigError: an ending that tells nothing.
     """
     if given:
         return given
@@ -35,7 +36,7 @@ def format_of(path: str, given: str | None = None) -> str:
         name = name.removesuffix(packed)
     kind = _ENDINGS.get(name.rpartition(".")[2])
     if kind is None:
-        raise PrepareError(f"{path}: the name does not tell the format; give --format, one of {', '.join(FORMATS)}")
+        raise ConfigError(f"{path}: the name does not tell the format; give --format, one of {', '.join(FORMATS)}")
     return kind
 
 
