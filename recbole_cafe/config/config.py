@@ -220,7 +220,13 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
     if columns is None:
         return  # everything is loaded
     needed = {
-        "inter": [value("USER_ID_FIELD"), value("ITEM_ID_FIELD"), value("TIME_FIELD")],
+        "inter": [
+            value("USER_ID_FIELD"),
+            value("ITEM_ID_FIELD"),
+            value("TIME_FIELD"),
+            *(value("alias_of_user_id") or ()),
+            *(value("alias_of_item_id") or ()),
+        ],
         "item": [value("ITEM_ID_FIELD"), *([value("INTENT_FIELD")] if value("INTENT_FIELD") else [])],
     }
     columns = dict(columns)

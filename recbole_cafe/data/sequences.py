@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
@@ -32,14 +33,22 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
 
     Attributes:
         flat: the interactions in (user, time) order, one tensor [P] per column of the .inter file.
-        user_start: [P] where the user of each interaction starts.
+            With pre-split sequences, the history of each row and its target, one row after the other.
+        user_start: [P] where the user of each interaction starts; with pre-split sequences the row.
     """
 
+    _listed: list[str] | None = None  # columns that pre-split sequences have the history of
+
+    def _benchmark_presets(self) -> None:
+        """Nothing: `_change_feat_format` makes the rows of pre-split data too."""
+
     def _change_feat_format(self) -> None:
-        if self.config["benchmark_filename"] is not None:
-            super()._change_feat_format()
+        if self.item_id_list_name in self.inter_feat:
+            self._take_in_histories()
             return
         order = self._exact_order(by_user=True)
+        if self.benchmark_filename_list is not None:
+            part = torch.from_numpy(self._part_of_row()[order])
         # RecBole then sorts all rows by time, stably: by (time, user, order within the user)
         by_time = np.argsort(self._time[order], kind="stable")
         self._forget_time(order)
@@ -47,14 +56,83 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         self._time_rank[torch.from_numpy(by_time)] = torch.arange(len(order), dtype=torch.int32)
         del by_time
         self._take_in(torch.from_numpy(order))
+        position = torch.arange(len(order), dtype=torch.int32)
+        rows = position[self.user_start != position]  # all but each user's first
+        if self.benchmark_filename_list is not None:
+            rows = self._by_part(rows, part[rows])
+        self._make_rows(rows)
+
+    @property
+    def item_id_list_name(self) -> str:
+        """Column of the histories of pre-split sequences."""
+        return str(self.iid_field) + str(self.config["LIST_SUFFIX"])
+
+    def _make_rows(self, rows: Tensor) -> None:
         self.window_rows = False
         self._aug_presets()
-        self._check_field("uid_field", "time_field")
-        position = torch.arange(len(order), dtype=torch.int32)
+        self._check_field("uid_field")
         self.inter_feat = TargetRows(
-            self.flat, self.user_start, self.item_list_length_field, self.max_item_list_len,
-            position[self.user_start != position],  # all but each user's first
-        )  # fmt: skip
+            self.flat, self.user_start, self.item_list_length_field, self.max_item_list_len, rows
+        )
+
+    def _by_part(self, rows: Tensor, part: Tensor) -> Tensor:
+        """Rows with a history, one part of `benchmark_filename` after the other.
+
+        Args:
+            rows: [R] positions of their targets.
+            part: [R] part of each.
+        """
+        size = torch.bincount(part, minlength=3).tolist()
+        for name, given, left in zip(self.benchmark_filename_list, self.file_size_list, size, strict=True):
+            if left < given:
+                self.logger.info(f"{self.dataset_name}.{name}: {given - left} of {given} interactions are the first of "
+                                 f"their user, part of histories and no target")  # fmt: skip
+        self.file_size_list = size
+        return rows[torch.argsort(part, stable=True)]
+
+    def _take_in_histories(self) -> None:
+        """Pre-split sequences: a row brings its own history, which becomes a stretch of `flat` that ends in the target.
+
+        Of the other columns only the target's value is given.
+        """
+        if self.benchmark_filename_list is None:
+            raise DataError(
+                f"{self.dataset_name}.inter has a column {self.item_id_list_name!r}, histories of rows that are split "
+                f"already: name the parts with benchmark_filename, or leave the column out (load_col)"
+            )
+        table, suffix = self.inter_feat, self.config["LIST_SUFFIX"]
+        part, user = self._part_of_row(), table[self.uid_field].to_numpy()
+        order = np.lexsort((user, part))
+        length = np.array([len(history) for history in table[self.item_id_list_name]])[order]
+        end = np.cumsum(length + 1)
+        is_target = np.zeros(end[-1], dtype=bool)
+        is_target[end - 1] = True
+        columns = {self.uid_field: np.repeat(user[order], length + 1)}
+        self._listed = [name for name in table if name + suffix in table]
+        for name in table:
+            if name == self.uid_field or (name.removesuffix(suffix) in self._listed and name.endswith(suffix)):
+                continue
+            values = table[name].to_numpy()[order]
+            columns[name] = np.zeros(len(is_target), dtype=values.dtype)
+            columns[name][is_target] = values
+            if name in self._listed:
+                lists = table[name + suffix].to_numpy()[order]
+                if wrong := next((row for row, cells in enumerate(lists) if len(cells) != length[row]), None):
+                    raise DataError(f"{self.dataset_name}: {name}{suffix} of user {user[order][wrong]} has "
+                                    f"{len(lists[wrong])} values, its history {length[wrong]} items")  # fmt: skip
+                columns[name][~is_target] = np.concatenate(lists)
+        self._forget_time(order)
+        self.inter_feat = pd.DataFrame(columns, copy=False)
+        self._take_in(torch.arange(len(is_target)))
+        self.user_start = torch.from_numpy(np.repeat(end - length - 1, length + 1).astype(np.int32))
+        has_history = torch.from_numpy(length > 0)
+        rows = torch.from_numpy((end - 1).astype(np.int32))[has_history]
+        self._make_rows(self._by_part(rows, torch.from_numpy(part[order])[has_history]))
+
+    @property
+    def has_given_histories(self) -> bool:
+        """Whether rows come with their histories, instead of each user's interactions."""
+        return self._listed is not None
 
     def _take_in(self, order: Tensor) -> None:
         """RecBole's change of tables into tensors, a column of the .inter file at a time.
@@ -89,9 +167,12 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                 f"train_layout=all, which alone has windows"
             )
         parts = super().build()
-        if layout == "all" and self.config["benchmark_filename"] is not None:
-            raise DataError("train_layout=all needs the histories; with benchmark_filename set train_layout=last")
-        if layout == "all":
+        if layout == "all" and self.has_given_histories:
+            if self.window_prob:
+                raise DataError(f"window_prob={self.window_prob} needs the interactions of users, and these rows come "
+                                f"with histories ({self.item_id_list_name})")  # fmt: skip
+            self.logger.info("the rows are trained on as they are given, not as windows (train_layout=all)")
+        elif layout == "all":
             parts[0] = parts[0].as_windows()
         return parts
 
@@ -149,7 +230,15 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
 
     def _history_fields(self) -> list[str]:
         """The columns of which a row has the history: all but the user's."""
-        return [field for field in self.flat if field != self.uid_field]
+        given = self._listed if self.has_given_histories else self.flat
+        return [field for field in given if field != self.uid_field]
+
+    def all_interactions(self) -> tuple[np.ndarray, np.ndarray]:
+        """As for all data sets; of pre-split sequences, which repeat them in histories, each pair once."""
+        users, items = super().all_interactions()
+        if self.has_given_histories:
+            users, items = np.unique(np.stack([users, items]), axis=1)
+        return users, items
 
     def _completed(self, rows: Interaction, length: Tensor, *, join: bool) -> Interaction:  # noqa: ARG002
         """Rows with what stands in other files. length: [B]."""
@@ -163,8 +252,6 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         These are the rows' targets (all targets of a window) and, as in RecBole, the first item of a user whose
         first row is here.
         """
-        if ROW not in self.inter_feat:
-            raise DataError("a dataset with benchmark_filename keeps no flat interactions")
         row = self.inter_feat[ROW]
         length = self.inter_feat[self.item_list_length_field]
         first = row - length

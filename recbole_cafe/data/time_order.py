@@ -24,7 +24,7 @@ from recbole_cafe.data.columns import check_columns
 from recbole_cafe.data.fingerprint import digest_of, fingerprint
 from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
-from recbole_cafe.errors import DataError
+from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.places import data_folders
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
@@ -36,7 +36,7 @@ class ExactOrderMixin(ColumnarMixin):
     Mixed into any RecBole Dataset class whose model is trained through recbole_cafe.
 
     Attributes:
-        flat: the interactions in (user, time) order, one tensor [P] per column; None with `benchmark_filename`.
+        flat: the interactions in (user, time) order, one tensor [P] per column; None before `build`.
         user_start: [P] where the user of each interaction starts.
         digests: of data and split, see :func:`recbole_cafe.data.fingerprint.fingerprint`; None before `build`.
     """
@@ -48,7 +48,7 @@ class ExactOrderMixin(ColumnarMixin):
 
     def build(self) -> list[Dataset]:
         """RecBole's split into train, valid and test; each part knows the digests of data and split."""
-        parts = super().build()
+        parts = super().build() if self.benchmark_filename_list is None else self._given_parts()
         self.digests = fingerprint(self, parts)
         for part in parts:
             part.digests = self.digests
@@ -114,6 +114,25 @@ class ExactOrderMixin(ColumnarMixin):
             )
         self._time = self._exact_time()
 
+    def _remap_ID_all(self) -> None:
+        if self.benchmark_filename_list is not None:  # which RecBole does not filter
+            self._time = self._exact_time()
+        super()._remap_ID_all()
+
+    def _part_of_row(self) -> np.ndarray:
+        """Which part of `benchmark_filename` each interaction is of: [n], 0 for train, 1 for valid, 2 for test."""
+        if len(self.file_size_list) != 3:
+            names = self.config["benchmark_filename"]
+            raise ConfigError(f"benchmark_filename={names} should name three parts: train, valid, test")
+        return np.repeat(np.arange(3), self.file_size_list)
+
+    def _given_parts(self) -> list[Dataset]:
+        """The parts of `benchmark_filename`, whose rows `_change_feat_format` has left one part after the other."""
+        self._change_feat_format()
+        self._drop_unused_col()
+        ends = np.cumsum([0, *self.file_size_list])
+        return [self.copy(select(self.inter_feat, np.arange(*ends[i : i + 2]))) for i in range(3)]
+
     def _exact_time(self) -> np.ndarray | None:
         """The time column in float64 before any normalisation; rows are in file order, none lacks it."""
         if self.time_field not in self.inter_feat:
@@ -121,7 +140,7 @@ class ExactOrderMixin(ColumnarMixin):
         return self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
 
     def _exact_order(self, by_user: bool) -> np.ndarray:
-        """Permutation of the file's rows into (user,) time order."""
+        """Permutation of the file's rows into (user,) time order; parts that are given stay one after the other."""
         n = len(self.inter_feat)
         if self._time is None:
             raise DataError(
@@ -130,6 +149,8 @@ class ExactOrderMixin(ColumnarMixin):
             )
         keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
+            if self.benchmark_filename_list is not None:
+                keys.append(self._part_of_row())  # or what is for the test could come before what is to train on
             keys.append(self.inter_feat[self.uid_field].to_numpy())
         if self.config["tie_order"] == "random":
             tie = np.arange(n)
@@ -141,7 +162,7 @@ class ExactOrderMixin(ColumnarMixin):
 
     def _forget_time(self, order: np.ndarray) -> None:
         """Keep of the exact times their digest alone. order: into (user, time) order."""
-        self.time_digest = digest_of(self._time[order])
+        self.time_digest = "" if self._time is None else digest_of(self._time[order])
         self._time = None
 
     def _keep_flat(self, columns: dict[str, Tensor]) -> None:
@@ -196,6 +217,8 @@ class TimeOrderedDataset(ExactOrderMixin, Dataset):
 
     def _change_feat_format(self) -> None:
         by_user, by_time = self._exact_order(by_user=True), self._exact_order(by_user=False)
+        if self.benchmark_filename_list is not None:
+            by_time = by_time[np.argsort(self._part_of_row()[by_time], kind="stable")]
         self._forget_time(by_user)
         super()._change_feat_format()
         order = torch.from_numpy(by_user)
