@@ -32,6 +32,7 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import Protocol, parse_protocol
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
+from recbole_cafe.train.divergence import Losses
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
 from recbole_cafe.train.gradients import average_gradients, clip_grad_norm
 from recbole_cafe.train.lazy_logits import PromisedLogits
@@ -53,6 +54,7 @@ class EvaluationMixin(ResumeMixin):
             self.epochs = 1  # there is nothing to train, the one epoch is for validation
         # RecBole's TraditionalTrainer has one epoch, whatever the config says
         self.eval_step = min(self.eval_step, self.epochs)
+        self._losses = Losses()
         self.average_from = config["average_from"] or 0
         if self.average_from and self.scorer.learns:
             self._average = WeightAverage(model.parameters())
@@ -134,22 +136,32 @@ class EvaluationMixin(ResumeMixin):
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         """RecBole's epoch; afterwards the model holds the weights to be evaluated and saved, see `average_from`."""
         self._begin_epoch(epoch_idx)
+        loss_func = self._losses.watched(loss_func or self.model.calculate_loss)
         start = perf_counter()
         if self._average is not None:
             self._average.train()
         if isinstance(self.model, NetRecommender):
-            loss = self._epoch(train_data, epoch_idx, loss_func or self.model.calculate_loss, show_progress)
+            loss = self._epoch(train_data, epoch_idx, loss_func, show_progress)
         else:
             with warnings.catch_warnings():
                 # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
                 warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
-                loss_func = self._promising(loss_func or self.model.calculate_loss)
-                loss = super()._train_epoch(train_data, epoch_idx, loss_func, show_progress)
+                loss = super()._train_epoch(train_data, epoch_idx, self._promising(loss_func), show_progress)
+        if said := self._losses.end_of_epoch():
+            self.logger.warning(f"epoch {epoch_idx}: {said}; lower learning_rate={self.learning_rate}")
         if self._average is not None and epoch_idx + 1 >= self.average_from:
             self._average.add()
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
         return loss
+
+    def _check_nan(self, loss: Tensor) -> None:
+        """Raise ConfigError if a loss is no number any more, or infinite: no step can mend that."""
+        if not torch.isfinite(loss):
+            raise ConfigError(
+                f"training has diverged: the loss is {loss.item()} in epoch {self.epochs_run}; lower "
+                f"learning_rate={self.learning_rate}, or bound the gradients (clip_grad_norm: {{max_norm: 5}})"
+            )
 
     def _promising(self, loss_func: Any) -> Any:
         """A loss function of RecBole's in which the softmax over the catalogue makes no logits."""
