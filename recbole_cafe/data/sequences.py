@@ -216,8 +216,44 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             rows = super().__getitem__(index, join=False)
         if ROW not in rows:
             return self.join(rows) if join else rows
-        row = rows[ROW].reshape(-1)
-        length = rows[self.item_list_length_field].reshape(-1)
+        row, length = rows[ROW].reshape(-1), rows[self.item_list_length_field].reshape(-1)
+        del rows[ROW]
+        return self._with_histories(rows, row, length, join=join)
+
+    def of_users(self, users: Tensor) -> Interaction:
+        """A row for each user, with its history: the user's first row here.
+
+        A user without one, of so few interactions that nothing was held out, has a row after all interactions, whose
+        target is 0.
+
+        Args:
+            users: [B] ids.
+
+        Raises:
+            DataError: a user without interactions.
+        """
+        known = self.flat[self.uid_field].numpy()
+        last = np.full(self.user_num, -1)
+        last[known] = np.arange(len(known))  # of equal ones the last assignment counts
+        here = np.full(self.user_num, -1)
+        here[self.inter_feat[self.uid_field].numpy()[::-1]] = self.inter_feat[ROW].numpy()[::-1]
+        chosen = users.numpy()
+        if len(wrong := np.flatnonzero((chosen < 1) | (chosen >= self.user_num))):
+            raise DataError(f"user id {chosen[wrong[0]]} is none of 1 ... {self.user_num - 1}")
+        if len(wrong := np.flatnonzero(last[chosen] < 0)):
+            raise DataError(f"user {self.id2token(self.uid_field, chosen[wrong[0]])!r} has no interactions")
+        has_row = torch.from_numpy(here[chosen] >= 0)
+        row = torch.where(has_row, torch.from_numpy(here[chosen]), torch.from_numpy(last[chosen] + 1))
+        length = (row - self.user_start[row - 1]).clamp(max=self.max_item_list_len)
+        at = torch.from_numpy(last[chosen]).where(~has_row, row)
+        rows = {name: wide(self.flat[name][at]) for name in self.flat}
+        for name, value in rows.items():
+            rows[name] = value.where(has_row.reshape(-1, *[1] * (value.dim() - 1)), torch.zeros((), dtype=value.dtype))
+        rows[self.uid_field], rows[self.item_list_length_field] = users, length
+        return self._with_histories(Interaction(rows), row, length, join=True)
+
+    def _with_histories(self, rows: Interaction, row: Tensor, length: Tensor, *, join: bool) -> Interaction:
+        """Put the histories in. row: [B] position of each target; length: [B] of its history."""
         steps = torch.arange(self.max_item_list_len)
         real = steps < length[:, None]  # [B, L]
         at = ((row - length)[:, None] + steps).where(real, 0)
@@ -225,7 +261,6 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             value = wide(self.flat[field][at])
             mask = real.reshape(real.shape + (1,) * (value.dim() - 2))
             rows[getattr(self, f"{field}_list_field")] = value.where(mask, torch.zeros((), dtype=value.dtype))
-        del rows[ROW]
         return self._completed(rows, length, join=join)
 
     def _history_fields(self) -> list[str]:

@@ -22,6 +22,7 @@ EXTENDED = (
     "recbole.data.dataset",
     "recbole.quick_start.quick_start",
     "recbole.trainer",
+    "recbole.utils.case_study",
 )
 
 

@@ -78,6 +78,10 @@ def extend(module: ModuleType) -> None:
         from recbole_cafe.host.workers import run_recboles
 
         vars(module)["run_recboles"] = run_recboles
+    elif module.__name__ == "recbole.utils.case_study":
+        from recbole_cafe.host import case_study
+
+        case_study.extend(module)
     for suffix, (name, home, companion) in COMPANIONS.items():
         if module.__name__ == name:
             _answer(module, suffix, home, companion)

@@ -504,6 +504,27 @@ def test_case_study_lists_the_best_items_of_a_user() -> None:
         torch.testing.assert_close(scores[row], best.values)
 
 
+def test_case_study_answers_for_users_without_a_test_row() -> None:
+    """Of one interaction nothing is held out: what comes after it is asked. RecBole leaves the row out, unsaid."""
+    clicks = [*random_clicks([9, 4, 12, 7]), ("one", "i3", 5), ("two", "i5", 1), ("two", "i6", 2)]
+    write(clicks, ["item_id:token\tintent:token", *(f"i{i}\tc{i % 4}" for i in range(30))])
+    config = config_of(n_layers=1, hidden_size=8, inner_size=8)
+    train, _, test = data_preparation(config, create_dataset(config))
+    torch.manual_seed(1)
+    model = config.model_class(config, train._dataset).eval()
+    names, histories_of = ["one", "u2", "two", "one"], {"one": ["i3"], "two": ["i5"]}
+    histories_of["u2"] = histories(clicks)["u2"][:-1][-L:]
+    scores, _ = full_sort_topk(test.dataset.token2id("user_id", np.array(names)), model, test, k=3)
+    assert scores.shape == (4, 3)
+    for row, user in enumerate(names):
+        history = [test.dataset.token2id("item_id", item) for item in histories_of[user]]
+        expected = model.network.scores(model.network.query(torch.tensor([history + [0] * (L - len(history))])))[0]
+        expected[0] = -torch.inf
+        torch.testing.assert_close(scores[row], expected.topk(3).values)
+    with pytest.raises(DataError, match=r"user id 0 is none of 1 \.\.\. 6"):
+        full_sort_topk([0], model, test, k=3)
+
+
 # Intents --------------------------------------------------------------------------------------------------------------
 
 ITEMS = "abcdef"
