@@ -248,9 +248,9 @@ def create_dataset(config: Config) -> Any:
             f"{config['model']} is a {config['MODEL_TYPE'].name.lower()} model; sequential, general and traditional "
             f"models run through recbole_cafe, for others use RecBole's run_recbole"
         )
-    if wanted := [key for key in PICKLE_KEYS if config[key]]:
+    if refused := [key for key in PICKLE_KEYS if config[key]]:
         raise ConfigError(
-            f"{', '.join(wanted)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
+            f"{', '.join(refused)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
             f"code; recbole_cafe reads the atomic files instead"
         )
     if is_ours(config.model_class):

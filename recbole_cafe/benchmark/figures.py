@@ -99,11 +99,13 @@ def gains(benchmark: Benchmark) -> list[Point]:
 
 def _point(dataset: str, x: float, protocol: str, metric: str, system: SystemRuns, baseline: SystemRuns) -> list[Point]:
     seeds = [s for s in system.runs if s in baseline.runs]
-    ours, others = ([r.runs[s]["test_result"].get(protocol, {}).get(metric) for s in seeds] for r in (system, baseline))
-    if not seeds or None in ours or None in others:
+    values, baselines = (
+        [r.runs[s]["test_result"].get(protocol, {}).get(metric) for s in seeds] for r in (system, baseline)
+    )
+    if not seeds or None in values or None in baselines:
         return []
-    of_seeds = [gain(a, b) for a, b in zip(ours, others, strict=True)]
-    means = stat(ours).mean, stat(others).mean
+    of_seeds = [gain(a, b) for a, b in zip(values, baselines, strict=True)]
+    means = stat(values).mean, stat(baselines).mean
     if None in of_seeds:
         return []  # nothing is a multiple of nothing
     data = system.runs[seeds[0]]["data"]

@@ -266,10 +266,10 @@ def _short(value: float, digits: int) -> str:
 
 
 def _gain(pair: Sequence[str | Sequence[str]], values: Mapping[str, Stat | None]) -> str:
-    ours = values[str(pair[0])]
+    first = values[str(pair[0])]
     others = [values[title] for title in ([pair[1]] if isinstance(pair[1], str) else pair[1])]
     means = [other.mean for other in others if other]
-    relative = gain(ours.mean, max(means)) if ours and means else None
+    relative = gain(first.mean, max(means)) if first and means else None
     return "" if relative is None else f"{100 * relative:+.0f} %"
 
 

@@ -217,10 +217,10 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
     """
     check_comparable(dataset, systems)
     reference = reference or reference_of(benchmark, systems) or systems[0].system
-    labels = [system.system for system in systems]
-    if reference not in labels:
-        hint = did_you_mean(reference, labels)
-        raise store.StoreError(f"reference={reference!r} is none of {', '.join(labels)}{hint}")
+    names = [system.system for system in systems]
+    if reference not in names:
+        hint = did_you_mean(reference, names)
+        raise store.StoreError(f"reference={reference!r} is none of {', '.join(names)}{hint}")
     all_rows = []
     for protocol in benchmark.fair_protocols(dataset):
         metric = metrics_of(benchmark, protocol)[0]

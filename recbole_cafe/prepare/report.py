@@ -32,9 +32,9 @@ def paper_row(source: str, written: Written, report: Report) -> str | None:
     """
     if source not in PAPER:
         return None
-    ours = (written.users, written.items, report.numbers["intents"], written.interactions)
+    sizes = (written.users, written.items, report.numbers["intents"], written.interactions)
     lines = [f"{'':16}{'sequences':>12}{'items':>12}{'intents':>10}{'interactions':>14}{'per item':>10}"]
-    for title, row in (("this data set", ours), ("paper, Table 1", PAPER[source])):
+    for title, row in (("this data set", sizes), ("paper, Table 1", PAPER[source])):
         lines.append(f"{title:16}{row[0]:>12,}{row[1]:>12,}{row[2]:>10,}{row[3]:>14,}{row[3] / row[1]:>10.2f}")
     return "\n".join(lines)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from recbole.evaluator.metrics import MRR, NDCG, Hit
 
-from recbole_cafe.benchmark import report, stats, store
+from recbole_cafe.benchmark import layout, report, stats, store
 from recbole_cafe.benchmark.report import escape, write
 from recbole_cafe.benchmark.results import read, tables
 from recbole_cafe.cli.main import main
@@ -84,7 +84,7 @@ def test_wilcoxon_test() -> None:
 
 
 def test_equal_systems_do_not_differ() -> None:
-    for test in stats.TESTS:
+    for test in layout.TESTS:
         assert stats.paired(np.ones(5), np.ones(5), test).p == 1.0
 
 
@@ -325,14 +325,14 @@ def test_costs_say_with_what_runs_were_made_if_they_differ(made: Callable[..., A
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "status", "message"),
     [
-        (["nowhere"], "nowhere is no folder of a benchmark: nowhere/benchmark.json is missing"),
-        (["out", "--test=z"], "test='z' is none of t, wilcoxon"),
+        (["nowhere"], 1, "nowhere is no folder of a benchmark: nowhere/benchmark.json is missing"),
+        (["out", "--test=z"], 2, "--test: 'z' is none of t, wilcoxon"),
     ],
 )
-def test_a_wrong_report(arguments: list[str], wanted: str, made: Callable[..., Any],
+def test_a_wrong_report(arguments: list[str], status: int, message: str, made: Callable[..., Any],
                         capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     made().cell("A")
-    assert main(["report", *arguments]) == 1
-    assert wanted in capsys.readouterr().err
+    assert main(["report", *arguments]) == status
+    assert message in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.files import atomic_writer, whole
 from recbole_cafe.files.atomic import ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, write_dataset
@@ -173,7 +174,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("name", ["", "a/b", "..", "a\tb"])
     def test_a_name_must_be_a_plain_file_name(self, tmp_path: Path, name: str) -> None:
-        with pytest.raises(AtomicFileError, match="is no data set name"):
+        with pytest.raises(ConfigError, match="is no data set name"):
             write(tmp_path / "s", name)
 
 

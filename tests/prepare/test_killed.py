@@ -105,7 +105,8 @@ assert not hidden(), hidden()
 N = 3000
 ROWS = {"d.inter": N, "d.item": N}
 parsers = argparse.ArgumentParser()
-command.add_arguments(parsers)
+sources = parsers.add_subparsers(dest="source")
+command.add_arguments(lambda name, *_: sources.add_parser(name))
 for letter in "ab":
     rows = "".join(f"{letter}{i},{letter}{i},{i},{letter}\n" for i in range(N))
     Path(f"{letter}.csv").write_text("u,i,t,k\n" + rows)
