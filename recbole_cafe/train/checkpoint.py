@@ -28,6 +28,7 @@ from recbole_cafe.errors import DataError
 from recbole_cafe.files.whole import written_whole
 from recbole_cafe.train.archive import DamagedError, seal, verify
 
+SEALED = frozenset(["random"])  # parts that no version has written without a digest of the file
 MARK = "__recbole_cafe__"
 
 _logger = logging.getLogger("recbole_cafe.train.checkpoint")
@@ -294,8 +295,7 @@ def load(
         size = os.path.getsize(path)
         raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
     try:
-        if not bare and not mmap:
-            verify(Path(path))
+        sealed = not bare and not mmap and verify(Path(path))
         state = torch.load(path, map_location=map_location, weights_only=not trust_checkpoint, mmap=mmap or None)
     except DamagedError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
@@ -313,6 +313,8 @@ def load(
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     if trust_checkpoint and not isinstance(state.get("config"), (dict, type(None))):  # RecBole's Config
         state["config"] = plain_config(state["config"])
+    if SEALED & state.keys() and not sealed and not mmap:
+        raise CheckpointError(f"{path} has lost its digest: it was changed after it was written")
     try:
         _refuse_growth(state, os.path.getsize(path))
         return decode(state)

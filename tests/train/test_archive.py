@@ -103,6 +103,15 @@ def test_a_part_that_is_there_twice_is_refused(file: Path) -> None:
         checkpoint.load(file)
 
 
+def test_a_file_of_this_version_without_its_digest_was_changed(file: Path) -> None:
+    """Those of RecBole and of earlier versions come without one."""
+    torch.save({**STATE, "random": []}, file)
+    with pytest.raises(CheckpointError, match="has lost its digest"):
+        checkpoint.load(file)
+    checkpoint.save(file, {**STATE, "random": []})
+    assert same(checkpoint.load(file))
+
+
 def test_little_in_a_file_does_not_become_much_in_memory(file: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1).expand(10**9, 10)}}, file)
     with pytest.raises(CheckpointError, match=r"a\.pth: a tensor of shape \(1000000000, 10\)"):
