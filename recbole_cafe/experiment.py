@@ -6,12 +6,14 @@ import json
 import logging
 import math
 import resource
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import colorama
 import numpy as np
 import torch
 import torch.multiprocessing
@@ -305,4 +307,6 @@ def _fresh_log(config: Config) -> None:
         if isinstance(handler, logging.FileHandler) or type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
             handler.close()
+    if sys.stdout is colorama.initialise.wrapped_stdout:  # RecBole wraps it in each run, a layer more each time
+        colorama.deinit()
     init_logger(config)

@@ -17,6 +17,8 @@ from typing import Any
 import common
 from common import AMAZON, data, floor, machine, ours, parser, report, workplace
 
+from recbole_cafe.train.checkpoint import take_weights
+
 LARGE = 2_000_000
 BATCHES = (4096, 1024, 512, 256, 128, 64)  # RecBole's default first
 
@@ -113,7 +115,7 @@ def _large(options: argparse.Namespace, *, folder: str, name: str, facts: dict[s
         common.train_steps(side, steps)
         side.trainer._save_checkpoint(0, verbose=False, saved_model_file=checkpoint)
     else:
-        side.trainer._take(side.trainer._load(checkpoint))
+        take_weights(side.trainer.model, side.trainer._load(checkpoint), checkpoint)
         users = batch  # one full batch
     loader, last = side.eval_data("test", users), common.LastCatalogue(side)
     n_users = len(loader._dataset)

@@ -19,6 +19,8 @@ from typing import Any
 import common
 from common import PAPER, data, floor, machine, ours, parser, report, workplace
 
+from recbole_cafe.train.checkpoint import take_weights
+
 SMALL, LARGE = 20_000, 2_000_000
 
 
@@ -104,7 +106,8 @@ def _memory(options: argparse.Namespace, *, folder: str, name: str, facts: dict[
     valid_data = side.eval_data("valid", users)
     phase("validation", lambda: side.trainer.evaluate(valid_data, load_best_model=False))
     # as the trainer reads its own best weights back
-    phase("read checkpoint", lambda: side.trainer._take(side.trainer._load(side.trainer.saved_model_file, mmap=True)))
+    file = side.trainer.saved_model_file
+    phase("read checkpoint", lambda: take_weights(side.model, side.trainer._load(file, mmap=True), file))
     rows = side.model.network.item_embedding.weight
     touched = int((side.trainer._row_wise.state[rows]["last"] > 0).sum())
     return {

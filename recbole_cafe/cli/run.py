@@ -62,12 +62,9 @@ def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, di
         rest: `--key=value` arguments.
 
     Raises:
-        UsageError: an argument of another form, or an empty model or dataset.
+        UsageError: an argument of another form.
         ConfigError: no such preset.
     """
-    for option in ("model", "dataset"):
-        if vars(given)[option] == "":
-            raise UsageError(f"--{option}= is empty; expected the name of a {option.replace('dataset', 'data set')}")
     model = given.model or (preset_model(given.preset) if given.preset else "CaFe")
     return model, {
         "config_file_list": given.config_files.split(),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from recbole.utils import FeatureSource, FeatureType
 
-from recbole_cafe.errors import ConfigError, DataError
+from recbole_cafe.errors import DataError
 from recbole_cafe.files.atomic import ID_ROLE, TIME_ROLE, AtomicFileError, Role, TextFormat, read_header
 from recbole_cafe.files.columns import Lists, Vocabulary, read_columns
 
@@ -151,31 +151,17 @@ class ColumnarMixin:
             return np.where(column < 0, np.nan, column)
         return column
 
-    def _init_alias(self) -> None:
-        for key in ("alias_of_user_id", "alias_of_item_id"):
-            for name in self.config[key] or ():
-                if name not in self.field2type:
-                    raise DataError(f"{key}: no column {name!r} is loaded; loaded are {', '.join(self.field2type)}")
-        super()._init_alias()
-
     # RecBole's filters, by places and where they need not look at every interaction -----------------------------------
 
     def _filter_by_field_value(self) -> None:
-        """RecBole's `val_interval`, in which values of token columns are listed."""
-        for field, accepted in (self.config["val_interval"] or {}).items():
-            kind = self.field2type.get(field)
-            if kind not in (FeatureType.TOKEN, FeatureType.FLOAT):
-                loaded = [name for name, k in self.field2type.items() if k in (FeatureType.TOKEN, FeatureType.FLOAT)]
-                raise ConfigError(f"val_interval names {field!r}, expected a token or float column that is loaded: "
-                                  f"{', '.join(loaded)}")  # fmt: skip
-            if kind == FeatureType.TOKEN and not isinstance(accepted, (list, tuple, set)):
-                raise ConfigError(f"val_interval: {field}={accepted!r} should be a list of tokens")
+        """RecBole's `val_interval`, in which values of token columns are listed; a token may be written as a number."""
+        for field, kept in (self.config["val_interval"] or {}).items():
             for feat in self.field2feats(field):
-                if kind == FeatureType.FLOAT:
-                    kept = self._within_intervals(feat[field].to_numpy(), self._parse_intervals_str(accepted))
+                if self.field2type[field] == FeatureType.FLOAT:
+                    keep = self._within_intervals(feat[field].to_numpy(), self._parse_intervals_str(kept))
                 else:
-                    kept = feat[field].isin(self._vocabulary(field).places(map(str, accepted))).to_numpy()
-                feat.drop(feat.index[~kept], inplace=True)
+                    keep = feat[field].isin(self._vocabulary(field).places(map(str, kept))).to_numpy()
+                feat.drop(feat.index[~keep], inplace=True)
 
     def _filter_inter_by_user_or_item(self) -> None:
         if self.config["filter_inter_by_user_or_item"] is not True or not self._all_are_listed():

@@ -64,16 +64,6 @@ class ExactOrderMixin(ColumnarMixin):
         super()._load_data(token, dataset_path)
         check_columns(self.config, self.field2type, self.dataset_name)
 
-    def _filter_by_field_value(self) -> None:
-        """RecBole's `val_interval`, in which a token may be written as a number (`user_id: [1, 2]`)."""
-        for field, kept in (self.config["val_interval"] or {}).items():
-            for feat in self.field2feats(field):
-                if self.field2type[field] == FeatureType.FLOAT:
-                    keep = self._within_intervals(feat[field].to_numpy(), self._parse_intervals_str(kept))
-                else:
-                    keep = feat[field].isin([str(token) for token in kept]).to_numpy()
-                feat.drop(feat.index[~keep], inplace=True)
-
     def _obtain(self, token: str, folder: Path) -> None:
         """A folder that is missing: make the simulated `amazon`, leave to RecBole what it can download."""
         is_set = "data_path" in self.config.external_config_dict

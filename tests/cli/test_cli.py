@@ -263,8 +263,8 @@ def test_a_failure_is_one_line(
         ("run --seed=1 --seed=2", "--seed is given twice, with the values '1' and '2'"),
         ("run --model=CaFe --model=NOVA", "run: --model is given twice, with the values 'CaFe' and 'NOVA'; see"),
         ("run --nproc=two", "run: argument --nproc: two is not a whole number; see recbole-cafe run --help"),
-        ("run --model=", "--model= is empty; expected the name of a model"),
-        ("run --dataset=", "--dataset= is empty; expected the name of a data set"),
+        ("run --model=", "argument --model: it is empty"),
+        ("run --dataset=", "argument --dataset: it is empty"),
         ("run --nproc=0", "run: argument --nproc: 0: expected at least 1; see recbole-cafe run --help"),
         ("benchmark", "benchmark: the following arguments are required: NAME|FILE.yaml; see"),
         ("benchmark quick --jobs=-1", "benchmark: argument --jobs: -1: expected at least 0; see"),
@@ -427,7 +427,7 @@ def test_the_nearest_name_is_offered() -> None:
 )
 def test_a_misspelt_name_gets_a_hint(typed: str, near: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed.split()) == 1
-    assert capsys.readouterr().err.endswith(f"; did you mean {near}?\n")
+    assert f"; did you mean {near}?" in capsys.readouterr().err
 
 
 def test_an_error_in_several_processes_is_told_as_in_one(simulated: Path) -> None:

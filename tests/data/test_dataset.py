@@ -512,7 +512,7 @@ def test_case_study_answers_for_users_without_a_test_row() -> None:
     train, _, test = data_preparation(config, create_dataset(config))
     torch.manual_seed(1)
     model = config.model_class(config, train._dataset).eval()
-    names, histories_of = ["one", "u2", "two", "one"], {"one": ["i3"], "two": ["i5"]}
+    names, histories_of = ["one", "u2", "two", "one"], {"one": ["i3"], "two": ["i5", "i6"]}
     histories_of["u2"] = histories(clicks)["u2"][:-1][-L:]
     scores, _ = full_sort_topk(test.dataset.token2id("user_id", np.array(names)), model, test, k=3)
     assert scores.shape == (4, 3)

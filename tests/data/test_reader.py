@@ -388,15 +388,15 @@ def test_a_column_of_tokens_in_two_files_is_refused() -> None:
         ({"field_separator": ""}, ConfigError, "field_separator='' should be one or more characters"),
         (
             {"alias_of_item_id": ["shown"]},
-            DataError,
-            "alias_of_item_id: no column 'shown' is loaded; loaded are user_id",
+            ConfigError,
+            "alias_of_item_id names 'shown', and toy has no such column loaded; loaded are user_id",
         ),
         (
             {"val_interval": {"tag": ["x"]}},
             ConfigError,
-            "val_interval names 'tag', expected a token or float column .*user_id",
+            "val_interval names 'tag', and toy has no such column loaded; loaded are user_id",
         ),
-        ({"val_interval": {"user_id": "[1,2]"}}, ConfigError, r"user_id='\[1,2\]' should be a list of tokens"),
+        ({"val_interval": {"user_id": "[1,2]"}}, ConfigError, r"user_id='\[1,2\]' should be a list of the tokens"),
     ],
     ids=str,
 )

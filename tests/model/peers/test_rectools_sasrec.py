@@ -92,4 +92,4 @@ def test_without_rectools_the_error_says_what_to_install(toy_path):
         f"run('RecToolsSASRec', 'toy', config_dict={{'data_path': {str(toy_path)!r}, 'gpu_id': ''}})"
     )
     made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "RecToolsSASRec needs RecTools: pip install 'recbole-cafe[peers]'" in made.stderr
+    assert "install it with pip install 'recbole-cafe[peers]'" in made.stderr
