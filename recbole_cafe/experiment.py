@@ -32,7 +32,7 @@ from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
 from recbole_cafe.train import checkpoint
-from recbole_cafe.train.run_state import SaveEvery
+from recbole_cafe.train.run_state import SaveEvery, checkpoint_to_resume
 from recbole_cafe.train.trainer import supported, trainer_class
 
 PICKLE_KEYS = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
@@ -69,6 +69,8 @@ def run(
             check_file(key, path)  # now, not after hours of training
     config = Config(model, dataset, config_file_list, config_dict, overrides)
     save_every = SaveEvery(config["save_every"])
+    if config["resume_from"]:
+        checkpoint_to_resume(config["resume_from"])
     check_folder("checkpoint_dir", config["checkpoint_dir"])
     init_seed(config["seed"], config["reproducibility"])
     if ranks_file and config["candidates"] == "recbole":

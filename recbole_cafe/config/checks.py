@@ -273,6 +273,11 @@ def _check_files(values: Mapping[str, Any]) -> None:
         for name, columns in (values.get(key) or {}).items():
             if name not in files:
                 raise unknown_key(name, columns, files, key)
+    loaded, left_out = values.get("load_col") or {}, values.get("unload_col") or {}
+    for name in loaded.keys() & left_out.keys():
+        if loaded[name] and left_out[name] and loaded[name] != "*":
+            raise ConfigError(f"unload_col: {name}={left_out[name]!r} leaves columns out of those that load_col lists "
+                              f"({loaded[name]!r}): RecBole takes one of the two for a file")  # fmt: skip
 
 
 _COLUMNS = _each("a mapping of a file (inter, item) to a list of its columns", _columns)
@@ -289,11 +294,12 @@ def _level(key: str, value: Any) -> None:
 
 REQUIRED = ("data_path", "checkpoint_dir", "metrics", "topk", "valid_metric")
 CHECKS: dict[str, Check] = {
+    "transform": _one_of("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined"),
     **dict.fromkeys(("data_path", "checkpoint_dir", "candidates_dir", "resume_from"), _path),
     **dict.fromkeys(
         ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "INTENT_FIELD", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX",
          "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "POSITION_FIELD", "field_separator", "seq_separator", "encoding",
-         "valid_metric"), _text,
+         "valid_metric", "hidden_act"), _text,
     ),
     "state": _level,
     "eval_args": _record(

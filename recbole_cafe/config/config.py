@@ -80,7 +80,13 @@ AT_LEAST = {
     "seed": 0,
     "candidates_seed": 0,
     "worker": 0,
+    "hidden_size": 1,
+    "inner_size": 1,
+    "embedding_size": 1,
+    "n_heads": 1,
+    "n_layers": 0,
 }  # fmt: skip  whole numbers
+NOT_NEGATIVE = ("learning_rate", "weight_decay", "stopping_step")
 GROUP = ("nproc", "world_size", "ip", "port", "offset")  # what a process of several is told beside its `local_rank`
 
 
@@ -130,6 +136,9 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
         if value != int(value):
             raise ConfigError(f"{key}={value!r} should be a whole number")
         external[key] = int(value)  # 3.0 is one, but not for range()
+    for key in NOT_NEGATIVE:
+        if (value := external.get(key)) is not None and value < 0:
+            raise ConfigError(f"{key}={value!r} should be at least 0")
     if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
         raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
                           f"that work together, set by nproc")  # fmt: skip

@@ -52,8 +52,15 @@ class ColumnarMixin:
         for path in (Path(dataset_path) / part for part in parts):
             if not path.is_file():
                 present = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
-                raise DataError(f"{path} does not exist; in the folder: {', '.join(present) or 'nothing'}")
+                key = "" if names is None else f" (benchmark_filename={names})"
+                raise DataError(f"{path} does not exist{key}; in the folder: {', '.join(present) or 'nothing'}")
         super()._load_inter_feat(token, dataset_path)
+
+    def _load_additional_feat(self, token: str, dataset_path: str) -> None:
+        for suffix in self.config["additional_feat_suffix"] or ():
+            if not (path := Path(dataset_path, f"{token}.{suffix}")).is_file():
+                raise DataError(f"{path} does not exist (key additional_feat_suffix)")
+        super()._load_additional_feat(token, dataset_path)
 
     def _load_feat(self, filepath: str, source: Any) -> pd.DataFrame | None:
         if source not in OURS and source not in (self.config["additional_feat_suffix"] or ()):

@@ -21,6 +21,23 @@ _UNREADABLE = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, 
 class ConfigLoader(yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader):  # type: ignore[misc]
     """SafeLoader which reads ``1e-3`` as a number; a class of its own, so no other user of PyYAML sees that."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As SafeLoader's, which lets the last of two equal keys win without a word.
+
+        Raises:
+            yaml.MarkedYAMLError: a key that occurs twice.
+        """
+        begin, end = node.start_mark.index, node.end_mark.index
+        seen: set[str] = set()
+        for key, _ in node.value:  # what was merged in (<<) stands elsewhere, and may be overridden
+            if isinstance(key, yaml.ScalarNode) and begin <= key.start_mark.index < end and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)  # type: ignore[no-any-return]
+
 
 # YAML 1.1 wants a dot in a float. RecBole's YAML files do not write it, and its own loader accepts that too.
 ConfigLoader.add_implicit_resolver(

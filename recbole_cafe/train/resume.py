@@ -31,6 +31,7 @@ from recbole_cafe.train.run_state import (
     SaveEvery,
     best_of,
     changed_settings,
+    checkpoint_to_resume,
     digests_of,
     find_unfinished,
     last_of,
@@ -222,7 +223,7 @@ class ResumeMixin:
             CheckpointError: it is damaged, or does not fit; of other data, `fit` says.
             UnsafeCheckpointError: the file would have to be unpickled and `trust_checkpoint` is not set.
         """
-        path = Path(resume_file)
+        path = checkpoint_to_resume(resume_file)
         state = self._load(path)
         saved = part_of(state, "config", dict, path)
         if str(saved.get("model")).lower() != str(self.config["model"]).lower():

@@ -171,6 +171,17 @@ def best_of(last: str | Path) -> Path:
     return Path(last).with_suffix(".pth")
 
 
+def checkpoint_to_resume(path: str | Path) -> Path:
+    """The file that `resume_from` names.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"resume_from={path}: there is no such file")
+    return Path(path)
+
+
 class Lock:
     """Says that a run is being written by a living process, whoever asks; it ends with the process.
 

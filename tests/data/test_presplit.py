@@ -139,7 +139,10 @@ def test_what_cannot_be_split_so_is_named() -> None:
     write(INTER, CLICKS)
     with pytest.raises(ConfigError, match=r"benchmark_filename=\['train', 'test'\] should name three parts"):
         built("CaFe", benchmark_filename=["train", "test"])
-    with pytest.raises(DataError, match=r"parts\.dev\.inter does not exist; in the folder: .*parts\.train\.inter"):
+    with pytest.raises(
+        DataError,
+        match=r"parts\.dev\.inter does not exist .benchmark_filename=.*; in the folder: .*parts\.train\.inter",
+    ):
         built("CaFe", benchmark_filename=["train", "dev", "test"])
     write(LISTS, ROWS)
     with pytest.raises(DataError, match=r"window_prob=0\.5 needs the interactions of users"):

@@ -248,7 +248,7 @@ def test_parts_of_pre_split_sequences(model: str) -> None:
     ):
         create_dataset(config_of(model, **settings))
     settings["benchmark_filename"] = ["train", "dev", "test"]
-    with pytest.raises(DataError, match=r"toy\.dev\.inter does not exist; in the folder: toy\.test\.inter, toy\.train"):
+    with pytest.raises(DataError, match=r"toy\.dev\.inter does not exist \(bench.*; in the folder: toy\.test\.inter"):
         create_dataset(config_of(model, **settings))
 
 

@@ -75,3 +75,12 @@ def test_libyaml_and_pure_python_read_the_same() -> None:
     texts = [path.read_text(encoding="utf-8") for path in props_dir().rglob("*.yaml")]
     for text in [*texts, "a: 1e-3\nb: 1.e5\nc: .inf\nd: 0x1F\ne: 1_000\nf: yes\ng: 12e03\nh: -.5\ni: 1e\n"]:
         assert repr(load_yaml(text)) == repr(yaml.load(text, Loader=PurePythonLoader))  # noqa: S506 - a SafeLoader
+
+
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3", "m: {x: 1, x: 1}"])
+def test_a_key_that_occurs_twice_is_refused(text: str) -> None:
+    """The last one would win without a word."""
+    with pytest.raises(yaml.YAMLError, match=r"the key '[ax]' occurs twice"):
+        load_yaml(text)
+    merged = load_yaml("a: &a {x: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b, y: 3}")
+    assert merged == {"a": {"x": 1}, "b": {"x": 2}, "c": {"x": 2, "y": 3}}
