@@ -7,7 +7,7 @@ from pathlib import Path
 import fuzz
 import pytest
 
-N = {"data": 150, "tables": 30, "checkpoints": 60, "configs": 60}
+N = {"data": 80, "tables": 16, "checkpoints": 32, "configs": 48}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ class TestCorrectedBERT4Rec(ModelContract):
     model = "CorrectedBERT4Rec"
     causal = False
     settings = {"mask_ratio": 0.4}
-    layouts = {"all": 90, "last": 20}
+    layouts = {"last": 20}
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}
 
 

@@ -18,7 +18,7 @@ USER = torch.tensor([1, 2, 3, 4])
 
 class TestHCRNN(ModelContract):
     model = "HCRNN"
-    layouts = {"all": 8, "last": 4}
+    layouts = {"all": 8}
 
 
 class TestHCRNNv2OfTheAuthorsCode(ModelContract):

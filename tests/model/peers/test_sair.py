@@ -16,13 +16,13 @@ P, K = 7, 3
 
 class TestSAIR(ModelContract):
     model = "SAIR"
-    layouts = {"all": 20, "last": 10}
+    layouts = {"all": 20}
 
 
 class TestSAIRWithRawWeightsAndSoftmax(ModelContract):
     model = "SAIR"
     settings = {"loss_type": "CE", "interest_weights": "raw"}
-    layouts = {"all": 8, "last": 4}
+    layouts = {"last": 4}
     no_gradient = {
         **ModelContract.no_gradient,
         "interaction.query.weight": "which interests are retrieved has no gradient",
