@@ -715,7 +715,7 @@ def test_val_interval_keeps_what_it_says(reader: str, kept: dict[str, Any], n: i
 @pytest.mark.parametrize(
     ("model", "clicks", "split", "message"),
     [
-        ("CaFe", RATED, {"LS": "valid_only"}, "the test split is empty: .* {LS: valid_only} leaves nothing for the te"),
+        ("CaFe", RATED, {"LS": "valid_only"}, "the test split is empty: .* {LS: valid_only} leaves nothing for the"),
         ("CaFe", [(u, i, 1) for u in "ab" for i in "xy"], {"LS": "valid_and_test"}, "no user has three interactions"),
         ("BPR", [(u, "x", 1) for u in "ab"], {"LS": "test_only"}, "toy: the test split is empty .* no user has two in"),
         ("BPR", RATED, {"RS": [1, 0, 0]}, r"the test split is empty with .* {RS: \[1, 0, 0\]}; give it a larger share"),
