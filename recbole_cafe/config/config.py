@@ -85,8 +85,13 @@ AT_LEAST = {
     "embedding_size": 1,
     "n_heads": 1,
     "n_layers": 0,
+    "n_negatives": 1,
+    "stopping_step": 0,
+    "eval_step": 0,
+    "metric_decimal_place": 0,
+    "loss_decimal_place": 0,
 }  # fmt: skip  whole numbers
-NOT_NEGATIVE = ("learning_rate", "weight_decay", "stopping_step")
+NOT_NEGATIVE = ("learning_rate", "weight_decay")
 GROUP = ("nproc", "world_size", "ip", "port", "offset")  # what a process of several is told beside its `local_rank`
 
 
@@ -139,6 +144,9 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
     for key in NOT_NEGATIVE:
         if (value := external.get(key)) is not None and value < 0:
             raise ConfigError(f"{key}={value!r} should be at least 0")
+    for key, value in external.items():
+        if key.endswith("dropout_prob") and value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"{key}={value!r} should be a probability, from 0 to 1")
     if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
         raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
                           f"that work together, set by nproc")  # fmt: skip

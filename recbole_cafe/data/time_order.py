@@ -29,6 +29,9 @@ from recbole_cafe.files.places import data_folders
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
 
+FILTERS = ("user_inter_num_interval", "item_inter_num_interval", "val_interval", "rm_dup_inter",
+           "filter_inter_by_user_or_item")  # fmt: skip
+
 
 class ExactOrderMixin(ColumnarMixin):
     """Time order as the file has it: float64, stable, ties in file order or shuffled by seed.
@@ -103,6 +106,16 @@ class ExactOrderMixin(ColumnarMixin):
                 f"filters dropped {before - len(self.inter_feat)} of {before} interactions of {self.dataset_name}"
             )
         self._time = self._exact_time()
+
+    def _reset_index(self) -> None:
+        for name in self.feat_name_list:
+            if vars(self)[name].empty:
+                keys = [key for key in FILTERS if self.config[key] is not None]
+                raise DataError(
+                    f"{self.dataset_name}: the filters leave nothing of {name.removesuffix('_feat')}; set are "
+                    f"{', '.join(f'{key}={self.config[key]!r}' for key in keys) or 'none'}"
+                )
+        super()._reset_index()
 
     def _remap_ID_all(self) -> None:
         if self.benchmark_filename_list is not None:  # which RecBole does not filter

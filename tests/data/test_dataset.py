@@ -709,6 +709,12 @@ def test_val_interval_keeps_what_it_says(reader: str, kept: dict[str, Any], n: i
     assert len(create_dataset(config_of("BPR", val_interval=kept, reader=reader)).inter_feat) == n
 
 
+def test_filters_that_leave_nothing_are_named() -> None:
+    write(RATED)
+    with pytest.raises(DataError, match=r"the filters leave nothing of inter; .*user_inter_num_interval='\[99,inf\)'"):
+        create_dataset(config_of("CaFe", user_inter_num_interval="[99,inf)"))
+
+
 # Splits without rows --------------------------------------------------------------------------------------------------
 
 
