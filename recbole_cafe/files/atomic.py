@@ -401,6 +401,8 @@ def _as_utf8(
         fault = f"found the byte 0x{error.object[error.start]:02x}"
     except UnicodeEncodeError as error:  # half of a pair, which some codecs let through
         fault = f"found the character U+{ord(error.object[error.start]):04X}"
+    except UnicodeError as error:  # of the codec as a whole: UTF-16 without its first mark
+        fault = str(error)
     decoder.setstate(before)
     for k in range(len(raw)):  # a byte at a time, to count the lines before the fault
         try:

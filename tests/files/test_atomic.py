@@ -106,6 +106,12 @@ class TestLines:
             with pytest.raises(AtomicFileError, match=message):
                 read_columns(path, None, roles=ROLES)
 
+    def test_utf_16_without_its_mark_is_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "x.inter"
+        path.write_bytes("user_id:token\titem_id:token\na\ti\n".encode("utf-16-le"))
+        with pytest.raises(AtomicFileError, match=r"x\.inter: line 1: .*expected text in utf-16 \(key encoding\)"):
+            atomic.read_header(path, TextFormat("utf-16"))
+
     @pytest.mark.parametrize("block", [1 << 24, 5, 1])
     def test_a_byte_of_another_encoding_is_named(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
