@@ -14,8 +14,9 @@ from atomic_files import write_data_set
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import InputType, get_trainer, init_seed
-from torch import Tensor, nn
+from recbole.utils import get_trainer, init_seed
+from table_model import Table
+from torch import Tensor
 
 from recbole_cafe import CaFe, Config
 from recbole_cafe.experiment import by_protocol, create_dataset, data_preparation
@@ -70,29 +71,6 @@ def make(data_path: str) -> Any:
 
 def result_of(trainer: Any, test: Any) -> dict[str, float]:
     return dict(trainer.evaluate(test, load_best_model=False))
-
-
-class Table:
-    """Scores from a table with one row per user and one column per item, drawn once."""
-
-    input_type = InputType.POINTWISE
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.table = self.draw(dataset.user_num, dataset.item_num)
-
-    def draw(self, n_users: int, n_items: int) -> Tensor:
-        return torch.rand(n_users, n_items, generator=torch.Generator().manual_seed(3))
-
-    def full_sort_predict(self, interaction: Any) -> Tensor:
-        return self.table[interaction[self.USER_ID]]
-
-    def predict(self, interaction: Any) -> Tensor:
-        return self.table[interaction[self.USER_ID], interaction[self.ITEM_ID]]
-
-    def calculate_loss(self, interaction: Any) -> Tensor:
-        return self.weight.sum()
 
 
 class Scores(Table, SequentialRecommender):

@@ -17,8 +17,9 @@ from recbole.evaluator import register
 from recbole.evaluator.base_metric import AbstractMetric, LossMetric, TopkMetric
 from recbole.evaluator.collector import DataStruct
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
-from recbole.utils import EvaluatorType, InputType, get_trainer, init_seed
-from torch import Tensor, nn
+from recbole.utils import EvaluatorType, get_trainer, init_seed
+from table_model import Table
+from torch import Tensor
 
 from recbole_cafe import CaFe, Config, run
 from recbole_cafe.experiment import by_protocol, create_dataset, data_preparation
@@ -71,35 +72,21 @@ def make(data_path: str) -> Any:
     return prepared
 
 
-class Table:
-    """Scores from a table with one row per user and one column per item, drawn once; negative ones among them."""
+class Signed(Table):
+    """Negative scores among them."""
 
-    input_type = InputType.POINTWISE
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.weight = nn.Parameter(torch.zeros(1))
-        drawn = torch.rand(dataset.user_num, dataset.item_num, generator=torch.Generator().manual_seed(3))
-        self.table = self.of(drawn)
+    def draw(self, n_users: int, n_items: int) -> Tensor:
+        return self.of(super().draw(n_users, n_items))
 
     def of(self, drawn: Tensor) -> Tensor:
         return drawn * 1.4 - 0.2
 
-    def full_sort_predict(self, interaction: Any) -> Tensor:
-        return self.table[interaction[self.USER_ID]]
 
-    def predict(self, interaction: Any) -> Tensor:
-        return self.table[interaction[self.USER_ID], interaction[self.ITEM_ID]]
-
-    def calculate_loss(self, interaction: Any) -> Tensor:
-        return self.weight.sum()
-
-
-class Scores(Table, SequentialRecommender):
+class Scores(Signed, SequentialRecommender):
     pass
 
 
-class GeneralScores(Table, GeneralRecommender):
+class GeneralScores(Signed, GeneralRecommender):
     pass
 
 
