@@ -30,8 +30,9 @@ def execute(spec: dict[str, Any]) -> None:
     from recbole_cafe.experiment import run
 
     folder = Path(spec["folder"])
-    result = run(spec["model"], spec["dataset"], config_dict={**spec["config_dict"],
-                 "checkpoint_dir": str(folder / CHECKPOINTS)}, ranks_file=folder / RANKS)  # fmt: skip
+    settings = {**spec["config_dict"], "checkpoint_dir": str(folder / CHECKPOINTS)}
+    settings["save_every"] = 0  # a run that was killed begins again, in an empty folder
+    result = run(spec["model"], spec["dataset"], config_dict=settings, ranks_file=folder / RANKS)
     if not spec["keep_checkpoints"]:
         result.checkpoint = ""
     result.command = spec["command"]
