@@ -1,12 +1,27 @@
-"""A model whose scores are a table, so that what an evaluation should give can be computed from it."""
+"""A model whose scores are a table, so that what an evaluation should give can be computed from it; and its trainer."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from recbole.utils import InputType
+from recbole.utils import InputType, get_trainer, init_seed
 from torch import Tensor, nn
+
+from recbole_cafe import Config
+from recbole_cafe.experiment import create_dataset, data_preparation
+from recbole_cafe.train.trainer import trainer_class
+
+
+def ready(config: Config) -> tuple[Any, Any, Any, Any]:
+    """Trainer, train, valid and test loader of a configuration, as `recbole_cafe.run` makes them."""
+    init_seed(1, True)
+    train, valid, test = data_preparation(config, create_dataset(config))
+    init_seed(2, True)
+    network = config.model_class(config, train._dataset)
+    trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, network)
+    trainer.eval_collector.data_collect(train)
+    return trainer, train, valid, test
 
 
 class Table:

@@ -41,11 +41,11 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
-        open(temporary, "xb").close()
+        file = open(temporary, "x+b")  # noqa: SIM115  closed below, where its errors mean something else
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}") from error
     try:
-        with open(temporary, "r+b") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())  # on the disk before it counts, should the power fail

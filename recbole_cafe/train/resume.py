@@ -136,8 +136,18 @@ class ResumeMixin:
         elif epoch == 0 or not self._agreed(self.save_every.due(epoch)):
             return
         if self._keeps_state:
+            self._hold()
             self._write_state(epoch - 1, last_of(self.saved_model_file))
             self.save_every.saved()
+
+    def _hold(self) -> None:
+        """Keep other processes from going on with this run; only one that has a last state can be found by them.
+
+        Raises:
+            ConfigError: another process writes it.
+        """
+        if self._is_first and not self.lock.take():
+            raise ConfigError(f"{last_of(self.saved_model_file)} is being written by another process")
 
     def _agreed(self, value: Any) -> Any:
         """The first process's value, in all of them."""
@@ -153,10 +163,8 @@ class ResumeMixin:
         RecBole's has one second's resolution and no data set, so two runs started in one second overwrite each other.
         """
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
-        name = [f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth"]
-        if not self.config["single_spec"]:
-            torch.distributed.broadcast_object_list(name)
-        return str(Path(self.checkpoint_dir) / name[0])
+        name = self._agreed(f"{self.config['model']}-{self.config['dataset']}-{stamp}-{os.getpid()}.pth")
+        return str(Path(self.checkpoint_dir) / name)
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Mapping[str, float]]:
         score, self._valid_result = super()._valid_epoch(valid_data, show_progress=show_progress)
@@ -206,8 +214,6 @@ class ResumeMixin:
         }
         if self._average is not None:
             state["average"] = self._average.state_dict()
-        if not self.lock.take():
-            raise ConfigError(f"{path} is being written by another process")
         checkpoint.save(path, state)
 
     def resume_checkpoint(self, resume_file: str | Path) -> None:
@@ -253,7 +259,7 @@ class ResumeMixin:
         self._take_optimizer(part_of(state, "optimizer", dict, path), path, set(changed))
         self._take_average(state.get("average"), path)
         self._take_best(path)
-        self._resumed = path, state
+        self._resumed = path, {key: state.get(key) for key in ("data", "random")}
         self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
 
     def resume_unfinished(self) -> None:
@@ -270,6 +276,7 @@ class ResumeMixin:
             return
         self.saved_model_file = str(best_of(path))
         self.lock = Lock(path)
+        self._hold()
         self.resume_checkpoint(path)
 
     def _take_optimizer(self, saved: dict[str, Any], path: Path, changed: set[str]) -> None:

@@ -147,7 +147,7 @@ class EvaluationMixin(ResumeMixin):
                 # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
                 warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
                 loss = super()._train_epoch(train_data, epoch_idx, self._promising(loss_func), show_progress)
-        if said := self._losses.end_of_epoch():
+        if said := self._losses.end_of_epoch(loss):
             self.logger.warning(f"epoch {epoch_idx}: {said}; lower learning_rate={self.learning_rate}")
         if self._average is not None and epoch_idx + 1 >= self.average_from:
             self._average.add()

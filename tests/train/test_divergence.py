@@ -53,9 +53,9 @@ def test_the_mean_of_an_epoch_is_compared_with_the_first_batch() -> None:
 
     watched = losses.watched(loss)
     watched(), watched()
-    assert losses.end_of_epoch() == ""  # a mean of 2 is twice the first, not more
+    assert losses.end_of_epoch(4.0) == ""  # a mean of 2 is twice the first, not more
     watched(), watched()
-    assert losses.end_of_epoch() == "training diverges: a mean loss of 2.05, where untrained weights had 1"
+    assert losses.end_of_epoch(4.1) == "training diverges: a mean loss of 2.05, where untrained weights had 1"
     watched()
-    assert losses.end_of_epoch() == "training diverges: a mean loss of 2.5, where untrained weights had 1"
-    assert losses.end_of_epoch() == ""
+    assert losses.end_of_epoch((1.0, 1.5)) == "training diverges: a mean loss of 2.5, where untrained weights had 1"
+    assert losses.end_of_epoch(0.0) == ""

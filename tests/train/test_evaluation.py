@@ -14,17 +14,15 @@ from atomic_files import write_data_set
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
 from recbole.quick_start import run_recbole
 from recbole.trainer import Trainer
-from recbole.utils import get_trainer, init_seed
-from table_model import Table
+from table_model import Table, ready
 from torch import Tensor
 
 from recbole_cafe import CaFe, Config
-from recbole_cafe.experiment import by_protocol, create_dataset, data_preparation
+from recbole_cafe.experiment import by_protocol
 from recbole_cafe.files import candidates as sampled
 from recbole_cafe.ranking.ranks import ScoreError
 from recbole_cafe.train.evaluation import RecBoleScorer
 from recbole_cafe.train.metrics import ProtocolEvaluator, per_target
-from recbole_cafe.train.trainer import trainer_class
 
 N_USERS, N_ITEMS, N_INTENTS, L = 60, 160, 14, 5
 TOP = [1, 5, 10]
@@ -57,14 +55,7 @@ def make(data_path: str) -> Any:
             "eval_mode": "full", "MAX_ITEM_LIST_LENGTH": L, "hidden_size": 8, "inner_size": 8, "n_layers": 1,
         }  # fmt: skip
         known = {k: v for k, v in (plain | settings).items() if v is not None}
-        config = Config(model, "toy", config_dict=known)
-        init_seed(1, True)
-        train, valid, test = data_preparation(config, create_dataset(config))
-        init_seed(2, True)
-        network = config.model_class(config, train._dataset)
-        trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, network)
-        trainer.eval_collector.data_collect(train)
-        return trainer, train, valid, test
+        return ready(Config(model, "toy", config_dict=known))
 
     return prepared
 

@@ -17,15 +17,14 @@ from recbole.evaluator import register
 from recbole.evaluator.base_metric import AbstractMetric, LossMetric, TopkMetric
 from recbole.evaluator.collector import DataStruct
 from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
-from recbole.utils import EvaluatorType, get_trainer, init_seed
-from table_model import Table
+from recbole.utils import EvaluatorType
+from table_model import Table, ready
 from torch import Tensor
 
 from recbole_cafe import CaFe, Config, run
-from recbole_cafe.experiment import by_protocol, create_dataset, data_preparation
+from recbole_cafe.experiment import by_protocol
 from recbole_cafe.ranking.ranks import Ranks, list_with_target
 from recbole_cafe.train.metrics import ProtocolEvaluator
-from recbole_cafe.train.trainer import trainer_class
 
 N_USERS, N_ITEMS, N_INTENTS, L = 12, 30, 5, 5
 LISTS = ["ItemCoverage", "GiniIndex", "ShannonEntropy", "AveragePopularity", "TailPercentage"]
@@ -60,14 +59,7 @@ def make(data_path: str) -> Any:
         kind = known["metrics"][0]
         ranked = issubclass(register.metrics_dict[kind.lower()], TopkMetric) or kind in LISTS
         known.setdefault("valid_metric", f"{kind}@5" if ranked else kind)
-        config = Config(model, "little", config_dict=known)
-        init_seed(1, True)
-        train, valid, test = data_preparation(config, create_dataset(config))
-        init_seed(2, True)
-        network = config.model_class(config, train._dataset)
-        trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, network)
-        trainer.eval_collector.data_collect(train)
-        return trainer, train, valid, test
+        return ready(Config(model, "little", config_dict=known))
 
     return prepared
 

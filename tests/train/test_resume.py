@@ -234,3 +234,16 @@ def test_when_the_last_state_is_saved() -> None:
 def test_without_saving_a_broken_run_leaves_only_its_best_weights(train: Callable[..., Any], tmp_path: Path) -> None:
     train("CaFe", "broken", break_at=12, save_every=0)
     assert files(tmp_path / "broken") == [".pth"]
+
+
+def test_recboles_own_run_leaves_its_checkpoint_alone(toy_path: Path, tmp_path: Path) -> None:
+    """Who trains without `recbole_cafe.run` cannot resume by `auto`: no last state, no lock, nothing held open."""
+    from contract import build
+
+    from recbole_cafe.train.trainer import NetTrainer
+
+    prepared = build("CaFe", toy_path, epochs=2, hidden_size=8, inner_size=8, checkpoint_dir=str(tmp_path / "stock"))
+    trainer = NetTrainer(prepared.config, prepared.model)
+    trainer.fit(prepared.train, prepared.test, verbose=False)
+    assert files(tmp_path / "stock") == [".pth"]
+    assert trainer.lock._handle is None
