@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from recbole_cafe.files.result import Result
     from recbole_cafe.host.registry import install, register
     from recbole_cafe.host.workers import objective_function
-    from recbole_cafe.model.cafe import CaFe
+    from recbole_cafe.model.faces import CaFe
 
 __all__ = [
     "CaFe", "Config", "ConfigError", "Result", "__version__", "install", "objective_function", "register", "run",
@@ -38,7 +38,7 @@ __all__ = [
 
 # public name -> module that defines it
 _HOMES = {
-    "CaFe": "recbole_cafe.model.cafe",
+    "CaFe": "recbole_cafe.model.faces",
     "Config": "recbole_cafe.config.config",
     "ConfigError": "recbole_cafe.errors",
     "Result": "recbole_cafe.files.result",

@@ -30,7 +30,7 @@ from recbole_cafe.config.signature import net_keys, signature_of
 from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.data.sequences import TARGET_LIST
 from recbole_cafe.experiment import create_dataset, data_preparation
-from recbole_cafe.model import MODELS
+from recbole_cafe.model import faces
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.ranks import rank_of_target
 from recbole_cafe.train import checkpoint
@@ -132,8 +132,7 @@ class ScoringContract:
     @classmethod
     def model_class(cls) -> Any:
         """The class behind the name."""
-        module = __import__(MODELS[cls.model], fromlist=[cls.model])
-        return getattr(module, cls.model)
+        return getattr(faces, cls.model)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -323,7 +322,7 @@ class ModelContract(ScoringContract):
 
     @pytest.mark.parametrize("layout", ["all", "last"])
     def test_the_loss_is_finite_and_every_parameter_has_a_gradient(self, toy_path: Path, layout: str) -> None:
-        if layout not in self.model_class().layouts or self.settings.get("train_layout", layout) != layout:
+        if layout not in self.model_class().net.layouts or self.settings.get("train_layout", layout) != layout:
             pytest.skip(f"{self.model} does not train under {layout}")
         run = self.build(toy_path, train_layout=layout).enlarged(5.0)
         run.model.train()

@@ -34,13 +34,14 @@ DIRECTION: dict[str, set[str]] = {
     "host": {"config", "data", "errors", "files", "model", "train"},
     "environment": {"host"},
     "experiment": {"config", "data", "environment", "errors", "files", "model", "prepare", "ranking", "train"},
-    "recommend": {"config", "errors", "files", "layers", "model", "ranking"},
+    "recommend": {"config", "data", "errors", "files", "layers", "model", "ranking"},
+    "export": {"config", "data", "errors", "files", "host", "model", "recommend", "train"},
     "benchmark": {
         "config", "data", "environment", "errors", "experiment", "files", "model", "prepare", "ranking", "train",
     },
     "cli": {
-        "benchmark", "config", "data", "environment", "errors", "experiment", "files", "host", "model", "prepare",
-        "ranking", "recommend", "train",
+        "benchmark", "config", "data", "environment", "errors", "experiment", "export", "files", "host", "model",
+        "prepare", "ranking", "recommend", "train",
     },
     "__main__": {"cli"},
 }  # fmt: skip
@@ -59,7 +60,7 @@ ABSENT: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "environment": (("environment", "errors"), ("torch", "recbole")),
     "layers": (("layers",), ("recbole",)),
     "ranking": (("ranking",), ("recbole",)),
-    "recommend": (("recommend",), ("recbole",)),
+    "recommend": (("recommend",), ("recbole", "pandas")),
 }
 
 

@@ -53,8 +53,8 @@ def list_command(_given: argparse.Namespace, _rest: Sequence[str]) -> int:
     from recbole_cafe.model import MODELS
 
     print("models:")
-    for name, module in MODELS.items():
-        print(f"  {name:<16} {module}  props/model/{name}.yaml")
+    for name, net in MODELS.items():
+        print(f"  {name:<16} {net}  props/model/{name}.yaml")
     print("models of RecBole's that run under the same protocol:")
     for kind in KINDS:
         print(_wrapped(kind, [name for name in recboles_own(kind) if name not in OTHER_DATA]))

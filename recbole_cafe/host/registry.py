@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=type[NetRecommender])
 
+FACES = "recbole_cafe.model.faces"  # the module of our own models as RecBole sees them
 ENTRY_POINTS = "recbole_cafe.models"  # of a package: name = "package.module:Class"
 # What follows a model's name -> (module of RecBole's that is asked, our module, our class)
 COMPANIONS = {
@@ -154,7 +155,7 @@ def register(model_class: Model, yaml: str | Path | None = None) -> Model:
     _check_class(model_class)
     name = model_class.__name__
     if name in MODELS:
-        raise ConfigError(f"recbole_cafe has its own {name} ({MODELS[name]}): give {model_class!r} another name")
+        raise ConfigError(f"recbole_cafe has its own {name} ({FACES}.{name}): give {model_class!r} another name")
     if place := taken_by_recbole(name):
         raise ConfigError(f"RecBole has its own {name} ({place}): give {model_class!r} another name")
     if yaml is not None:
@@ -173,7 +174,7 @@ def model_class(name: str) -> type[NetRecommender]:
     if name in _registered:
         return _registered[name]
     if name in MODELS:
-        shipped: type[NetRecommender] = getattr(importlib.import_module(MODELS[name]), name)
+        shipped: type[NetRecommender] = getattr(importlib.import_module(FACES), name)
         return shipped
     if name not in (points := _entry_points()):
         raise ConfigError(f"recbole_cafe knows no model {name}")
@@ -253,7 +254,7 @@ def _left_to_recbole(name: str) -> bool:
         return False
     if (name, place) not in _reported:
         _reported.add((name, place))
-        home = MODELS[name] if name in MODELS else _registered[name].__module__
+        home = FACES if name in MODELS else _registered[name].__module__
         getLogger("recbole_cafe").warning(
             f"RecBole has its own {name} ({place}); the name means RecBole's. Ours is {home}.{name}: pass the class "
             f"instead of the name"

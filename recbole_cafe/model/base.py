@@ -1,12 +1,12 @@
 """RecBole's contract, written once: how a net (torch only) becomes a RecBole SequentialRecommender.
 
-A model file declares a net and a face::
+Our own models' faces are made of their nets in recbole_cafe.model.faces; a user's model declares its own::
 
-    class CaFe(NetRecommender):
-        net = CaFeNet
+    class Mine(NetRecommender):
+        net = MyNet
 
 The net's keyword-only constructor is the list of the model's config keys (recbole_cafe.config.signature); what the data
-know is one object, `data`. `layouts` says on which rows the model can be trained.
+know is one object, `data`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ class NetRecommender(SequentialRecommender, HasNet):
 
     Attributes:
         net: the net's class.
-        layouts: values of `train_layout` the model can be trained under.
         network: the net.
         facts: what the data know.
 
@@ -52,7 +51,6 @@ class NetRecommender(SequentialRecommender, HasNet):
     input_type = InputType.POINTWISE
     net: type[Net]
     scores_candidates = True  # without scoring all other items
-    layouts: tuple[str, ...] = ("all", "last")
 
     def __init__(self, config: Any, dataset: NetDataset) -> None:
         super().__init__(config, dataset)
@@ -61,10 +59,10 @@ class NetRecommender(SequentialRecommender, HasNet):
                 f"{type(self).__name__} needs a recbole_cafe NetDataset, got {type(dataset).__name__}: build it "
                 f"with recbole_cafe.run or with RecBole's create_dataset after `import recbole_cafe`"
             )
-        if config["train_layout"] not in self.layouts:
+        if config["train_layout"] not in self.net.layouts:
             raise ConfigError(
                 f"train_layout={config['train_layout']} does not suit {type(self).__name__}, which trains under "
-                f"{', '.join(self.layouts)}"
+                f"{', '.join(self.net.layouts)}"
             )
         self.facts = DataFacts(
             n_items=self.n_items,

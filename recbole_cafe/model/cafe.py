@@ -14,6 +14,7 @@ sqrt(D / heads)), `residual` (x or LN(x)). The authors' script passes no local h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -22,12 +23,11 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
+from recbole_cafe.layers.embedding import PaddedEmbedding, cosines, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
@@ -92,6 +92,10 @@ class Towers(Net):
         intents = self.item2intent[items]  # [N]
         coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
         return fine + coarse, coarse, packing  # Eq. 7
+
+    def similar(self, item: int) -> tuple[Tensor, Tensor]:
+        """The cosine of the items' vectors; see :meth:`Net.similar`."""
+        return cosines(self.item_embedding.weight, item)
 
 
 class CaFeNet(Towers):
@@ -210,12 +214,6 @@ class CaFeNet(Towers):
             intent_term = None if terms is None else terms.gather(1, own)
         return joint_score(logit, intent_term, self.joint)
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:  # noqa: ARG002
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""
         return Catalogue(self.item_embedding.weight.detach(), self.item2intent, self.joint, self.n_intents)
-
-
-class CaFe(NetRecommender):
-    """CaFe as RecBole sees it."""
-
-    net = CaFeNet

@@ -36,7 +36,7 @@ P(v | h) divided by popularity, alpha = 0 or below, and where all items compete 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,6 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
@@ -189,6 +188,8 @@ class CaFePlusNet(Towers):
         sparse_tables: gradients of the item table hold the rows a batch touched.
     """
 
+    gives_probabilities = True
+    counts_transitions = True
     scores_intents = True
     occupied: Tensor
     rho: Tensor
@@ -314,10 +315,18 @@ class CaFePlusNet(Towers):
         extra, factor = overrides.of(row, items)
         return (((term + logit - norm.gather(1, own)).exp() + extra) * factor).to(terms.dtype)
 
-    def catalogue(self) -> MemoryCatalogue:
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> MemoryCatalogue:
         """The items as :mod:`recbole_cafe.ranking.memory` ranks them, with the present weights."""
-        every = torch.arange(self.n_items, device=self.item2intent.device)
-        return MemoryCatalogue(self._vectors(every).detach(), self.item2intent, self.n_intents)
+        vectors = (ranked or self.ranked())["vectors"]
+        return MemoryCatalogue(vectors, self.item2intent, self.n_intents)
+
+    def ranked(self) -> dict[str, Tensor]:
+        """The vectors [V, D + 1] of :meth:`_vectors`."""
+        return {"vectors": self._vectors(torch.arange(self.n_items, device=self.item2intent.device)).detach()}
+
+    def as_given(self, score: Tensor) -> Tensor:
+        """P(v | h): the catalogue ranks by its logarithm."""
+        return score.exp()
 
     def _vectors(self, items: Tensor) -> Tensor:
         """What (3) multiplies a state's vector with.
@@ -331,9 +340,3 @@ class CaFePlusNet(Towers):
         return torch.cat(
             (trust(seen, self.levels.rank_shrinkage)[..., None] * self.item_embedding.weight[items], popularity), -1
         )
-
-
-class CaFePlus(NetRecommender):
-    """CaFePlus as RecBole sees it."""
-
-    net = CaFePlusNet

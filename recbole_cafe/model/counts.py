@@ -177,6 +177,22 @@ class TransitionCounts(nn.Module):
         kept = torch.bincount(torch.from_numpy(source[keep]), weights=value.double(), minlength=n)
         self.register_buffer("kept", kept)  # [n] N*
 
+    def check(self) -> None:
+        """Raise unless the table fits itself: it may have been read from a file.
+
+        Raises:
+            ValueError: a start or a successor that leads out of it, or a count that is none.
+        """
+        T = len(self.successor)
+        start, fits = self.start, len(self.start) == self.n + 1 and len(self.count) == T
+        fits = fits and int(start[0]) == 0 and int(start[-1]) == T and bool((start[1:] >= start[:-1]).all())
+        if T and fits:
+            fits = int(self.successor.min()) > 0 and int(self.successor.max()) < self.n
+        for values in (self.count, self.total, self.kept):
+            fits = fits and bool((values >= 0).all()) and bool(values.isfinite().all())
+        if not fits:
+            raise ValueError("the table of transition counts does not fit itself")
+
     def of(self, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All successors of some sources. source: [S] ids.
 

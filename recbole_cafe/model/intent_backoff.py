@@ -46,12 +46,13 @@ history and R of them are with an item among the L before. With P(h) the sum of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.counts import (
     CountSettings,
     IntentCountSettings,
@@ -77,6 +78,8 @@ class IntentBackoffNet(Net):
     """
 
     learns = False
+    gives_probabilities = True
+    counts_transitions = True
     needs_intents = True
     item2intent: Tensor
     within: Tensor
@@ -165,12 +168,11 @@ class IntentBackoffNet(Net):
         intent = self.item2intent[items] if intents is None else intents
         return (terms.gather(1, intent) * self.within[items] + extra) * factor
 
-    def catalogue(self) -> FactoredCatalogue:
+    def similar(self, item: int) -> tuple[Tensor, Tensor]:
+        """Counts over the geometric mean of both items' counts: c*(u, v) / sqrt(N(u) N(v)); see :meth:`Net.similar`."""
+        _, other, count = self.items.of(torch.tensor([item]))
+        return other, count / (self.items.total[item] * self.items.total[other]).clamp(min=1e-300).sqrt()
+
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:  # noqa: ARG002
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
         return FactoredCatalogue(self.within, self.item2intent, self.n_intents)
-
-
-class IntentBackoff(NetRecommender):
-    """IntentBackoff as RecBole sees it."""
-
-    net = IntentBackoffNet

@@ -6,13 +6,15 @@ right. A net of these says how positions become states; base.py makes a RecBole 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.cloze import Cloze
-from recbole_cafe.layers.embedding import PaddedEmbedding
+from recbole_cafe.layers.embedding import PaddedEmbedding, cosines
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.net import Net
@@ -134,9 +136,19 @@ class ItemNet(Net):
             return vector @ self.item_vectors().T
         return torch.einsum("bd,bkd->bk", vector, self.item_vectors(items))
 
-    def catalogue(self) -> Catalogue:
+    def similar(self, item: int) -> tuple[Tensor, Tensor]:
+        """The cosine of the items' vectors; see :meth:`Net.similar`."""
+        return cosines(self.item_embedding.weight[: self.n_items], item)
+
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        return Catalogue.of_items(self.item_vectors().detach())
+        return Catalogue.of_items((ranked or {}).get("vectors", self.item_vectors().detach()))
+
+    def ranked(self) -> dict[str, Tensor]:
+        """The vectors of the items where they are not just the rows of their table."""
+        vectors = self.item_vectors().detach()
+        is_table = vectors.data_ptr() == self.item_embedding.weight.data_ptr()
+        return {} if is_table else {"vectors": vectors}
 
 
 class MaskedIntents(nn.Module):

@@ -5,12 +5,13 @@ B rows in the batch, L positions, V items, C intents. Id 0 is padding, rows are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks
 
@@ -29,6 +30,17 @@ class Ranking(Protocol):
     def top(self, query: Query, k: int, excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """The k best items of each row and their scores, [B, k] each."""
 
+    def scores_of(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
+        """The scores that decide of items in rows of the query. row, item: [P]. Returns [P] float64."""
+
+
+@runtime_checkable
+class Loadable(Protocol):
+    """A part of a net with buffers that point into each other."""
+
+    def check(self) -> None:
+        """Raise ValueError unless they fit."""
+
 
 class Net(nn.Module):
     """A net that learns from histories and scores items.
@@ -40,12 +52,20 @@ class Net(nn.Module):
     Attributes:
         learns: whether there is something to train. A model of counts is complete when it is built.
         needs_intents: whether it cannot be built without the intents of the items.
+        layouts: values of `train_layout` it can be trained under.
+        counts_transitions: whether it counts what follows what, and so can take in new interactions once it is trained.
+        gives_probabilities: whether the scores of all items sum to one.
         scores_intents: whether the score of a candidate depends on its intent.
+        not_served: why it cannot be asked outside of training, such as about users it has not seen; empty if it can.
     """
 
     learns: ClassVar[bool] = True
     needs_intents: ClassVar[bool] = False
+    layouts: ClassVar[tuple[str, ...]] = ("all", "last")
+    gives_probabilities: ClassVar[bool] = False
+    counts_transitions: ClassVar[bool] = False
     scores_intents: bool = False
+    not_served: str = ""
 
     def loss(self, batch: Batch) -> Tensor:
         """Training loss of a batch, scalar."""
@@ -73,6 +93,58 @@ class Net(nn.Module):
         """
         raise NotImplementedError
 
-    def catalogue(self) -> Ranking:
-        """The items with the present weights, as they are ranked."""
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Ranking:
+        """The items with the present weights, as they are ranked.
+
+        Args:
+            ranked: from :meth:`ranked`, of the same weights; None to make it anew.
+        """
         raise NotImplementedError
+
+    # Outside of training ----------------------------------------------------------------------------------------------
+
+    def ranked(self) -> dict[str, Tensor]:
+        """What :meth:`catalogue` makes of the weights and a bundle stores, so that it need not be made again."""
+        return {}
+
+    def as_given(self, score: Tensor) -> Tensor:
+        """A score that a catalogue ranks by, float64, as the user gets it: a probability where the net has them."""
+        return score
+
+    def intent_probabilities(self, history: Tensor) -> Tensor:  # noqa: ARG002
+        """What comes next, coarsely.
+
+        Args:
+            history: [B, L] items.
+
+        Returns:
+            [B, C + 1], 0 for padding.
+
+        Raises:
+            ConfigError: the model does not predict intents.
+        """
+        raise ConfigError(f"{type(self).__name__} does not tell which intent comes next")
+
+    def similar(self, item: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """How like an item others are, at least 0 for those that are like it at all.
+
+        Args:
+            item: its id.
+
+        Returns:
+            [P] items, each once, and [P] their similarity.
+
+        Raises:
+            ConfigError: the model does not say.
+        """
+        raise ConfigError(f"{type(self).__name__} does not say which items are similar")
+
+    def check_loaded(self) -> None:
+        """Raise unless what was read from a file can be right.
+
+        Raises:
+            ValueError: numbers that would lead out of a table.
+        """
+        for part in self.modules():
+            if isinstance(part, Loadable):
+                part.check()

@@ -105,6 +105,11 @@ class Catalogue:
         logit = (state.double() * self.table.index_select(0, item).double()).sum(1)
         return joint_score(logit, None if terms is None else terms.double(), self.joint)
 
+    def scores_of(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
+        """:meth:`score64` of items in rows of a query. row, item: [P]. Returns [P]."""
+        state, terms = _parts(query)
+        return self.score64(state[row], None if terms is None else terms[row, self.item2intent[item]], item)
+
     def _own(self, state: Tensor, terms: Tensor | None, target: Tensor) -> Tensor:
         term = None if terms is None else terms.gather(1, self.item2intent[target][:, None])[:, 0]
         own = self.score64(state, term, target)

@@ -69,6 +69,11 @@ class FactoredCatalogue:
         extra, factor = overrides.of(row, item)
         return (self.plain(terms, row, item) + extra) * factor
 
+    def scores_of(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
+        """:meth:`score` of items in rows of a query. row, item: [P]. Returns [P]."""
+        overrides, terms = _parts(query)
+        return self.score(overrides, terms, row, item)
+
     def rank(self, query: Query, target: Tensor, *, excluded: Sequence[Tensor] | None = None,
              at_most: int | None = None) -> Ranks:  # fmt: skip  # noqa: ARG002
         """Where each row's target stands among all items.

@@ -36,7 +36,7 @@ class MemoryCatalogue:
         """V, padding included."""
         return self.plain.n_items
 
-    def score(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
+    def scores_of(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
         """ln of the score that decides. row, item: [P]. Returns [P] float64."""
         vector, terms, overrides = _parts(query)
         return self._overridden(overrides, row, item, self._plain(vector, terms, row, item))

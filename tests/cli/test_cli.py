@@ -515,7 +515,7 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     Path("dataset").symlink_to(simulated)
     assert main(["list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["CaFe", "recbole_cafe.model.cafe", "props/model/CaFe.yaml"] in lines
+    assert ["CaFe", "recbole_cafe.model.cafe.CaFeNet", "props/model/CaFe.yaml"] in lines
     assert ["ml-100k", "inside", "RecBole"] in lines
     assert ["small", "dataset/small"] in lines
     assert "amazon" in [line[0] for line in lines]

@@ -22,7 +22,7 @@ from recbole_cafe.config.props import model_yaml, props_dir
 from recbole_cafe.data.sequences import NetDataset
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.host import registry
-from recbole_cafe.model.cafe import CaFe
+from recbole_cafe.model.faces import CaFe
 from recbole_cafe.train.trainer import NetTrainer
 
 ROOT = Path(recbole_cafe.__file__).parent.parent
@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
 MODULE = '''"""A model of a user's own."""
 
 import recbole_cafe
-from recbole_cafe.model.cafe import CaFe
+from recbole_cafe.model.faces import CaFe
 
 
 class {name}(CaFe):
@@ -193,7 +193,7 @@ def test_what_cannot_be_registered_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("collections:OrderedDict", "is not a subclass"), ("recbole_cafe.model.cafe:CaFe", "the name of the class")],
+    [("collections:OrderedDict", "is not a subclass"), ("recbole_cafe.model.faces:CaFe", "the name of the class")],
 )
 def test_an_entry_point_that_cannot_be_right_is_named(site: Path, value: str, message: str) -> None:
     declare(site, "wrong", "Wrong", value)
@@ -202,7 +202,7 @@ def test_an_entry_point_that_cannot_be_right_is_named(site: Path, value: str, me
 
 
 def test_an_entry_point_does_not_replace_a_model_of_recboles(site: Path) -> None:
-    declare(site, "greedy", "SASRec", "recbole_cafe.model.cafe:CaFe")
+    declare(site, "greedy", "SASRec", "recbole_cafe.model.faces:CaFe")
     assert get_model("SASRec").__module__ == "recbole.model.sequential_recommender.sasrec"
     assert get_trainer(Config("SASRec", "toy", config_dict={"gpu_id": ""})["MODEL_TYPE"], "SASRec") is not NetTrainer
 

@@ -55,8 +55,9 @@ def settings_of(toy_path: Path, **more: Any) -> dict[str, Any]:
 
 def test_recboles_lookups_find_every_model() -> None:
     assert registry.install() == list(MODELS)
-    for name, module in MODELS.items():
-        assert get_model(name).__module__ == module
+    for name in MODELS:
+        assert get_model(name).__module__ == "recbole_cafe.model.faces"
+        assert get_model(name).net.__module__ == MODELS[name].rpartition(".")[0]
         assert get_model(name).__name__ == name
         assert get_trainer(None, name) is NetTrainer
         assert getattr(recbole.data.dataset, f"{name}Dataset") is NetDataset
@@ -124,7 +125,7 @@ def test_a_name_that_recbole_has_is_left_to_recbole(
     monkeypatch.setattr(recbole.model, "__path__", [*recbole.model.__path__, str(tmp_path)])
     assert registry.install() == [name for name in MODELS if name != "CaFe"]
     assert "RecBole has its own CaFe" in caplog.text
-    assert "the name means RecBole's. Ours is recbole_cafe.model.cafe.CaFe: pass the class instead" in caplog.text
+    assert "the name means RecBole's. Ours is recbole_cafe.model.faces.CaFe: pass the class instead" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ print(json.dumps({
 def test_recboles_quick_start_runs_cafe_from_start_to_end(toy_path: Path) -> None:
     settings = settings_of(toy_path, epochs=10, learning_rate=0.01, train_batch_size=8, loss_type="CE")
     observed = last_line(python("-c", EVERYTHING % json.dumps(settings)))
-    assert observed["model"] == "recbole_cafe.model.cafe"
+    assert observed["model"] == "recbole_cafe.model.faces"
     assert set(observed["test"]) == {f"{m}@{k}" for m in ("ndcg", "hit", "mrr") for k in (5, 10, 20)} | {"mrr"}
     assert observed["test"] == observed["tuned"]
     assert observed["scores"] == sorted(observed["scores"], reverse=True)
@@ -200,7 +201,7 @@ print(json.dumps([same, get_model("CaFe").__module__, get_trainer(None, "CaFe").
 
 def test_recbole_may_be_imported_first() -> None:
     observed = last_line(python("-c", ORDERS))
-    assert observed == [[True, True], "recbole_cafe.model.cafe", "NetTrainer", True, "product"]
+    assert observed == [[True, True], "recbole_cafe.model.faces", "NetTrainer", True, "product"]
 
 
 FIRST = """
@@ -228,13 +229,13 @@ print(json.dumps([get_model("CaFe").__module__, get_trainer(None, "CaFe").__name
     ],
 )
 def test_recbole_knows_us_whatever_is_imported_first(first: str) -> None:
-    known = ["recbole_cafe.model.cafe", "NetTrainer", "recbole_cafe.host.workers", False, True]
+    known = ["recbole_cafe.model.faces", "NetTrainer", "recbole_cafe.host.workers", False, True]
     assert last_line(python("-c", FIRST % first)) == [*known, True]
 
 
 def test_recbole_knows_us_without_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECBOLE_CAFE_COMPAT", "0")
-    known = ["recbole_cafe.model.cafe", "NetTrainer", "recbole_cafe.host.workers", False, True]
+    known = ["recbole_cafe.model.faces", "NetTrainer", "recbole_cafe.host.workers", False, True]
     assert last_line(python("-c", FIRST % "import recbole_cafe")) == [*known, False]
 
 
@@ -260,7 +261,7 @@ def test_a_later_recbole_with_a_cafe_of_its_own() -> None:
     done = python("-c", SHADOW)
     module, joint, ours = last_line(done)
     assert module == "recbole.model.sequential_recommender.cafe"
-    assert (joint, ours) == ("product", "recbole_cafe.model.cafe")
+    assert (joint, ours) == ("product", "recbole_cafe.model.faces")
     assert done.stderr.count("RecBole has its own CaFe (later/sequential_recommender/cafe.py)") == 1
 
 

@@ -9,7 +9,7 @@ from recbole.data.dataset import SequentialDataset
 from recbole_cafe import Config
 from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.intents import item_intents
-from recbole_cafe.model.cafe import CaFe
+from recbole_cafe.model.faces import CaFe
 
 SEQ = torch.tensor([[5, 6, 7, 0], [8, 0, 0, 0], [1, 2, 3, 4]])
 LENGTH, ITEM = torch.tensor([3, 1, 4]), torch.tensor([9, 10, 11])

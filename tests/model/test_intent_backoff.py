@@ -15,7 +15,8 @@ from recbole_cafe.config.signature import arguments_of
 from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.experiment import run
 from recbole_cafe.model.counts import repeat_rate, transitions
-from recbole_cafe.model.intent_backoff import IntentBackoff, IntentBackoffNet
+from recbole_cafe.model.faces import IntentBackoff
+from recbole_cafe.model.intent_backoff import IntentBackoffNet
 from recbole_cafe.ranking.ranks import expectation, rank_of_target
 
 ITEM_ONLY = {"use_intents": False}

@@ -41,7 +41,7 @@ def random_case(trial):
 def dense(catalogue, query):
     """ln of every score, [B, V]; column 0 is no item."""
     every = torch.arange(catalogue.n_items)
-    rows = [catalogue.score(query, torch.full_like(every, row), every) for row in range(len(query.terms))]
+    rows = [catalogue.scores_of(query, torch.full_like(every, row), every) for row in range(len(query.terms))]
     scores = torch.stack(rows)
     scores[:, 0] = torch.nan
     return scores

@@ -35,7 +35,6 @@ from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer, within_ball
 from recbole_cafe.layers.losses import LOSSES, hinge_loss, next_id_loss
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.query import Query
@@ -159,6 +158,8 @@ class AttRecNet(ItemNet):
         sparse_tables: gradients of the tables hold the rows a batch touched.
     """
 
+    not_served = "its query reads the user, and it knows those of its training alone"
+
     def __init__(
         self,
         *,
@@ -229,9 +230,3 @@ class AttRecNet(ItemNet):
         negative = self.item_negatives(owner, item, loss.n_negatives)  # [N, K]
         positive_score = (query * self.item_vectors(item)).sum(-1)
         return hinge_loss(positive_score, torch.einsum("nd,nkd->nk", query, self.item_vectors(negative)), loss.margin)
-
-
-class AttRec(NetRecommender):
-    """AttRec as RecBole sees it."""
-
-    net = AttRecNet

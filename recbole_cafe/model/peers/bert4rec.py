@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ClozeNet
 from recbole_cafe.model.settings import EncoderSettings
 
@@ -61,9 +60,3 @@ class BERT4RecNet(ClozeNet):
         """BERT's head."""
         transformed: Tensor = self.head(state)
         return transformed
-
-
-class CorrectedBERT4Rec(NetRecommender):
-    """The corrected BERT4Rec as RecBole sees it."""
-
-    net = BERT4RecNet

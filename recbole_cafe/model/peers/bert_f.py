@@ -17,7 +17,6 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ClozeNet, MaskedIntents
 from recbole_cafe.model.settings import EncoderSettings
 
@@ -87,9 +86,3 @@ class BERTFNet(FusedClozeNet):
             mask_ratio=mask_ratio, share_position=share_position,
             item_encoder=encoder.make_bert(data.max_seq_length), intent_encoder=encoder.make_bert(data.max_seq_length),
         )  # fmt: skip
-
-
-class BERTF(NetRecommender):
-    """BERT-F as RecBole sees it."""
-
-    net = BERTFNet

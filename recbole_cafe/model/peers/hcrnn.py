@@ -39,7 +39,6 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.query import Query
@@ -343,9 +342,3 @@ class HCRNNNet(ItemNet):
         """See :class:`ItemNet`; of each row only the last position is read out."""
         h, c, _, packing = self.contexts(history)
         return Query(self.query_vector(self.read_out(h, c, packing, packing.length.cumsum(0) - 1)))
-
-
-class HCRNN(NetRecommender):
-    """HCRNN as RecBole sees it."""
-
-    net = HCRNNNet

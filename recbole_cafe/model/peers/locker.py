@@ -26,7 +26,6 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ClozeNet
 from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
@@ -122,9 +121,3 @@ class LOCKERNet(ClozeNet):
         """See :class:`recbole_cafe.model.item_net.ItemNet`."""
         packing = Packing(history > 0)
         return self.encoder(self.item_embedding(packing.pack(history)), packing), packing
-
-
-class LOCKER(NetRecommender):
-    """LOCKER as RecBole sees it."""
-
-    net = LOCKERNet

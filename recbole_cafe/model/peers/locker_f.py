@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.peers.bert_f import FusedClozeNet
 from recbole_cafe.model.peers.locker import LocalityForms
 from recbole_cafe.model.settings import EncoderSettings
@@ -52,9 +51,3 @@ class LOCKERFNet(FusedClozeNet):
             item_encoder=locality.make(encoder, data.max_seq_length, cloze=True),
             intent_encoder=of_intents.make(encoder, data.max_seq_length, cloze=True),
         )  # fmt: skip
-
-
-class LOCKERF(NetRecommender):
-    """LOCKER-F as RecBole sees it."""
-
-    net = LOCKERFNet

@@ -23,7 +23,6 @@ from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import init_transformer
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ClozeNet, MaskedIntents
 from recbole_cafe.model.peers.bert4rec import ItemHead
 from recbole_cafe.model.settings import EncoderSettings
@@ -107,9 +106,3 @@ class NOVANet(ClozeNet):
         """BERT4Rec's head."""
         transformed: Tensor = self.head(state)
         return transformed
-
-
-class NOVA(NetRecommender):
-    """NOVA as RecBole sees it."""
-
-    net = NOVANet

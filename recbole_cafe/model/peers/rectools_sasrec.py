@@ -12,6 +12,7 @@ B rows, L positions, D hidden size, V items. RecTools pads rows on the left, and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import Tensor
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import missing_package
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.net import Net
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
@@ -53,6 +53,8 @@ class RecToolsSASRecNet(Net):
     Raises:
         MachineError: RecTools is not installed.
     """
+
+    not_served = "its weights are those of a RecTools model, which needs RecTools and its data"
 
     their_id: Tensor
     needs_intents = True
@@ -131,7 +133,7 @@ class RecToolsSASRecNet(Net):
         vectors = self._vectors()
         return torch.cat((vectors[self.their_id], unknown.to(vectors.dtype)[:, None]), 1)
 
-    def catalogue(self) -> Catalogue:
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:  # noqa: ARG002
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights.
 
         Two groups: beside the unknown ones' logits every product of a known item would count as doubtful and be summed
@@ -175,9 +177,3 @@ def _items_as_dataset(items: Tensor, item2intent: Tensor | None, n_intents: int,
     known = known[item2intent[known] < n_intents]
     features = pd.DataFrame({"id": known.numpy(), "value": item2intent[known].numpy(), "feature": "intent"})
     return Dataset.construct(interactions, item_features_df=features, cat_item_features=["intent"])
-
-
-class RecToolsSASRec(NetRecommender):
-    """RecTools' SASRec as RecBole sees it."""
-
-    net = RecToolsSASRecNet

@@ -39,7 +39,6 @@ from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.skew_normal import SkewNormal
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.query import Query
@@ -246,6 +245,9 @@ class RKSANet(ItemNet):
         sparse_tables: gradients of the tables hold the rows a batch touched.
     """
 
+    layouts = ("last",)  # a history makes one vector
+    not_served = "its query reads the user, and it knows those of its training alone"
+
     def __init__(
         self,
         *,
@@ -323,10 +325,3 @@ class RKSANet(ItemNet):
             for _ in range(self.eval_samples)
         ]
         return Query(self.query_vector(torch.stack(draws).mean(0)))
-
-
-class RKSA(NetRecommender):
-    """RKSA as RecBole sees it."""
-
-    net = RKSANet
-    layouts = ("last",)

@@ -26,7 +26,6 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import SelfAttention
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
@@ -167,9 +166,3 @@ class SAIRNet(ItemNet):
         """
         loss = super().loss(batch)
         return loss + self.interest_reg * self.pool.redundancy() if self.interest_reg else loss
-
-
-class SAIR(NetRecommender):
-    """SAIR as RecBole sees it."""
-
-    net = SAIRNet

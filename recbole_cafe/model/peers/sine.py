@@ -30,7 +30,6 @@ from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.query import Query
@@ -77,6 +76,8 @@ class SINENet(ItemNet):
         initializer_range: standard deviation of the tables at the start.
         sparse_tables: gradients of the item table hold the rows a batch touched.
     """
+
+    layouts = ("last",)  # a history makes one vector
 
     def __init__(
         self,
@@ -161,10 +162,3 @@ class SINENet(ItemNet):
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:
         """See :class:`ItemNet`."""
         return Query(self.query_vector(self(history, user)))
-
-
-class CorrectedSINE(NetRecommender):
-    """The corrected SINE as RecBole sees it. A history makes one vector, so that it trains on prefix rows."""
-
-    net = SINENet
-    layouts = ("last",)

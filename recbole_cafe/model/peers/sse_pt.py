@@ -36,7 +36,6 @@ from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.sampling import swap_ids
-from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
@@ -112,6 +111,7 @@ class SSEPTNet(ItemNet):
         self.sharing, self.hidden_size = sharing, size
         self.user_embedding = None
         if user_size:
+            self.not_served = "its query reads the user, and it knows those of its training alone"
             self.user_embedding = PaddedEmbedding(data.n_users, user_size, std=std, sparse=sparse_tables)
         self.encoder = encoder.make(
             data.max_seq_length, attention={"output_projection": output_projection}, width=size + user_size,
@@ -176,9 +176,3 @@ class SSEPTNet(ItemNet):
     def query_vector(self, state: Tensor) -> Tensor:
         """F_i, the part of F that an item is multiplied with. [N, d] to [N, d_i]."""
         return state[:, : self.hidden_size]
-
-
-class SSEPT(NetRecommender):
-    """SSE-PT as RecBole sees it."""
-
-    net = SSEPTNet

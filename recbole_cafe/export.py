@@ -1,0 +1,118 @@
+"""From a checkpoint to a bundle (recbole_cafe.recommend.bundle): the last step that needs RecBole and the data."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from recbole_cafe.config.signature import signature_of
+from recbole_cafe.data.intents import item_intents
+from recbole_cafe.data.reader import text_format
+from recbole_cafe.errors import ConfigError, DataError
+from recbole_cafe.files.columns import read_columns
+from recbole_cafe.host.reload import load_data_and_model
+from recbole_cafe.model import MODELS
+from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, sorted_order, write
+from recbole_cafe.train.checkpoint import decode
+
+
+def export(
+    checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str], *, title: str | None = None,
+    interactions: bool = True, replace: bool = False,
+) -> Bundle:  # fmt: skip
+    """Write the model of a checkpoint as a bundle.
+
+    Args:
+        checkpoint: of a model of ours. Its data set has to be where it was.
+        folder: of the bundle.
+        title: column of the .item file to show of an item.
+        interactions: keep what was trained on, with the users' tokens, so that the counts of a model that has some can
+            be continued.
+        replace: whether a bundle that is there may be replaced.
+
+    Returns:
+        the bundle.
+
+    Raises:
+        CheckpointError: see :func:`load_data_and_model`.
+        ConfigError: a model of RecBole's, or one that cannot be asked outside of training.
+        DataError: no such column.
+        OutputError: the folder cannot be written.
+    """
+    config, model, _, train, _, _ = load_data_and_model(checkpoint)
+    bundle = bundle_of(config, model, train._dataset, title=title, interactions=interactions)
+    write(bundle, folder, replace=replace)
+    return bundle
+
+
+def bundle_of(config: Any, model: Any, dataset: Any, *, title: str | None = None, interactions: bool = True) -> Bundle:
+    """A bundle of a trained model in memory.
+
+    Args:
+        config: of the run.
+        model: of a class of ours.
+        dataset: the train split.
+        title: see :func:`export`.
+        interactions: see :func:`export`.
+
+    Raises:
+        ConfigError: see :func:`export`.
+        DataError: see :func:`export`.
+    """
+    name = config["model"]
+    if not isinstance(model, NetRecommender):
+        raise ConfigError(f"{name} is RecBole's; only models of ours can be exported: {', '.join(MODELS)}")
+    if name not in MODELS:
+        raise ConfigError(f"{name} is a model of your own; only {', '.join(MODELS)} can be exported")
+    net = model.network.cpu().eval()
+    if net.not_served:
+        raise ConfigError(f"{name} cannot be exported: {net.not_served}")
+    settings = decode({key: config[key] for key in sorted(signature_of(type(net)).keys)})
+    users, item = (ids.numpy() for ids in dataset.user_items())
+    seen = torch.bincount(torch.from_numpy(item), minlength=dataset.item_num)
+    token = pa.array(_tokens(dataset, dataset.iid_field), pa.string())
+    has_intents = bool(config["INTENT_FIELD"]) and (net.needs_intents or config["INTENT_FIELD"] in dataset.field2type)
+    names, intent = [""], (torch.arange(dataset.item_num) > 0).long()  # without intents: all in the group of those
+    if has_intents:
+        names = ["", *_tokens(dataset, config["INTENT_FIELD"])]
+        intent = item_intents(config, dataset).item2intent.cpu()
+    items = Items(
+        token, intent, seen, pa.array(names, pa.string()), _titles(config, dataset, title), sorted_order(token)
+    )
+    known = None
+    if interactions and net.counts_transitions:
+        tokens = pa.array(["", *_tokens(dataset, dataset.uid_field)], pa.string())
+        known = partial(Interactions, tokens.take(pa.array(users)), item)
+    about = {"dataset": config["dataset"], "seed": config["seed"], "digests": dict(dataset.digests or {})}
+    return Bundle(name, settings, config["MAX_ITEM_LIST_LENGTH"], net, items, known, about)
+
+
+def _tokens(dataset: Any, column: str) -> list[str]:
+    """The tokens of ids 1, 2, ..."""
+    return [str(token) for token in dataset.field2id_token[column][1:]]
+
+
+def _titles(config: Any, dataset: Any, title: str | None) -> pa.Array | None:
+    """What a column of the .item file says of each item, null where nothing."""
+    if title is None:
+        return None
+    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; titles are read from its column {title!r}")
+    columns = read_columns(path, [dataset.iid_field, title], text=text_format(config))
+    if columns.kinds[title] == "float":
+        raise DataError(f"{path}: column {title!r} is of type float, a title is text (token or token_seq)")
+    table = columns.table()
+    said = table[title].combine_chunks()
+    if columns.kinds[title] == "token_seq":
+        said = pc.binary_join(said.cast(pa.list_(pa.string())), " ")
+    listed = table[dataset.iid_field].cast(pa.string()).combine_chunks()
+    place = pc.index_in(pa.array(_tokens(dataset, dataset.iid_field)), value_set=listed)
+    return said.cast(pa.string()).take(place)
