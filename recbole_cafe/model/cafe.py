@@ -29,6 +29,7 @@ from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
 from recbole_cafe.model.net import Net
+from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
 from recbole_cafe.ranking.query import Query, required
@@ -213,6 +214,15 @@ class CaFeNet(Towers):
             own = self.item2intent[items] if intents is None else intents
             intent_term = None if terms is None else terms.gather(1, own)
         return joint_score(logit, intent_term, self.joint)
+
+    def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:  # noqa: ARG002
+        """Both halves of the joint score, which add up to it (Eq. 10 in logarithms); see :meth:`Net.reasons`."""
+        state, table = required(query.vector, "vector"), self.item_embedding.weight
+        logit = (state[row].double() * table[item].double()).sum(1)
+        if query.terms is None:
+            return Reasons(item_relevance=logit)
+        term = query.terms[row, self.item2intent[item]].double()
+        return Reasons(item_relevance=joint_score(logit, torch.zeros_like(term), self.joint), intent_relevance=term)
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:  # noqa: ARG002
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""

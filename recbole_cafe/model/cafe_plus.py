@@ -47,6 +47,7 @@ from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
 from recbole_cafe.ranking.memory import MemoryCatalogue
 from recbole_cafe.ranking.query import Query, required
@@ -324,17 +325,41 @@ class CaFePlusNet(Towers):
         """The vectors [V, D + 1] of :meth:`_vectors`."""
         return {"vectors": self._vectors(torch.arange(self.n_items, device=self.item2intent.device)).detach()}
 
+    def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
+        """The terms of (1), each times what repeats make of it; see :meth:`Net.reasons`."""
+        newest, overrides = newest_first(history), required(query.overrides, "overrides")
+        source, count, part = counted(self.items, newest, self.counts.lookup, row, item, n_items=self.n_items)
+        extra, factor = overrides.of(row, item)
+        amount = part * (extra * factor / part.sum(1).clamp(min=TINY))[:, None]
+        vector, terms = required(query.vector, "vector"), required(query.terms, "terms")
+        norm, intent = required(query.log_norm, "log_norm"), self.item2intent[item]
+        logit = (vector[row].double() * self._vectors(item).double()).sum(1)
+        inside = (logit - norm[row, intent]).exp()
+        probability = self.intent_probabilities(history)[row, intent].double()
+        through = terms[row, intent].double().exp() * factor
+        weight = self._popularity(torch.arange(self.n_items, device=item.device)).double().exp()
+        weight[0] = 0
+        of_intent = torch.bincount(self.item2intent, weights=weight, minlength=self.n_intents + 1)
+        return Reasons(
+            counted=self.counts.counted, source=source, count=undiscounted(count, self.counts.discount), amount=amount,
+            weight=through / probability.clamp(min=TINY), intent_probability=probability, share_in_intent=inside,
+            popularity_share=weight[item] / of_intent[intent],
+        )  # fmt: skip
+
     def as_given(self, score: Tensor) -> Tensor:
         """P(v | h): the catalogue ranks by its logarithm."""
         return score.exp()
+
+    def _popularity(self, items: Tensor) -> Tensor:
+        """alpha ln(n(v) + kappa). [...] to [...]."""
+        return self.levels.popularity_exponent * (self.inside.seen[items] + self.counts.popularity_prior).log()
 
     def _vectors(self, items: Tensor) -> Tensor:
         """What (3) multiplies a state's vector with.
 
         [...] to [..., D + 1], popularity last; without `item_net` popularity alone, [..., 1].
         """
-        seen = self.inside.seen[items]
-        popularity = self.levels.popularity_exponent * (seen + self.counts.popularity_prior).log()[..., None]
+        seen, popularity = self.inside.seen[items], self._popularity(items)[..., None]
         if not self.levels.item_net:
             return popularity
         return torch.cat(

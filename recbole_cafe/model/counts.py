@@ -100,6 +100,11 @@ class CountSettings:
         """How a history is looked up."""
         return Lookup(self.history_length, self.history_decay, self.prior)
 
+    @property
+    def counted(self) -> str:
+        """What a count is, as a part of a sentence: an item was taken so many times ..."""
+        return ("soon " if self.window > 1 else "") + ("before or after" if self.backward else "after") + " which"
+
 
 @dataclass(frozen=True, kw_only=True)
 class IntentCountSettings:

@@ -62,8 +62,11 @@ from recbole_cafe.model.counts import (
     with_repeats,
 )
 from recbole_cafe.model.net import Net
+from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, required
+
+TINY = 1e-300
 
 
 class IntentBackoffNet(Net):
@@ -167,6 +170,21 @@ class IntentBackoffNet(Net):
         extra, factor = overrides.of(row, items)
         intent = self.item2intent[items] if intents is None else intents
         return (terms.gather(1, intent) * self.within[items] + extra) * factor
+
+    def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
+        """The terms of (1), each times what (3) makes of it; see :meth:`Net.reasons`."""
+        newest, overrides = newest_first(history), required(query.overrides, "overrides")
+        source, count, part = counted(self.items, newest, self.counts.lookup, row, item, n_items=self.n_items)
+        extra, factor = overrides.of(row, item)
+        amount = part * (extra * factor / part.sum(1).clamp(min=TINY))[:, None]
+        intent, inside = self.item2intent[item], self.within[item]
+        probability = self._intent_probability(newest)[row, intent]
+        through = required(query.terms, "terms")[row, intent] * factor
+        return Reasons(
+            counted=self.counts.counted, source=source, count=undiscounted(count, self.counts.discount), amount=amount,
+            weight=through / probability.clamp(min=TINY), intent_probability=probability, share_in_intent=inside,
+            popularity_share=inside,
+        )  # fmt: skip
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
         """Counts over the geometric mean of both items' counts: c*(u, v) / sqrt(N(u) N(v)); see :meth:`Net.similar`."""

@@ -18,6 +18,7 @@ from recbole_cafe.layers.embedding import PaddedEmbedding, cosines
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.model.net import Net
+from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.model.settings import SOFTMAX, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
 from recbole_cafe.ranking.query import Query, required
@@ -135,6 +136,10 @@ class ItemNet(Net):
         if items is None:
             return vector @ self.item_vectors().T
         return torch.einsum("bd,bkd->bk", vector, self.item_vectors(items))
+
+    def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:  # noqa: ARG002
+        """The inner product alone; see :meth:`Net.reasons`."""
+        return Reasons(item_relevance=self.catalogue().scores_of(query, row, item))
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
         """The cosine of the items' vectors; see :meth:`Net.similar`."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks
 
@@ -124,6 +125,20 @@ class Net(nn.Module):
             ConfigError: the model does not predict intents.
         """
         raise ConfigError(f"{type(self).__name__} does not tell which intent comes next")
+
+    def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:  # noqa: ARG002
+        """What the scores of some items are made of.
+
+        Args:
+            history: [B, L] items.
+            query: what they say.
+            row: [P] rows of them.
+            item: [P]; a pair of row and item at most once.
+
+        Raises:
+            ConfigError: the model does not say.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no reasons")
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """How like an item others are, at least 0 for those that are like it at all.

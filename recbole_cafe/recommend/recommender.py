@@ -18,7 +18,9 @@ from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import best
 from recbole_cafe.recommend.bundle import Bundle, read
+from recbole_cafe.recommend.explain import REASON, explained
 from recbole_cafe.recommend.histories import Histories, Lookup, read_histories, tokens_of
+from recbole_cafe.recommend.update import with_interactions, with_items
 
 BATCH = 512  # histories at a time
 PAIRS = 2**18  # pairs of a history and an item scored in one go
@@ -79,7 +81,7 @@ class Recommender:
             allow: the only items that may be in a list.
             per_intent: at most so many items of one intent in a list.
             intents: the only intents whose items may be in a list.
-            reasons: add the column of :meth:`reasons`.
+            reasons: add the column `reason`: see :data:`recbole_cafe.recommend.explain.REASON`.
 
         Returns:
             a table, rows in the order of histories, then rank: user (the token, or the place in the list), rank from
@@ -127,6 +129,17 @@ class Recommender:
         row, column = (items > 0).nonzero(as_tuple=True)
         told = [said[r][c] for r, c in zip(row.tolist(), column.tolist(), strict=True)] if reasons else None
         return self._table(given, row, column, items[row, column], scores[row, column], told)
+
+    def _explained(self, given: Histories, rows: np.ndarray, query: Query, items: Tensor) -> list[list[Any]]:
+        """The column `reason` of the lists of some histories. items: [R, k]."""
+        row, column = (items > 0).nonzero(as_tuple=True)
+        reasons = self.net.reasons(given.padded(rows, self.bundle.max_seq_length), query, row, items[row, column])
+        told: list[list[Any]] = [[None] * items.shape[1] for _ in rows]
+        for r, c, line in zip(
+            row.tolist(), column.tolist(), explained(reasons, items[row, column], self.items), strict=True
+        ):
+            told[r][c] = line
+        return told
 
     def _query(self, given: Histories, rows: np.ndarray) -> Query:
         return self.net.query(given.padded(rows, self.bundle.max_seq_length))
@@ -198,9 +211,7 @@ class Recommender:
         columns[self.score_name] = pa.array(score.numpy())
         columns["intent"] = self.intent_tokens(self.items.intent[item])
         if reasons is not None:
-            from recbole_cafe.recommend.explain import ARROW
-
-            columns["reason"] = pa.array(reasons, ARROW)
+            columns["reason"] = pa.array(reasons, REASON)
         return pa.table(columns)
 
     # Other questions --------------------------------------------------------------------------------------------------
@@ -289,6 +300,16 @@ class Recommender:
                          "item": self.items.token.take(pa.array(listed.numpy() - 1)),
                          "similarity": pa.array(scores[0][found].numpy()),
                          "intent": self.intent_tokens(self.items.intent[listed])})  # fmt: skip
+
+    # What is new ------------------------------------------------------------------------------------------------------
+
+    def with_items(self, table: Any) -> Recommender:
+        """A recommender that knows further items; see :func:`recbole_cafe.recommend.update.with_items`."""
+        return Recommender(with_items(self.bundle, table))
+
+    def with_interactions(self, table: Any) -> Recommender:
+        """A recommender that has counted further ones; see :func:`recbole_cafe.recommend.update.with_interactions`."""
+        return Recommender(with_interactions(self.bundle, table))
 
     # Tokens -----------------------------------------------------------------------------------------------------------
 
