@@ -228,8 +228,11 @@ class TransitionCounts(nn.Module):
 
     def evidence(self, sources: Tensor, lookup: Lookup) -> Tensor:
         """e of every id, [B, n]: for the few ids of intents. Arguments as :meth:`masses`."""
+        sources = sources[:, : lookup.length]
+        if sources.device.type == "cpu":
+            return torch.from_numpy(_summed(self, sources, lookup, None).toarray())
         evidence = torch.zeros(len(sources), self.n, dtype=torch.float64, device=sources.device)
-        for i, source in enumerate(sources[:, : lookup.length].unbind(1)):
+        for i, source in enumerate(sources.unbind(1)):
             row, successor, count = self.of(source)
             evidence[row, successor] += lookup.decay**i * count
         return evidence
@@ -299,6 +302,75 @@ def item_evidence(table: TransitionCounts | None, newest: Tensor, lookup: Lookup
         lookup: how they are looked up.
         n_items: V.
     """
+    if newest.device.type == "cpu":
+        return _evidence_of_products(table, newest, lookup, n_items)
+    return _evidence_of_sorting(table, newest, lookup, n_items)
+
+
+TRACE = 1e-300  # marks an item of the history among sums of counts, in which it is lost
+
+
+def _summed(table: TransitionCounts | None, sources: Tensor, lookup: Lookup, marked: Tensor | None,
+            n: int | None = None) -> sparse.csr_matrix:  # fmt: skip
+    """Evidence by a product of sparse matrices, the rows' sources times the counts of all sources at hand.
+
+    A row of the product adds up its sources in their order, newest first.
+
+    Args:
+        table: None if nothing is remembered.
+        sources: [B, S] ids, newest first, 0 for none.
+        lookup: how they are looked up.
+        marked: [B, L] ids that get TRACE besides, or None.
+        n: number of ids; that of the table if None.
+
+    Returns:
+        [B, n].
+    """
+    left, weights, rows = [], [], []
+    done = 0
+    if table is not None:
+        ids, place = np.unique(sources.numpy(), return_inverse=True)
+        which, successor, count = table.of(torch.from_numpy(ids))
+        size = np.bincount(which.numpy(), minlength=len(ids))
+        rows.append((size, successor.numpy(), count.numpy()))
+        left.append(place.reshape(sources.shape))
+        weights.append([lookup.decay**i for i in range(sources.shape[1])])
+        done = len(ids)
+    if marked is not None:
+        ids, place = np.unique(marked.numpy(), return_inverse=True)
+        rows.append((np.ones(len(ids), dtype=np.int64), ids, np.full(len(ids), TRACE)))
+        left.append(done + place.reshape(marked.shape))
+        weights.append([1.0] * marked.shape[1])
+    size, column, value = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    start = np.concatenate(([0], np.cumsum(size)))
+    shape = (len(size), table.n if n is None and table is not None else n)
+    counts = sparse.csr_matrix((value, column, start), shape=shape)
+    given = ([sources.numpy()] if table is not None else []) + ([] if marked is None else [marked.numpy()])
+    real = np.concatenate(given, axis=1) > 0
+    place, weight = np.concatenate(left, axis=1)[real], np.concatenate(weights)
+    first = np.concatenate(([0], np.cumsum(real.sum(1))))
+    weight = np.broadcast_to(weight, real.shape)[real]
+    return sparse.csr_matrix((weight, place, first), shape=(len(real), len(size))) @ counts
+
+
+def _evidence_of_products(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, n_items: int) -> Evidence:
+    summed = _summed(table, newest[:, : lookup.length], lookup, newest, n_items)
+    if summed.nnz > n_items:
+        summed = summed.tocsc().tocsr()  # sorts by counting
+    else:
+        summed.sort_indices()
+    item, value = torch.from_numpy(summed.indices).long(), torch.from_numpy(summed.data)
+    row = torch.arange(len(newest)).repeat_interleave(torch.from_numpy(np.diff(summed.indptr)).long())
+    of_row, at = (newest > 0).nonzero(as_tuple=True)
+    place = torch.searchsorted(row * n_items + item, of_row * n_items + newest[of_row, at])
+    old = torch.zeros_like(item, dtype=torch.bool)
+    old[place] = True
+    value[place] = value[place].where(value[place] > 1e10 * TRACE, 0.0)
+    return Evidence(row, item, value, old)
+
+
+def _evidence_of_sorting(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, n_items: int) -> Evidence:
+    """The same where there are no sparse matrices of SciPy: on an accelerator."""
     B, V = len(newest), n_items
     # in one of them, no row has an item twice
     pairs = [] if table is None else [table.of(source) for source in newest[:, : lookup.length].unbind(1)]

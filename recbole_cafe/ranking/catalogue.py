@@ -22,12 +22,21 @@ import torch
 from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
+from recbole_cafe.ranking.blocks import columns, counts, items_at_once, places
 from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
 BLOCK = 2**22  # scores held at a time: 16 MB of float32
 EPSILON = 2.0**-24  # half the distance of 1 to the next float32
+
+# What work costs on one core of a server of 2023, in nanoseconds; only their ratios matter, and only for speed
+MULTIPLY = 0.025  # of a product's multiplications, each
+COMPARE = 1.5  # an item with its thresholds, for one state, in a block
+SELECT = 5.0  # the same for an intent's items and the states that visit it
+READ = 0.05  # a number of the table in its own order
+GATHER = 0.25  # a number of the table by item
+VISIT = 100_000.0  # an intent: some thirty calls
 
 
 @dataclass
@@ -83,6 +92,7 @@ class Catalogue:
             rows, of = self.table.index_select(0, ids), group[ids]
             square.scatter_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
             self.norm.scatter_reduce_(0, of, rows.norm(dim=1), "amax")
+        self.n_occupied = int((self.size > 0).sum())
         self.centre = centre
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
@@ -197,7 +207,7 @@ class Catalogue:
 
     @full_float32()
     def count(self, state: Tensor, terms: Tensor | None, own: Tensor, above: Tensor, tied: Tensor,
-              limit: Tensor | None) -> None:  # fmt: skip
+              limit: Tensor | None, logits: Tensor | None = None) -> None:  # fmt: skip
         """Add to above and tied, [B], how many of all items score above, and the same as, a given number.
 
         Args:
@@ -207,23 +217,32 @@ class Catalogue:
             above: [B], changed in place.
             tied: [B], changed in place.
             limit: [B] counts that are enough, or None.
+            logits: [V, B'] products in float32 where they have been taken already, see :class:`Query`.
         """
         nobody = torch.full_like(above, -1)
         threshold, slack = self.thresholds(own, terms), self.slack(state)
-        self._count(state, terms, nobody, own, threshold, slack, above, tied, limit)
+        self._count(state, terms, nobody, own, threshold, slack, above, tied, limit, logits)
 
     def _count(self, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor, threshold: tuple[Tensor, Tensor],
-               slack: Tensor, above: Tensor, tied: Tensor, limit: Tensor | None) -> None:  # fmt: skip
+               slack: Tensor, above: Tensor, tied: Tensor, limit: Tensor | None,
+               logits: Tensor | None = None) -> None:  # fmt: skip
         """Add to above and tied, [B], the items of every intent, visiting those that can hold some."""
         self.counters.possible += len(state) * len(self.items)
+        dense = self._dense_cost(len(state))
+        if logits is not None or dense <= VISIT * self.n_occupied:
+            self._count_all(state, terms, target, own, threshold, slack, above, tied, logits)
+            return
         middle = (state @ self.centre.T).double()  # [B, C + 1]
         # the centre's own product is rounded too, and its norm is no larger than the largest item's
         reach = state.double().norm(dim=1)[:, None] * self.radius.double() + 2 * slack
         occupied = self.size > 0
         low, high = threshold
         whole = (middle - reach > high) & occupied
-        above += (whole * self.size).sum(1)
         open_ = (middle + reach >= low) & occupied & ~whole  # [B, C + 1]: to be visited
+        if limit is None and dense <= self._pruned_cost(open_):
+            self._count_all(state, terms, target, own, threshold, slack, above, tied, None)
+            return
+        above += (whole * self.size).sum(1)
         if limit is None:
             self._visit(open_.nonzero(), state, terms, target, own, threshold, slack, above, tied)
             return
@@ -239,6 +258,58 @@ class Catalogue:
             pairs = pairs[open_[pairs[:, 0], pairs[:, 1]]]
             self._visit(pairs, state, terms, target, own, threshold, slack, above, tied)
             done, width = done + width, 2 * width
+
+    def _dense_cost(self, n_rows: int) -> float:
+        """Nanoseconds of visiting every item for so many states, one block of the table after the other."""
+        dim = self.table.shape[1]
+        return len(self.items) * (MULTIPLY * dim * n_rows + COMPARE * n_rows + READ * dim)
+
+    def _pruned_cost(self, open_: Tensor) -> float:
+        """Nanoseconds of visiting the items of these pairs of a state and an intent. open_: [B, C + 1]."""
+        dim = self.table.shape[1]
+        visited = open_.any(0)
+        pairs = float((open_.sum(0) * self.size).sum())
+        return (
+            VISIT * float(visited.sum())
+            + pairs * (MULTIPLY * dim + SELECT)
+            + float(self.size[visited].sum()) * GATHER * dim
+        )
+
+    def _count_all(self, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor,
+                   threshold: tuple[Tensor, Tensor], slack: Tensor, above: Tensor, tied: Tensor,
+                   logits: Tensor | None) -> None:  # fmt: skip
+        """Count every item, by blocks of the table in its own order."""
+        B, V = len(state), len(self.table)
+        self.counters.pairs += B * (V - 1)
+        low, high = (columns(bound, torch.inf) for bound in outwards(*threshold, slack))  # [C + 1, B']
+        step = items_at_once(low.shape[1])
+        step = (V - 1 + (V - 2) // step) // ((V - 2) // step + 1) if V > 1 else 1  # of one size
+        shape = (step, low.shape[1])
+        state_columns = None if logits is not None else columns(state)
+        product = state.new_empty(shape)
+        reaches, passes = (torch.empty(shape, dtype=torch.bool, device=state.device) for _ in range(2))
+        total = torch.zeros(low.shape[1], dtype=torch.long, device=state.device)
+        rows, items = [], []
+        for first in range(1, V, step):
+            last = min(first + step, V)
+            n, intent = last - first, self.item2intent[first:last]
+            if logits is not None:
+                x = logits[first:last]
+            else:
+                x = torch.mm(self.table[first:last], state_columns, out=product[:n])
+            torch.gt(x, high.index_select(0, intent), out=passes[:n])
+            torch.ge(x, low.index_select(0, intent), out=reaches[:n])
+            total += counts(passes[:n])
+            place, row = places(reaches[:n] ^ passes[:n])
+            rows.append(row)
+            items.append(place + first)
+        above += total[:B]
+        row, item = torch.cat(rows), torch.cat(items)
+        other = item != target[row]
+        row, item = row[other], item[other]
+        score = self.score64(state[row], None if terms is None else terms[row, self.item2intent[item]], item)
+        above.index_add_(0, row, (score > own[row]).long())
+        tied.index_add_(0, row, (score == own[row]).long())
 
     def _visit(self, pairs: Tensor, state: Tensor, terms: Tensor | None, target: Tensor, own: Tensor,
                threshold: tuple[Tensor, Tensor], slack: Tensor, above: Tensor, tied: Tensor) -> None:  # fmt: skip
@@ -293,9 +364,8 @@ class Catalogue:
         ranked_best = best_case.gather(1, order)
         items = torch.zeros(B, k, dtype=torch.long, device=state.device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=state.device)
-        n_occupied = int((self.size > 0).sum())
         done, width = 0, 1
-        while done < n_occupied:
+        while done < self.n_occupied:
             # an intent whose best case is below the k-th best so far cannot add anything
             open_ = ranked_best[:, done : done + width] >= scores[:, -1:]
             if not bool(open_.any()):
