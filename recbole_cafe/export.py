@@ -19,8 +19,12 @@ from recbole_cafe.files.columns import read_columns
 from recbole_cafe.host.reload import load_data_and_model
 from recbole_cafe.model import MODELS
 from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model.net import Net
 from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, sorted_order, write
+from recbole_cafe.recommend.calibration import temperature_of
 from recbole_cafe.train.checkpoint import decode
+
+CALIBRATED = 20_000  # rows of the validation that a temperature is learned from
 
 
 def export(
@@ -46,19 +50,22 @@ def export(
         DataError: no such column.
         OutputError: the folder cannot be written.
     """
-    config, model, _, train, _, _ = load_data_and_model(checkpoint)
-    bundle = bundle_of(config, model, train._dataset, title=title, interactions=interactions)
+    config, model, _, train, valid, _ = load_data_and_model(checkpoint)
+    bundle = bundle_of(config, model, train._dataset, valid and valid._dataset, title=title, interactions=interactions)
     write(bundle, folder, replace=replace)
     return bundle
 
 
-def bundle_of(config: Any, model: Any, dataset: Any, *, title: str | None = None, interactions: bool = True) -> Bundle:
+def bundle_of(
+    config: Any, model: Any, dataset: Any, valid: Any | None, *, title: str | None = None, interactions: bool = True
+) -> Bundle:
     """A bundle of a trained model in memory.
 
     Args:
         config: of the run.
         model: of a class of ours.
         dataset: the train split.
+        valid: the validation split, to calibrate the probabilities of intents with; None if there is none.
         title: see :func:`export`.
         interactions: see :func:`export`.
 
@@ -91,7 +98,22 @@ def bundle_of(config: Any, model: Any, dataset: Any, *, title: str | None = None
         tokens = pa.array(["", *_tokens(dataset, dataset.uid_field)], pa.string())
         known = partial(Interactions, tokens.take(pa.array(users)), item)
     about = {"dataset": config["dataset"], "seed": config["seed"], "digests": dict(dataset.digests or {})}
-    return Bundle(name, settings, config["MAX_ITEM_LIST_LENGTH"], net, items, known, about)
+    temperature = None if valid is None or not net.needs_intents else _temperature(model, net, valid)
+    return Bundle(name, settings, config["MAX_ITEM_LIST_LENGTH"], net, items, known, about, temperature)
+
+
+@torch.inference_mode()
+def _temperature(model: Any, net: Net, valid: Any) -> float | None:
+    """What calibrates the intents of a net; None if it does not predict them."""
+    said, came = [], []
+    for at in torch.randperm(len(valid), generator=torch.Generator().manual_seed(0))[:CALIBRATED].split(512):
+        rows = valid[at]
+        try:
+            said.append(net.intent_probabilities(rows[model.ITEM_SEQ].cpu()).double())
+        except ConfigError:  # it does not tell
+            return None
+        came.append(model.intents.item2intent.cpu()[rows[model.ITEM_ID].cpu()])
+    return temperature_of(torch.cat(said), torch.cat(came)) if said else None
 
 
 def _tokens(dataset: Any, column: str) -> list[str]:

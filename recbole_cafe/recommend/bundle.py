@@ -106,6 +106,8 @@ class Bundle:
         items: what is known of the items.
         interactions: gives what was trained on; None if that was left out, or is of no use to the model.
         about: where it comes from: data set, digests, versions.
+        intent_temperature: the power that makes calibrated probabilities of the intents is one over it; None if there
+            was no validation to learn it from.
         ranked: the tensors that :meth:`Net.ranked` gave.
     """
 
@@ -116,6 +118,7 @@ class Bundle:
     items: Items
     interactions: Callable[[], Interactions] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    intent_temperature: float | None = None
     ranked: Mapping[str, Tensor] = field(default_factory=dict)
 
     @cached_property
@@ -186,6 +189,7 @@ def _write_files(bundle: Bundle, folder: Path) -> None:
     content = {
         "format": FORMAT, "model": bundle.model, "settings": dict(bundle.settings),
         "max_seq_length": bundle.max_seq_length, "n_items": items.n, "n_intents": len(items.intents),
+        "intent_temperature": bundle.intent_temperature,
         "about": {**bundle.about, "written_by": f"recbole-cafe {__version__}"}, "sha256": digests,
     }  # fmt: skip
     content["seal"] = _seal(content)
@@ -277,6 +281,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     for key, kind in expected.items():
         if not isinstance(content.get(key), kind) or isinstance(content[key], bool):
             raise BundleError(f"{file}: {key} should be a {kind.__name__}, found {content.get(key)!r:.60}")
+    if not _is_temperature(content.get("intent_temperature")):
+        raise BundleError(f"{file}: intent_temperature should be a number above 0 or null, found "
+                          f"{content.get('intent_temperature')!r:.60}")  # fmt: skip
     if content["format"] != FORMAT:
         raise BundleError(f"{file} has format {content['format']}, this version of recbole-cafe reads {FORMAT}")
     if content["seal"] != _seal(content):
@@ -289,6 +296,10 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: sha256 names {sorted(names)!r:.200}, expected {WEIGHTS}, {ITEMS}, {INTENTS} and, "
                           f"for models that count, {INTERACTIONS}")  # fmt: skip
     return content
+
+
+def _is_temperature(value: object) -> bool:
+    return value is None or (isinstance(value, float) and 0 < value < math.inf)
 
 
 def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
@@ -313,7 +324,7 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
     net.check_loaded()
     known = (lambda: _read_interactions(path, n_items)) if INTERACTIONS in content["sha256"] else None
     return Bundle(content["model"], content["settings"], length, net.eval().requires_grad_(False), items, known,
-                  content["about"], ranked)  # fmt: skip
+                  content["about"], content["intent_temperature"], ranked)  # fmt: skip
 
 
 def build(model: str, settings: Mapping[str, Any], facts: DataFacts, source: Path) -> Net:

@@ -18,6 +18,7 @@ from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import best
 from recbole_cafe.recommend.bundle import Bundle, read
+from recbole_cafe.recommend.calibration import tempered
 from recbole_cafe.recommend.explain import REASON, explained
 from recbole_cafe.recommend.histories import Histories, Lookup, read_histories, tokens_of
 from recbole_cafe.recommend.update import with_interactions, with_items
@@ -251,7 +252,9 @@ class Recommender:
             k: how many; None for all.
 
         Returns:
-            a table: intent (null for the group of items without one), probability.
+            a table: intent (null for the group of items without one), probability. It is calibrated where the export
+            had a validation to learn a temperature from (Guo et al., ICML 2017); else it is the model's own, and of a
+            model whose loss teaches no probabilities the column is called score.
 
         Raises:
             ConfigError: the model does not predict intents.
@@ -259,17 +262,22 @@ class Recommender:
         """
         given = read_histories([history], self.lookup)
         self._report(given)
+        temperature, name = self.bundle.intent_temperature, "probability"
         if len(given.item):
-            probability = self.net.intent_probabilities(given.padded(np.array([0]), self.bundle.max_seq_length))[0]
+            history = given.padded(np.array([0]), self.bundle.max_seq_length)
+            probability = self.net.intent_probabilities(history)[0].double()
+            if temperature is None:
+                name = self.score_name
+            else:
+                probability = tempered(probability, temperature)
         else:
             share = self.items.seen.double() + 1
             share[0] = 0
-            probability = torch.bincount(self.items.intent, weights=share) / share.sum()
-        probability = probability.double()
+            probability = torch.bincount(self.items.intent, weights=share / share.sum())
         probability[0] = 0
         order = torch.argsort(probability, descending=True, stable=True)
         order = order[probability[order] > 0][:k]
-        return pa.table({"intent": self.intent_tokens(order), "probability": pa.array(probability[order].numpy())})
+        return pa.table({"intent": self.intent_tokens(order), name: pa.array(probability[order].numpy())})
 
     @torch.inference_mode()
     def similar_items(self, item: Any, k: int = 10) -> pa.Table:
