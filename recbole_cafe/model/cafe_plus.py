@@ -36,7 +36,6 @@ P(v | h) divided by popularity, alpha = 0 or below, and where all items compete 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +46,15 @@ from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.counts import CountSettings, Evidence, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
+from recbole_cafe.ranking.blocks import EIGHT, columns, items_at_once, products_at
 from recbole_cafe.ranking.memory import MemoryCatalogue
+from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.query import Query, required
 
 LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
+SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
 
 
@@ -75,7 +77,7 @@ def reweighted(value: Tensor, log_weight: Tensor, row: Tensor, *, n_rows: int) -
     """
     log_weight = log_weight.where(value > 0, -torch.inf)  # what has no value sets no scale
     largest = log_weight.new_full((n_rows,), -torch.inf).scatter_reduce(0, row, log_weight, "amax")
-    weighted = value * (log_weight - largest[row]).exp().where(value > 0, 0.0)
+    weighted = value * (log_weight - largest.where(largest > -torch.inf, 0.0)[row]).exp()
     before, after = (torch.bincount(row, weights=x, minlength=n_rows) for x in (value, weighted))
     return weighted * (before / after.clamp(min=TINY))[row]
 
@@ -122,24 +124,29 @@ class IntentItems(nn.Module):
         step = torch.where(size <= n, torch.minimum(step, size - 1), drawn)
         return self.order[self.start[intent][:, None] + step], weight
 
-    def log_sums(self, logits: Callable[[Tensor], Tensor], n_rows: int) -> Tensor:
+    def log_sums(self, logits: Tensor) -> Tensor:
         """ln of the sum of exp(logit) over the items of each intent.
 
         Args:
-            logits: gives [B, n] of n items, [n].
-            n_rows: B.
+            logits: [V, B], padding first.
 
         Returns:
             [B, C + 1], 0 where an intent has no items.
         """
-        log_sum = self.seen.new_full((n_rows, len(self.size)), -torch.inf)
-        for items in self.order.split(max(1, LOGITS // max(1, n_rows))):
-            logit, intent = logits(items), self.intent[items].expand(n_rows, -1)
-            largest = log_sum.scatter_reduce(1, intent, logit, "amax")
-            shift = torch.where(largest == -torch.inf, 0.0, largest)
-            total = (log_sum - shift).exp().scatter_add(1, intent, (logit - shift.gather(1, intent)).exp())
-            log_sum = torch.where(largest == -torch.inf, largest, total.log() + shift)
-        return log_sum.where(self.size > 0, 0.0)
+        total = logits.new_zeros(len(self.size), logits.shape[1])
+        largest = 0.0
+        for items in torch.arange(1, len(logits)).split(items_at_once(logits.shape[1])):
+            block = slice(int(items[0]), int(items[-1]) + 1)
+            largest = max(largest, *(abs(float(end)) for end in logits[block].aminmax()))
+            total.index_add_(0, self.intent[block], logits[block].exp())
+        log_sum = total.log()
+        if not largest <= SAFE:  # exp may overflow or vanish: relative to the largest of each intent
+            intent = self.intent[1:, None].expand(-1, logits.shape[1])
+            shift = torch.full_like(total, -torch.inf).scatter_reduce(0, intent, logits[1:], "amax")
+            shift = torch.where(shift == -torch.inf, 0.0, shift)
+            total = torch.zeros_like(total).scatter_add(0, intent, (logits[1:] - shift.gather(0, intent)).exp())
+            log_sum = total.log() + shift
+        return log_sum.where(self.size[:, None] > 0, 0.0).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,15 +275,13 @@ class CaFePlusNet(Towers):
         vector = fused.new_ones(len(fused), 1)
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
-        lookup = self.counts.lookup
-        evidence = item_evidence(self.items, newest, lookup, n_items=self.n_items)
-        intent = self.item2intent[evidence.item]
-        logit = (vector[evidence.row] * self._vectors(evidence.item)).sum(1)
-        plain = (terms[evidence.row, intent] + logit - log_norm[evidence.row, intent]).double()  # ln Q
+        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
+        log_norm, logit, logits = self._inside(vector, evidence)
+        place = evidence.row * terms.shape[1] + self.item2intent.index_select(0, evidence.item)
+        plain = ((terms - log_norm).reshape(-1).index_select(0, place) + logit).double()  # ln Q
         extra = evidence.value
         if self.items is not None:
-            mass, rest = self.items.masses(newest, lookup)
+            mass, rest = self.items.masses(newest, self.counts.lookup)
             log_weight = self.levels.evidence_exponent * plain
             extra = reweighted(extra, log_weight, evidence.row, n_rows=len(newest)) / mass[evidence.row]
             log_share = (rest / mass).log()
@@ -285,7 +290,25 @@ class CaFePlusNet(Towers):
         plain = plain.exp()
         rho = self.rho if self.counts.repeats == "observed" else None
         overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(history), n_items=self.n_items)
-        return Query(vector, terms + others.log()[:, None].float(), log_norm, overrides)
+        return Query(vector, terms + others.log()[:, None].float(), log_norm, overrides, logits)
+
+    @full_float32()
+    def _inside(self, vector: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The exponents of (3): ln of their sums, [B, C + 1], those of the evidence, [E], and if few, all, [V, B']."""
+        sums, logit = [], []
+        rows = max(EIGHT, LOGITS // self.n_items // EIGHT * EIGHT)
+        edge = torch.searchsorted(evidence.row, torch.arange(0, len(vector) + rows, rows, device=vector.device))
+        for i, some in enumerate(vector.split(rows)):
+            state = columns(some)
+            logits = some.new_zeros(self.n_items, state.shape[1])
+            step = items_at_once(state.shape[1])
+            for first in range(1, self.n_items, step):
+                block = slice(first, min(first + step, self.n_items))
+                logits[block] = self._vectors(block) @ state
+            sums.append(self.inside.log_sums(logits)[: len(some)])
+            mine = slice(int(edge[i]), int(edge[i + 1]))
+            logit.append(products_at(self.item_embedding.weight, some, evidence.row[mine] - i * rows, evidence.item[mine], logits))
+        return torch.cat(sums), torch.cat(logit), logits if len(sums) == 1 else None
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
@@ -319,7 +342,7 @@ class CaFePlusNet(Towers):
         every = torch.arange(self.n_items, device=self.item2intent.device)
         return MemoryCatalogue(self._vectors(every).detach(), self.item2intent, self.n_intents)
 
-    def _vectors(self, items: Tensor) -> Tensor:
+    def _vectors(self, items: Tensor | slice) -> Tensor:
         """What (3) multiplies a state's vector with.
 
         [...] to [..., D + 1], popularity last; without `item_net` popularity alone, [..., 1].

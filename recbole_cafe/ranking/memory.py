@@ -13,10 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recbole_cafe.ranking.catalogue import Catalogue
+from recbole_cafe.ranking.blocks import products_at
+from recbole_cafe.ranking.catalogue import EPSILON, Catalogue
 from recbole_cafe.ranking.factored import pairs
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
+
+TINY = 1e-290  # scores below it are compared exactly
 
 
 class MemoryCatalogue:
@@ -30,6 +33,7 @@ class MemoryCatalogue:
 
     def __init__(self, table: Tensor, item2intent: Tensor, n_intents: int) -> None:
         self.plain = Catalogue(table, item2intent, "sum", n_intents)
+        self._longest = float(self.plain.norm.max())
 
     @property
     def n_items(self) -> int:
@@ -77,15 +81,15 @@ class MemoryCatalogue:
             of_row, gone = pairs(excluded, target.device)
             taken_out += torch.bincount(of_row, minlength=len(target))
         limit = None if at_most is None else at_most + taken_out
-        self.plain.count(vector, terms, own, above, tied, limit)
+        self.plain.count(vector, terms, own, above, tied, limit, query.logits)
 
         def count(row: Tensor, score: Tensor, sign: int) -> None:
             above.index_add_(0, row, sign * (score > own[row]).long())
             tied.index_add_(0, row, sign * (score == own[row]).long())
 
         count(everyone, plain, -1)
-        other = listed.item != target[listed.row]
-        row, item = listed.row[other], listed.item[other]
+        gain, row, item = self._gained(query, target, own)
+        above += gain
         plain = self._plain(vector, terms, row, item)
         count(row, plain, -1)
         count(row, self._overridden(listed, row, item, plain), 1)
@@ -98,6 +102,38 @@ class MemoryCatalogue:
         if at_most is not None:  # what a row that was not counted to its end lacks may have been taken out all the same
             above, tied = above.clamp(min=0), tied.clamp(min=0)
         return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu(), at_most)
+
+    def _gained(self, query: Query, target: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What overrides do to the number of items above each row's target, as far as float32 products can tell.
+
+        Args:
+            query: all its parts.
+            target: [B], which does not count.
+            own: [B] float64, ln of its score.
+
+        Returns:
+            [B] how many more are above it, and the rows and items of those that are too close to it, [P] each.
+        """
+        vector, terms, listed = _parts(query)
+        row, item, B = listed.row, listed.item, len(target)
+        x = products_at(self.plain.table, vector, row, item, query.logits)
+        intent = self.plain.item2intent.index_select(0, item)
+        plain = terms.reshape(-1).index_select(0, row * terms.shape[1] + intent).add_(x).double().exp_()
+        # rounding of the product, of this sum in float32, and of the exponential
+        length = terms.nan_to_num(0.0, 0.0, 0.0).abs().amax(1).double() + vector.double().norm(dim=1) * self._longest
+        wide = 2 * self.plain.slack(vector).amax(1) + 8 * EPSILON * length + 1e-12
+        least, most = (own - wide).exp() - TINY, (own + wide).exp() + TINY
+        least, most = least.index_select(0, row), most.index_select(0, row)
+        special = plain.add(listed.extra).mul_(listed.factor)
+        before, after = plain > most, special > most
+        unclear = ((plain >= least) & ~before) | ((special >= least) & ~after)
+        counts_ = ~unclear & (item != target.index_select(0, row))
+        change = (after.to(torch.int8) - before.to(torch.int8)) * counts_
+        at = (unclear & (item != target.index_select(0, row))).nonzero()[:, 0]
+        total = torch.cat((change.new_zeros(1, dtype=torch.long), change.cumsum(0, dtype=torch.long)))
+        last = torch.bincount(row, minlength=B).cumsum(0)
+        first = torch.cat((last.new_zeros(1), last[:-1]))
+        return total[last] - total[first], row[at], item[at]
 
     def top(self, query: Query, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip

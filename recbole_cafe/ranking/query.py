@@ -63,12 +63,16 @@ class Query:
         terms: [B, C + 1], what each intent contributes.
         log_norm: [B, C + 1], ln of the sum over the items of each intent.
         overrides: items of which single rows know more.
+        logits: [V, B'] float32, the products of the items' vectors with `vector`, items first (B' is B padded; see
+            recbole_cafe.ranking.blocks): there if the model needed them all and they are few. They save a catalogue
+            the product and decide nothing that is closer than their rounding.
     """
 
     vector: Tensor | None = None
     terms: Tensor | None = None
     log_norm: Tensor | None = None
     overrides: ScoreOverrides | None = None
+    logits: Tensor | None = None
 
 
 def required(part: Part | None, name: str) -> Part:
