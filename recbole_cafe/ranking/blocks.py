@@ -28,34 +28,6 @@ def items_at_once(n_columns: int) -> int:
     return max(1, CELLS // n_columns)
 
 
-def products(table: Tensor, state: Tensor) -> Tensor:
-    """The product of every row of a table with every state. table: [V, D], state: [B, D]. Returns [V, B']."""
-    return torch.mm(table, columns(state))
-
-
-def products_at(table: Tensor, state: Tensor, row: Tensor, item: Tensor, taken: Tensor | None) -> Tensor:
-    """The products of some states and items.
-
-    Args:
-        table: [V, D].
-        state: [B, D].
-        row: [P] states.
-        item: [P] items.
-        taken: all products, [V, B'], if they have been taken.
-
-    Returns:
-        [P].
-    """
-    if taken is not None:
-        return taken.reshape(-1).index_select(0, item * taken.shape[1] + row)
-    step = max(1, CELLS // table.shape[1])
-    parts = [
-        (state.index_select(0, r) * table.index_select(0, v)).sum(1)
-        for r, v in zip(row.split(step), item.split(step), strict=True)
-    ]
-    return torch.cat(parts)
-
-
 def counts(mask: Tensor) -> Tensor:
     """How many of each column are true. mask: [n, B'] bool, contiguous. Returns [B'] long."""
     total = torch.zeros(mask.shape[1], dtype=torch.long, device=mask.device)

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recbole_cafe.ranking.blocks import products_at
-from recbole_cafe.ranking.catalogue import EPSILON, Catalogue
+from recbole_cafe.ranking.catalogue import Catalogue
 from recbole_cafe.ranking.factored import pairs
-from recbole_cafe.ranking.query import Query, ScoreOverrides
+from recbole_cafe.ranking.query import Query, ScoreOverrides, required
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
 
+ROWS = 256  # rows looked at in one go
 TINY = 1e-290  # scores below it are compared exactly
 
 
@@ -33,7 +33,6 @@ class MemoryCatalogue:
 
     def __init__(self, table: Tensor, item2intent: Tensor, n_intents: int) -> None:
         self.plain = Catalogue(table, item2intent, "sum", n_intents)
-        self._longest = float(self.plain.norm.max())
 
     @property
     def n_items(self) -> int:
@@ -69,8 +68,18 @@ class MemoryCatalogue:
         Raises:
             ScoreError: NaN in vectors, terms or overrides.
         """
+        _parts(query)
+        done, parts = 0, []
+        for part in query.split(ROWS):
+            rows = slice(done, done + len(required(part.terms, "terms")))
+            parts.append(self._rank(part, target[rows], None if excluded is None else excluded[rows], at_most))
+            done = rows.stop
+        return Ranks.cat(parts)
+
+    def _rank(self, query: Query, target: Tensor, excluded: Sequence[Tensor] | None, at_most: int | None) -> Ranks:
+        """:meth:`rank` of rows whose overrides fit a cache."""
         vector, terms, listed = _parts(query)
-        if any(bool(x.isnan().any()) for x in (vector, terms, listed.extra, listed.factor)):
+        if any(_has_nan(x) for x in (vector, terms, listed.extra, listed.factor)):
             raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
         everyone = torch.arange(len(target), device=target.device)
         plain = self._plain(vector, terms, everyone, target)
@@ -81,7 +90,7 @@ class MemoryCatalogue:
             of_row, gone = pairs(excluded, target.device)
             taken_out += torch.bincount(of_row, minlength=len(target))
         limit = None if at_most is None else at_most + taken_out
-        self.plain.count(vector, terms, own, above, tied, limit, query.logits)
+        self.plain.count(vector, terms, own, above, tied, limit, query.logits[0] if query.logits else None)
 
         def count(row: Tensor, score: Tensor, sign: int) -> None:
             above.index_add_(0, row, sign * (score > own[row]).long())
@@ -114,26 +123,29 @@ class MemoryCatalogue:
         Returns:
             [B] how many more are above it, and the rows and items of those that are too close to it, [P] each.
         """
-        vector, terms, listed = _parts(query)
+        vector, _, listed = _parts(query)
         row, item, B = listed.row, listed.item, len(target)
-        x = products_at(self.plain.table, vector, row, item, query.logits)
-        intent = self.plain.item2intent.index_select(0, item)
-        plain = terms.reshape(-1).index_select(0, row * terms.shape[1] + intent).add_(x).double().exp_()
-        # rounding of the product, of this sum in float32, and of the exponential
-        length = terms.nan_to_num(0.0, 0.0, 0.0).abs().amax(1).double() + vector.double().norm(dim=1) * self._longest
-        wide = 2 * self.plain.slack(vector).amax(1) + 8 * EPSILON * length + 1e-12
+        if listed.plain is None or listed.error is None:
+            rival = (item != target[row]).nonzero()[:, 0]
+            return torch.zeros_like(target), row[rival], item[rival]
+        wide = 2 * self.plain.slack(vector).amax(1) + 2 * listed.error + 1e-12
         least, most = (own - wide).exp() - TINY, (own + wide).exp() + TINY
         least, most = least.index_select(0, row), most.index_select(0, row)
-        special = plain.add(listed.extra).mul_(listed.factor)
-        before, after = plain > most, special > most
-        unclear = ((plain >= least) & ~before) | ((special >= least) & ~after)
-        counts_ = ~unclear & (item != target.index_select(0, row))
-        change = (after.to(torch.int8) - before.to(torch.int8)) * counts_
-        at = (unclear & (item != target.index_select(0, row))).nonzero()[:, 0]
-        total = torch.cat((change.new_zeros(1, dtype=torch.long), change.cumsum(0, dtype=torch.long)))
-        last = torch.bincount(row, minlength=B).cumsum(0)
-        first = torch.cat((last.new_zeros(1), last[:-1]))
-        return total[last] - total[first], row[at], item[at]
+        special = (listed.plain + listed.extra).mul_(listed.factor)
+        before, after = listed.plain > most, special > most
+        unclear = ((listed.plain >= least) ^ before) | ((special >= least) ^ after)
+        # the target does not count
+        size = torch.bincount(row, minlength=B)
+        last = size.cumsum(0)
+        at = torch.searchsorted(row * self.n_items + item, torch.arange(B, device=row.device) * self.n_items + target)
+        at = at[at < len(row)]
+        at = at[item[at] == target[row[at]]]
+        skipped = torch.zeros_like(unclear)
+        skipped[at] = True
+        change = (after.view(torch.int8) - before.view(torch.int8)).masked_fill_(unclear | skipped, 0)
+        total = torch.cat((last.new_zeros(1), change.cumsum(0, dtype=torch.long)))
+        at = (unclear & ~skipped).nonzero()[:, 0]
+        return total[last] - total[last - size], row[at], item[at]
 
     def top(self, query: Query, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -164,6 +176,10 @@ class MemoryCatalogue:
             torch.cat((scores[held], special_score)),
             B, k,
         )  # fmt: skip
+
+
+def _has_nan(x: Tensor) -> bool:
+    return bool(x.sum().isnan()) and bool(x.isnan().any())  # a sum is NaN for infinities, too
 
 
 def _parts(query: Query) -> tuple[Tensor, Tensor, ScoreOverrides]:
