@@ -1,4 +1,4 @@
-"""What an update is worth: a frozen model, one updated every day, and one trained anew, on the days after a split in time.
+"""What an update is worth: a frozen model, one updated daily and one trained anew, on the days after a split in time.
 
 A model is trained on all interactions before a moment. On the days after it, each interaction is predicted from the
 user's history up to it (an empty one, too), among all items that had been taken before that day:

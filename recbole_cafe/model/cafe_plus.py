@@ -37,7 +37,7 @@ P(v | h) divided by popularity, alpha = 0 or below, and where all items compete 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -46,13 +46,18 @@ from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.counts import CountSettings, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.counts import CountSettings, Evidence, item_evidence, newest_first, repeat_rate, with_repeats
 from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
+from recbole_cafe.ranking.blocks import EIGHT, columns, items_at_once
+from recbole_cafe.ranking.catalogue import EPSILON
 from recbole_cafe.ranking.memory import MemoryCatalogue
+from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.query import Query, required
 
-LOGITS = 2**24  # logits made in one go when an intent's items are summed: 64 MB
+LOGITS = 2**24  # logits kept with a query, at most: 64 MB
+HELD = 2**22  # logits held at a time: 16 MB
+SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
 
 
@@ -67,17 +72,19 @@ def reweighted(value: Tensor, log_weight: Tensor, row: Tensor, *, n_rows: int) -
     Args:
         value: [E], at least 0.
         log_weight: [E].
-        row: [E] in 0..B-1.
+        row: [E] in 0..B-1, in order.
         n_rows: B.
 
     Returns:
         [E].
     """
-    log_weight = log_weight.where(value > 0, -torch.inf)  # what has no value sets no scale
+    log_weight = log_weight.masked_fill(value <= 0, -torch.inf)  # what has no value sets no scale
     largest = log_weight.new_full((n_rows,), -torch.inf).scatter_reduce(0, row, log_weight, "amax")
-    weighted = value * (log_weight - largest[row]).exp().where(value > 0, 0.0)
-    before, after = (torch.bincount(row, weights=x, minlength=n_rows) for x in (value, weighted))
-    return weighted * (before / after.clamp(min=TINY))[row]
+    largest = largest.where(largest > -torch.inf, 0.0)
+    weighted = value * (log_weight - largest.index_select(0, row)).exp_()
+    size = torch.bincount(row, minlength=n_rows)
+    before, after = (torch.segment_reduce(x, "sum", lengths=size, initial=0) for x in (value, weighted))
+    return weighted.mul_((before / after.clamp(min=TINY)).index_select(0, row))
 
 
 class IntentItems(nn.Module):
@@ -122,24 +129,35 @@ class IntentItems(nn.Module):
         step = torch.where(size <= n, torch.minimum(step, size - 1), drawn)
         return self.order[self.start[intent][:, None] + step], weight
 
-    def log_sums(self, logits: Callable[[Tensor], Tensor], n_rows: int) -> Tensor:
+    def log_sums(self, logits: Callable[[slice], Tensor], n_columns: int) -> Tensor:
         """ln of the sum of exp(logit) over the items of each intent.
 
         Args:
-            logits: gives [B, n] of n items, [n].
-            n_rows: B.
+            logits: gives [n, B'] of n items; padding is not asked for.
+            n_columns: B'.
 
         Returns:
-            [B, C + 1], 0 where an intent has no items.
+            [B', C + 1], 0 where an intent has no items.
         """
-        log_sum = self.seen.new_full((n_rows, len(self.size)), -torch.inf)
-        for items in self.order.split(max(1, LOGITS // max(1, n_rows))):
-            logit, intent = logits(items), self.intent[items].expand(n_rows, -1)
-            largest = log_sum.scatter_reduce(1, intent, logit, "amax")
-            shift = torch.where(largest == -torch.inf, 0.0, largest)
-            total = (log_sum - shift).exp().scatter_add(1, intent, (logit - shift.gather(1, intent)).exp())
-            log_sum = torch.where(largest == -torch.inf, largest, total.log() + shift)
-        return log_sum.where(self.size > 0, 0.0)
+        step = items_at_once(n_columns)
+        blocks = [slice(first, min(first + step, len(self.intent))) for first in range(1, len(self.intent), step)]
+        total, safe = self.seen.new_zeros(len(self.size), n_columns), True
+        for block in blocks:
+            logit = logits(block)
+            low, high = logit.aminmax()
+            safe = safe and bool((low >= -SAFE) & (high <= SAFE))
+            total.index_add_(0, self.intent[block], logit.exp())
+        log_sum = total.log()
+        if not safe:  # exp may overflow or vanish: once more, relative to the largest of each intent
+            log_sum.fill_(-torch.inf)
+            for block in blocks:
+                logit = logits(block)
+                intent = self.intent[block, None].expand_as(logit)
+                largest = log_sum.scatter_reduce(0, intent, logit, "amax")
+                shift = torch.where(largest == -torch.inf, 0.0, largest)
+                total = (log_sum - shift).exp().scatter_add(0, intent, (logit - shift.gather(0, intent)).exp())
+                log_sum = torch.where(largest == -torch.inf, largest, total.log() + shift)
+        return log_sum.where(self.size[:, None] > 0, 0.0).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,24 +288,97 @@ class CaFePlusNet(Towers):
         vector = fused.new_ones(len(fused), 1)
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        log_norm = self.inside.log_sums(lambda items: vector @ self._vectors(items).T, len(vector))
-        lookup = self.counts.lookup
-        evidence = item_evidence(self.items, newest, lookup, n_items=self.n_items)
-        intent = self.item2intent[evidence.item]
-        logit = (vector[evidence.row] * self._vectors(evidence.item)).sum(1)
-        plain = (terms[evidence.row, intent] + logit - log_norm[evidence.row, intent]).double()  # ln Q
-        extra = evidence.value
+        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
+        mass = rest = None
+        log_share = terms.new_zeros(len(terms), dtype=torch.float64)
         if self.items is not None:
-            mass, rest = self.items.masses(newest, lookup)
-            log_weight = self.levels.evidence_exponent * plain
-            extra = reweighted(extra, log_weight, evidence.row, n_rows=len(newest)) / mass[evidence.row]
+            mass, rest = self.items.masses(newest, self.counts.lookup)
             log_share = (rest / mass).log()
-            plain = plain + log_share[evidence.row]
             terms = terms + log_share[:, None].float()
-        plain = plain.exp()
+        parts, done = [], 0
+        rows = self._rows_at_once(len(vector))
+        inside = self._inside(vector, evidence, rows)
+        for some, (log_norm, logit, logits) in zip(evidence.split(rows), inside, strict=True):
+            at = slice(done, done + rows)
+            part = self._said(vector[at], terms[at], some, None if mass is None else mass[at], log_norm, logit)
+            parts.append(replace(part, logits=logits))
+            done += rows
+        return Query.cat(parts)
+
+    def _said(self, vector: Tensor, terms: Tensor, evidence: Evidence, mass: Tensor | None, log_norm: Tensor,
+              logit: Tensor) -> Query:  # fmt: skip
+        """(1) of some rows.
+
+        Args:
+            vector: [B, D + 1].
+            terms: [B, C + 1] ln of P(c | h) times the share that the counts leave.
+            evidence: of these rows.
+            mass: [B] mu + E, or None without counts.
+            log_norm: [B, C + 1].
+            logit: [E] the exponents of (3).
+        """
+        row, n_rows = evidence.row, len(vector)
+        base = terms - log_norm
+        place = (row * terms.shape[1]).add_(self.item2intent.index_select(0, evidence.item))
+        log_plain = base.reshape(-1).index_select(0, place).add_(logit)  # ln of Q times the share of its row
+        extra = evidence.value
+        if mass is not None:  # the share is one for a row and does not matter to the weights
+            log_weight = self.levels.evidence_exponent * log_plain.double()
+            extra = reweighted(extra, log_weight, row, n_rows=n_rows).div_(mass.index_select(0, row))
+        plain = log_plain.double().exp_()
         rho = self.rho if self.counts.repeats == "observed" else None
-        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(history), n_items=self.n_items)
+        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=n_rows, n_items=self.n_items)
+        # the sums of float32 numbers above and below are each off by half a unit in the last place
+        span = [x.where(self.occupied, 0.0).abs().amax(1).double() for x in (terms, log_norm, base)]
+        least = torch.zeros_like(span[0]).scatter_reduce(0, row, log_plain.abs().double(), "amax")
+        error = 4 * EPSILON * (sum(span) + least + others.log().abs())
+        plain.mul_(others.index_select(0, row))
+        overrides = replace(overrides, plain=plain, error=error)
         return Query(vector, terms + others.log()[:, None].float(), log_norm, overrides)
+
+    def _rows_at_once(self, n_rows: int) -> int:
+        """Rows whose products with all items are held at a time; all of them in a large catalogue, where none are."""
+        return n_rows if self.n_items > HELD // 64 else HELD // self.n_items // EIGHT * EIGHT
+
+    @torch.no_grad()
+    @full_float32()
+    def _inside(
+        self, vector: Tensor, evidence: Evidence, n_rows: int
+    ) -> list[tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
+        """The exponents of (3), for some rows after the other.
+
+        Args:
+            vector: [B, D + 1].
+            evidence: of these rows.
+            n_rows: how many at a time.
+
+        Returns:
+            for each: ln of the sums of exp over the items of each intent, [R, C + 1]; the exponents of the evidence,
+            [E]; and all, [V, R'], if they are few.
+        """
+        if self.n_items > HELD // 64:
+            state = columns(vector)
+            log_norm = self.inside.log_sums(lambda block: self._vectors(block) @ state, state.shape[1])[: len(vector)]
+            step = max(1, LOGITS // vector.shape[1])
+            parts = [
+                (vector.index_select(0, row) * self._vectors(item)).sum(1)
+                for row, item in zip(evidence.row.split(step), evidence.item.split(step), strict=True)
+            ]
+            return [(log_norm, torch.cat(parts), ())]
+        table, keep = self._vectors(slice(0, self.n_items)), len(vector) * self.n_items <= LOGITS
+        result = []
+        for some, said in zip(vector.split(n_rows), evidence.split(n_rows), strict=True):
+            state = columns(some)
+            logits = state.new_empty(self.n_items, state.shape[1])
+            logits[0] = 0
+
+            def taken(block: slice, logits: Tensor = logits, state: Tensor = state) -> Tensor:
+                return torch.mm(table[block], state, out=logits[block])
+
+            log_norm = self.inside.log_sums(taken, state.shape[1])[: len(some)]
+            place = (said.item * logits.shape[1]).add_(said.row)
+            result.append((log_norm, logits.view(-1).index_select(0, place), (logits,) if keep else ()))
+        return result
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
@@ -354,7 +445,7 @@ class CaFePlusNet(Towers):
         """alpha ln(n(v) + kappa). [...] to [...]."""
         return self.levels.popularity_exponent * (self.inside.seen[items] + self.counts.popularity_prior).log()
 
-    def _vectors(self, items: Tensor) -> Tensor:
+    def _vectors(self, items: Tensor | slice) -> Tensor:
         """What (3) multiplies a state's vector with.
 
         [...] to [..., D + 1], popularity last; without `item_net` popularity alone, [..., 1].

@@ -5,7 +5,7 @@ The formulas and their sources are in recbole_cafe.model.intent_backoff, which i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -284,13 +284,25 @@ class Evidence:
         row: [E] in order.
         item: [E] sorted by row, then item, each once.
         value: [E] float64 e(v).
-        old: [E] whether the history has it.
+        old: [O] the places, in order, of what the history has.
+        size: [B] how many there are of each row.
     """
 
     row: Tensor
     item: Tensor
     value: Tensor
     old: Tensor
+    size: Tensor
+
+    def split(self, n_rows: int) -> Iterator[Evidence]:
+        """So many rows at a time, each part with rows from 0."""
+        first = 0
+        for i, size in enumerate(self.size.split(n_rows)):
+            last = first + int(size.sum())
+            of, to = torch.searchsorted(self.old, self.old.new_tensor([first, last])).tolist()
+            row, part = self.row[first:last] - i * n_rows, slice(first, last)
+            yield Evidence(row, self.item[part], self.value[part], self.old[of:to] - first, size)
+            first = last
 
 
 def item_evidence(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, *, n_items: int) -> Evidence:
@@ -360,13 +372,13 @@ def _evidence_of_products(table: TransitionCounts | None, newest: Tensor, lookup
     else:
         summed.sort_indices()
     item, value = torch.from_numpy(summed.indices).long(), torch.from_numpy(summed.data)
-    row = torch.arange(len(newest)).repeat_interleave(torch.from_numpy(np.diff(summed.indptr)).long())
+    size = torch.from_numpy(np.diff(summed.indptr)).long()
+    row = torch.arange(len(newest)).repeat_interleave(size)
     of_row, at = (newest > 0).nonzero(as_tuple=True)
-    place = torch.searchsorted(row * n_items + item, of_row * n_items + newest[of_row, at])
-    old = torch.zeros_like(item, dtype=torch.bool)
-    old[place] = True
-    value[place] = value[place].where(value[place] > 1e10 * TRACE, 0.0)
-    return Evidence(row, item, value, old)
+    own = of_row * n_items + newest[of_row, at]
+    old = torch.unique(torch.searchsorted(row * n_items + item, own))
+    value[old] = value[old].where(value[old] > 1e10 * TRACE, 0.0)
+    return Evidence(row, item, value, old, size)
 
 
 def _evidence_of_sorting(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, n_items: int) -> Evidence:
@@ -379,13 +391,12 @@ def _evidence_of_sorting(table: TransitionCounts | None, newest: Tensor, lookup:
     own = of_row[in_history] * V + newest[in_history]
     key, place = torch.unique(torch.cat([own, *(row * V + v for row, v, _ in pairs)]), return_inverse=True)
     value = torch.zeros(len(key), dtype=torch.float64, device=newest.device)
-    old = torch.zeros_like(key, dtype=torch.bool)
-    old[place[: len(own)]] = True
     done = len(own)
     for i, (_, _, count) in enumerate(pairs):
         value[place[done : done + len(count)]] += lookup.decay**i * count
         done += len(count)
-    return Evidence(key // V, key % V, value, old)
+    row = key // V
+    return Evidence(row, key % V, value, torch.unique(place[: len(own)]), torch.bincount(row, minlength=B))
 
 
 def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor | None, *, n_rows: int,
@@ -403,14 +414,16 @@ def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor |
     Returns:
         the overrides, and [B] the factor of everything that is none: `extra` is to be used beside it.
     """
+    factor = torch.ones_like(extra)
     if rho is None:
         one = torch.ones(n_rows, dtype=extra.dtype, device=extra.device)
-        return ScoreOverrides(evidence.row, evidence.item, extra, torch.ones_like(extra), n_items), one
-    probability = plain + extra
-    old = torch.bincount(evidence.row[evidence.old], weights=probability[evidence.old], minlength=n_rows)
+        return ScoreOverrides(evidence.row, evidence.item, extra, factor, n_items), one
+    row = evidence.row[evidence.old]
+    old = torch.bincount(row, weights=plain[evidence.old] + extra[evidence.old], minlength=n_rows)
     others = (1 - rho) / (1 - old).clamp(min=1e-12)
-    factor = torch.where(evidence.old, (rho / old / others)[evidence.row], 1.0)
-    return ScoreOverrides(evidence.row, evidence.item, extra * others[evidence.row], factor, n_items), others
+    factor[evidence.old] = (rho / old / others)[row]
+    extra = extra * others.index_select(0, evidence.row)
+    return ScoreOverrides(evidence.row, evidence.item, extra, factor, n_items), others
 
 
 def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:

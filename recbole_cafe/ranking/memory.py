@@ -15,8 +15,11 @@ from torch import Tensor
 
 from recbole_cafe.ranking.catalogue import Catalogue
 from recbole_cafe.ranking.factored import pairs
-from recbole_cafe.ranking.query import Query, ScoreOverrides
+from recbole_cafe.ranking.query import Query, ScoreOverrides, required
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
+
+ROWS = 256  # rows looked at in one go
+TINY = 1e-290  # scores below it are compared exactly
 
 
 class MemoryCatalogue:
@@ -65,8 +68,18 @@ class MemoryCatalogue:
         Raises:
             ScoreError: NaN in vectors, terms or overrides.
         """
+        _parts(query)
+        done, parts = 0, []
+        for part in query.split(ROWS):
+            rows = slice(done, done + len(required(part.terms, "terms")))
+            parts.append(self._rank(part, target[rows], None if excluded is None else excluded[rows], at_most))
+            done = rows.stop
+        return Ranks.cat(parts)
+
+    def _rank(self, query: Query, target: Tensor, excluded: Sequence[Tensor] | None, at_most: int | None) -> Ranks:
+        """:meth:`rank` of rows whose overrides fit a cache."""
         vector, terms, listed = _parts(query)
-        if any(bool(x.isnan().any()) for x in (vector, terms, listed.extra, listed.factor)):
+        if any(_has_nan(x) for x in (vector, terms, listed.extra, listed.factor)):
             raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
         everyone = torch.arange(len(target), device=target.device)
         plain = self._plain(vector, terms, everyone, target)
@@ -77,15 +90,15 @@ class MemoryCatalogue:
             of_row, gone = pairs(excluded, target.device)
             taken_out += torch.bincount(of_row, minlength=len(target))
         limit = None if at_most is None else at_most + taken_out
-        self.plain.count(vector, terms, own, above, tied, limit)
+        self.plain.count(vector, terms, own, above, tied, limit, query.logits[0] if query.logits else None)
 
         def count(row: Tensor, score: Tensor, sign: int) -> None:
             above.index_add_(0, row, sign * (score > own[row]).long())
             tied.index_add_(0, row, sign * (score == own[row]).long())
 
         count(everyone, plain, -1)
-        other = listed.item != target[listed.row]
-        row, item = listed.row[other], listed.item[other]
+        gain, row, item = self._gained(query, target, own)
+        above += gain
         plain = self._plain(vector, terms, row, item)
         count(row, plain, -1)
         count(row, self._overridden(listed, row, item, plain), 1)
@@ -98,6 +111,41 @@ class MemoryCatalogue:
         if at_most is not None:  # what a row that was not counted to its end lacks may have been taken out all the same
             above, tied = above.clamp(min=0), tied.clamp(min=0)
         return Ranks(above.cpu(), tied.cpu(), n_candidates.cpu(), at_most)
+
+    def _gained(self, query: Query, target: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What overrides do to the number of items above each row's target, as far as float32 products can tell.
+
+        Args:
+            query: all its parts.
+            target: [B], which does not count.
+            own: [B] float64, ln of its score.
+
+        Returns:
+            [B] how many more are above it, and the rows and items of those that are too close to it, [P] each.
+        """
+        vector, _, listed = _parts(query)
+        row, item, B = listed.row, listed.item, len(target)
+        if listed.plain is None or listed.error is None:
+            rival = (item != target[row]).nonzero()[:, 0]
+            return torch.zeros_like(target), row[rival], item[rival]
+        wide = 2 * self.plain.slack(vector).amax(1) + 2 * listed.error + 1e-12
+        least, most = (own - wide).exp() - TINY, (own + wide).exp() + TINY
+        least, most = least.index_select(0, row), most.index_select(0, row)
+        special = (listed.plain + listed.extra).mul_(listed.factor)
+        before, after = listed.plain > most, special > most
+        unclear = ((listed.plain >= least) ^ before) | ((special >= least) ^ after)
+        # the target does not count
+        size = torch.bincount(row, minlength=B)
+        last = size.cumsum(0)
+        at = torch.searchsorted(row * self.n_items + item, torch.arange(B, device=row.device) * self.n_items + target)
+        at = at[at < len(row)]
+        at = at[item[at] == target[row[at]]]
+        skipped = torch.zeros_like(unclear)
+        skipped[at] = True
+        change = (after.view(torch.int8) - before.view(torch.int8)).masked_fill_(unclear | skipped, 0)
+        total = torch.cat((last.new_zeros(1), change.cumsum(0, dtype=torch.long)))
+        at = (unclear & ~skipped).nonzero()[:, 0]
+        return total[last] - total[last - size], row[at], item[at]
 
     def top(self, query: Query, k: int,
             excluded: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -128,6 +176,10 @@ class MemoryCatalogue:
             torch.cat((scores[held], special_score)),
             B, k,
         )  # fmt: skip
+
+
+def _has_nan(x: Tensor) -> bool:
+    return bool(x.sum().isnan()) and bool(x.isnan().any())  # a sum is NaN for infinities, too
 
 
 def _parts(query: Query) -> tuple[Tensor, Tensor, ScoreOverrides]:
