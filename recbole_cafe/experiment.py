@@ -21,10 +21,9 @@ from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
 
 from recbole_cafe.config.config import Config
-from recbole_cafe.config.signature import is_ours
 from recbole_cafe.data.samplers import create_samplers
-from recbole_cafe.data.sequences import NetDataset, SequenceDataset
-from recbole_cafe.data.time_order import TimeOrderedDataset, simulated_notice, statistics
+from recbole_cafe.data.sequences import SequenceDataset, dataset_class
+from recbole_cafe.data.time_order import simulated_notice, statistics
 from recbole_cafe.environment import device_name, versions
 from recbole_cafe.errors import OF_THE_USER, ConfigError, MachineError
 from recbole_cafe.files.places import check_file, check_folder
@@ -49,7 +48,7 @@ def run(
     result_file: str | Path | None = None,
     ranks_file: str | Path | None = None,
 ) -> Result:
-    """Train a model and test it under every protocol of `eval_mode`.
+    """Train a model and test it under every protocol of `eval_mode`; or, with `final`, train it on all there is.
 
     Args:
         model: CaFe or another of ours, a model class, or the name of a sequential or general model of RecBole's.
@@ -75,6 +74,8 @@ def run(
     init_seed(config["seed"], config["reproducibility"])
     if ranks_file and config["candidates"] == "recbole":
         raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
+    if ranks_file and config["final"]:
+        raise ConfigError(f"ranks_file={ranks_file}: with final=True nothing is held out, so there are no test ranks")
     _fresh_log(config)
     logger = logging.getLogger()
     if parameters := is_simulated(Path(config["data_path"])):
@@ -93,7 +94,8 @@ def run(
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
     trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
-    trainer.evaluation.check_places(test_data._dataset)
+    if test_data is not None:
+        trainer.evaluation.check_places(test_data._dataset)
     trainer.check(test_data)  # `fit` checks the validation
     with trainer.running():
         if config["resume"]:
@@ -108,7 +110,7 @@ def run(
             dataset=config["dataset"],
             seed=config["seed"],
             simulated=is_simulated(Path(config["data_path"])) is not None,
-            test_result=by_protocol(flat, config["eval_mode"]),
+            test_result={} if config["final"] else by_protocol(flat, config["eval_mode"]),
             best_valid_score=_defined(best_score),
             best_valid_result={k: _defined(v) for k, v in (best_result or {}).items()},
             epochs=trainer.epochs_run,
@@ -122,10 +124,14 @@ def run(
             versions={**versions(), "device": device_name(config["device"])},
             # how the process was started says nothing about the run
             config={**checkpoint.plain_config(config), "resume": None, "resume_from": None},
+            final=bool(config["final"]),
             checkpoint=str(trainer.saved_model_file) if saved else "",
         )
-        logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
-        logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
+        if result.final:
+            logger.info(result.table())
+        else:
+            logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
+            logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
         if ranks_file and config["local_rank"] == 0:
             users, order = _users_in_order(test_data._dataset)
             ranks = {
@@ -257,17 +263,25 @@ def create_dataset(config: Config) -> Any:
             f"{', '.join(refused)}: RecBole caches data by pickling, and a pickle from elsewhere runs its author's "
             f"code; recbole_cafe reads the atomic files instead"
         )
-    if is_ours(config.model_class):
-        return NetDataset(config)
-    return (SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset)(config)
+    return dataset_class(config)(config)
 
 
 def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
-    """RecBole's split, samplers and loaders, without its pickled cache."""
+    """RecBole's split, samplers and loaders, without its pickled cache.
+
+    Returns:
+        loaders for train, valid and test; None for validation where there is none, and for both with `final`.
+
+    Raises:
+        ConfigError: nothing to train on, or nothing to test.
+    """
     built = dataset.build()
     samplers = create_samplers(config, dataset, built)
     loaders = []
     for phase, part, sampler in zip(("train", "valid", "test"), built, samplers, strict=True):
+        if config["final"] and phase != "train":
+            loaders.append(None)
+            continue
         if not len(part):
             if phase != "valid":
                 raise ConfigError(_why_empty(phase, config))
@@ -287,6 +301,8 @@ def _why_empty(phase: str, config: Config) -> str:
     what = f"{config['dataset']}: the {phase} split is empty"
     if config["benchmark_filename"]:
         return f"{what}: look at the files of benchmark_filename={config['benchmark_filename']}"
+    if config["final"]:
+        return f"{what} with final=True; no user has two interactions"
     (kind, value), = config["eval_args"]["split"].items()  # fmt: skip
     shown = f"eval_args: split: {{{kind}: {value}}}"
     if kind != "LS":

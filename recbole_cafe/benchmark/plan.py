@@ -53,11 +53,11 @@ LONGEST_LABEL = 100
 SET_HERE = {"model": "systems", "dataset": "datasets", "seed": "seeds", "eval_mode": "protocols",
             "eval_args": "protocols", "checkpoint_dir": "--out", "candidates_dir": "--out", "candidates": "protocols",
             "resume": "nothing", "resume_from": "nothing", "save_every": "nothing", "show_progress": "nothing",
-            "saved": "nothing"}  # fmt: skip
+            "saved": "nothing", "final": "nothing", "final_from": "nothing"}  # fmt: skip
 NOT_HASHED = NEUTRAL | {"seed"}
 
 # Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
-NOT_HASHED_AT = {"average_from": 0}
+NOT_HASHED_AT = {"average_from": 0, "final": False}
 # Keys that went, with the value that all earlier runs had, for the same reason
 GONE = {"reader": "auto"}
 

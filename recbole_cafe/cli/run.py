@@ -14,6 +14,7 @@ from typing import Any
 from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, named, parse_arguments
 from recbole_cafe.config.props import preset, preset_model
 from recbole_cafe.errors import OF_THE_USER, UsageError
+from recbole_cafe.files.result import Result
 
 VERBS = ("run", "show-config", "exec")
 
@@ -24,7 +25,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
         ("run", run_command, "Train a model of ours or of RecBole's and test it.",
          "recbole-cafe run --model=CaFe --dataset=amazon --result_file=result.json\n"
          "recbole-cafe run --model=SASRec --dataset=ml-100k --epochs=5 --eval_mode=\"['full','pop100']\"\n"
-         "recbole-cafe run --preset=table3/base --dataset=ml-100k"),
+         "recbole-cafe run --preset=table3/base --dataset=ml-100k\n"
+         "recbole-cafe run --final_from=result.json"),
         ("show-config", show_config, "Print every key of a run, its value and where it comes from.",
          "recbole-cafe show-config --model=CaFePlus --dataset=ml-100k"),
     ):  # fmt: skip
@@ -42,8 +44,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     def add(name: str, default: object, text: str, **options: Any) -> None:
         parser.add_argument(f"--{name}", default=default, action=Once, help=text, **options)
 
-    add("model", None, "of ours or of RecBole's (default: CaFe, or the preset's)", type=named)
-    add("dataset", "amazon", "name of a folder of atomic files (default: %(default)s)", type=named)
+    add("model", None, "of ours or of RecBole's (default: CaFe, or that of the preset or of final_from)", type=named)
+    add("dataset", None, "name of a folder of atomic files (default: amazon, or that of final_from)", type=named)
     add("config_files", "", "YAML files of keys, separated by spaces; later ones win, the command line over all")
     add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
     add("result_file", None, "write the result there, as JSON")
@@ -54,8 +56,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("port", "5678", "of the first machine")
 
 
-def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """The model, and the keyword arguments of `recbole_cafe.run` for its config.
+def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    """The model, the data set, and the keyword arguments of `recbole_cafe.run` for its config.
 
     Args:
         given: the options.
@@ -64,26 +66,36 @@ def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, di
     Raises:
         UsageError: an argument of another form.
         ConfigError: no such preset.
+        DataError: `final_from` names no readable result file.
     """
-    model = given.model or (preset_model(given.preset) if given.preset else "CaFe")
-    return model, {
-        "config_file_list": given.config_files.split(),
-        "config_dict": preset(given.preset) if given.preset else {},
-        "overrides": parse_arguments(rest),
-    }
+    overrides = parse_arguments(rest)
+    model, dataset = "CaFe", "amazon"
+    if path := overrides.get("final_from"):
+        result = Result.load(path)
+        model, dataset = result.model, result.dataset
+    model = given.model or (preset_model(given.preset) if given.preset else model)
+    return (
+        model,
+        given.dataset or dataset,
+        {
+            "config_file_list": given.config_files.split(),
+            "config_dict": preset(given.preset) if given.preset else {},
+            "overrides": overrides,
+        },
+    )
 
 
 def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train and test."""
-    model, settings = settings_of(given, rest)
+    model, dataset, settings = settings_of(given, rest)
     from recbole_cafe.experiment import run, run_distributed
 
     settings["result_file"] = given.result_file
     if given.nproc == 1 and given.world_size <= 0:
-        result = run(model, given.dataset, **settings)
+        result = run(model, dataset, **settings)
     else:
         distributed = run_distributed(
-            model, given.dataset, nproc=given.nproc, world_size=given.world_size, ip=given.ip, port=given.port,
+            model, dataset, nproc=given.nproc, world_size=given.world_size, ip=given.ip, port=given.port,
             group_offset=given.group_offset, **settings,
         )  # fmt: skip
         if distributed is None:  # another machine runs process 0
@@ -96,10 +108,10 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def show_config(given: argparse.Namespace, rest: Sequence[str]) -> int:
     """Print the merged configuration."""
-    model, settings = settings_of(given, rest)
+    model, dataset, settings = settings_of(given, rest)
     from recbole_cafe.config.config import Config
 
-    rows = Config(model, given.dataset, **settings).described()
+    rows = Config(model, dataset, **settings).described()
     width = max(len(key) for key, _, _ in rows)
     for key, value, source in rows:
         print(f"{key:<{width}} = {value!r}  # {source}")

@@ -295,7 +295,7 @@ def _level(key: str, value: Any) -> None:
 REQUIRED = ("data_path", "checkpoint_dir", "metrics", "topk", "valid_metric")
 CHECKS: dict[str, Check] = {
     "transform": _one_of("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined"),
-    **dict.fromkeys(("data_path", "checkpoint_dir", "candidates_dir", "resume_from"), _path),
+    **dict.fromkeys(("data_path", "checkpoint_dir", "candidates_dir", "resume_from", "final_from"), _path),
     **dict.fromkeys(
         ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "INTENT_FIELD", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX",
          "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "POSITION_FIELD", "field_separator", "seq_separator", "encoding",

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 from recbole.config import Config as RecBoleConfig
-from recbole.utils import get_model
+from recbole.utils import ModelType, get_model
 from recbole.utils.argument_list import (
     dataset_arguments,
     evaluation_arguments,
@@ -27,12 +27,14 @@ from recbole.utils.argument_list import (
 )
 
 from recbole_cafe.config.checks import check_metrics, check_valid_metric, check_values, unknown_key
+from recbole_cafe.config.neutral import NEUTRAL
 from recbole_cafe.config.props import known_models, model_yaml, props_dir, read_yaml
 from recbole_cafe.config.signature import is_ours, net_keys
 from recbole_cafe.errors import ConfigError, did_you_mean
 from recbole_cafe.files.candidates import parse_protocol
 from recbole_cafe.files.literals import ConfigLoader, parse_value
 from recbole_cafe.files.places import find_data
+from recbole_cafe.files.result import Result
 
 # Keys RecBole reads that stand in none of its YAML files.
 HOST_KEYS = frozenset(
@@ -66,6 +68,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "candidates": ("stored", "recbole"),
     "intent_from": (None, "first", "last", "rarest"),
     "mask_history": (True, False),
+    "final": (True, False),
     "trust_checkpoint": (True, False),
     "resume": (None, "auto"),
     "rm_dup_inter": (None, "first", "last"),
@@ -150,6 +153,7 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
     if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
         raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
                           f"that work together, set by nproc")  # fmt: skip
+    _check_final(config, model_class)
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=is_ours(model_class) and model_class.net.needs_intents)
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
@@ -189,6 +193,20 @@ def _refuse_other_kinds(internal: dict[str, Any], external: dict[str, Any]) -> N
             continue
         if value is not None and not fits:
             raise ConfigError(f"{key}={value!r} should be {expected} (default {default})")
+
+
+def _check_final(config: RecBoleConfig, model_class: type) -> None:
+    """`final` is for our own run, and takes a number of epochs from nobody but the user: nothing can stop it early."""
+    external = config.external_config_dict
+    if not external.get("final") and not external.get("final_from"):
+        return
+    if not isinstance(config, Config):
+        raise ConfigError("final is for recbole_cafe.run and `recbole-cafe run`; RecBole's run_recbole needs a "
+                          "validation and a test")  # fmt: skip
+    learns = model_class.net.learns if is_ours(model_class) else model_class.type != ModelType.TRADITIONAL
+    if learns and external.get("epochs") is None:
+        raise ConfigError("final=True without epochs: nothing is held out to tell when to stop, so set epochs, or "
+                          "final_from to the result file of a run that has found them")  # fmt: skip
 
 
 def _settle_evaluation(internal: dict[str, Any], external: dict[str, Any]) -> None:
@@ -271,6 +289,44 @@ def _check_dataset(dataset: Any) -> None:
                           f"data_path={path.parent} and dataset={path.name}")  # fmt: skip
 
 
+# A finished run's settings --------------------------------------------------------------------------------------------
+
+# What a Config derives from other keys
+DERIVED = frozenset(
+    ["model", "dataset", "MODEL_TYPE", "MODEL_INPUT_TYPE", "eval_type", "valid_metric_bigger", "valid_neg_sample_args",
+     "test_neg_sample_args", "eval_neg_sample_args", "final"]
+)  # fmt: skip
+
+
+def final_settings(path: str | Path, model: str | type | None, dataset: str | None) -> dict[str, Any]:
+    """The settings of a finished run for one on all interactions, with its best number of epochs.
+
+    Args:
+        path: its result file.
+        model: that is to be trained.
+        dataset: to train it on.
+
+    Raises:
+        ConfigError: the value is no path; the result is of another model or data set, or tells no best epoch.
+        DataError: no readable result file.
+    """
+    if not isinstance(path, (str, Path)):
+        raise ConfigError(f"final_from={path!r} should be the result file of a finished run")
+    result = Result.load(path)
+    name = model.__name__ if isinstance(model, type) else model
+    for key, here, there in (("model", name, result.model), ("dataset", dataset, result.dataset)):
+        if here is not None and str(here).lower() != there.lower():
+            raise ConfigError(f"final_from={path} is the result of {key}={there}, and {key}={here} is to be trained")
+    if not (epochs := result.best_epochs) or epochs < 1:
+        raise ConfigError(f"final_from={path} does not tell after how many epochs validation was best; give the "
+                          f"settings and epochs with final=True instead")  # fmt: skip
+    settings = {key: value for key, value in result.config.items() if key not in NEUTRAL | DERIVED}
+    drawn = settings.get("train_neg_sample_args")
+    if isinstance(drawn, dict) and drawn.get("distribution") == "none":
+        settings["train_neg_sample_args"] = None  # what RecBole makes of it
+    return {**settings, "final": True, "epochs": epochs}
+
+
 # Our Config -----------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +348,8 @@ class Config(RecBoleConfig):  # type: ignore[misc]  # RecBole is untyped
                  config_file_list: Sequence[str | Path] | None = None, config_dict: Mapping[str, Any] | None = None,
                  overrides: Mapping[str, str] | None = None) -> None:  # fmt: skip
         self._overrides = dict(overrides or {})
+        self._given = dict(config_dict or {})
+        self._asked = model, dataset
         self.sources: dict[str, str] = {}  # key -> the layer its value comes from
         super().__init__(model, dataset, list(config_file_list or []), dict(config_dict or {}))
 
@@ -308,7 +366,15 @@ class Config(RecBoleConfig):  # type: ignore[misc]  # RecBole is untyped
             content = read_yaml(path)
             merged.update(content)
             self._file_of.update(dict.fromkeys(content, f"config file {path}"))
-        return merged
+        given = {**merged, **self._convert_config_dict({**self._given, **self._overrides})}
+        if given.get("final_from") is None:
+            return merged
+        path = given["final_from"]
+        found = final_settings(path, *self._asked)
+        if given.get("final", True) is not True:
+            raise ConfigError(f"final_from={path} with final={given['final']}: it is for final=True")
+        self._file_of = {**dict.fromkeys(found, f"result file {path}"), **self._file_of}
+        return {**found, **merged}
 
     def _load_cmd_line(self) -> dict[str, Any]:
         return self._convert_config_dict(self._overrides)

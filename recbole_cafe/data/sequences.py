@@ -10,11 +10,13 @@ import pandas as pd
 import torch
 from recbole.data.dataset import SequentialDataset
 from recbole.data.interaction import Interaction
+from recbole.utils import ModelType
 from torch import Tensor
 
+from recbole_cafe.config.signature import is_ours
 from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
-from recbole_cafe.data.time_order import ExactOrderMixin
+from recbole_cafe.data.time_order import ExactOrderMixin, TimeOrderedDataset
 from recbole_cafe.errors import DataError
 
 TARGET_LIST = "_target_list"  # column of a batch, [B, L]: the item to predict at each position
@@ -285,8 +287,10 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         """Indices into `flat` of the interactions this split's rows stand for, each once.
 
         These are the rows' targets (all targets of a window) and, as in RecBole, the first item of a user whose
-        first row is here.
+        first row is here. With `final` all there are, those of users of one interaction too.
         """
+        if self.config["final"] and not self.has_given_histories:
+            return torch.arange(len(self.flat))
         row = self.inter_feat[ROW]
         length = self.inter_feat[self.item_list_length_field]
         first = row - length
@@ -305,7 +309,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
         return wide(self.flat[self.uid_field][at]), wide(self.flat[self.iid_field][at])
 
     def _counter(self, field: str) -> Counter:
-        if not self.window_rows:
+        if not self.window_rows and not self.config["final"]:
             return Counter(self.inter_feat[field].numpy())
         return Counter(self.flat[field][self.interactions()].numpy())
 
@@ -325,6 +329,17 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             return super().inter_matrix(form, value_field)
         rows = select(self.flat, self.interactions().numpy())
         return self._create_sparse_matrix(rows, self.uid_field, self.iid_field, form, value_field)
+
+
+def dataset_class(config: Any) -> type[ExactOrderMixin]:
+    """The class of data set that a model is trained on here.
+
+    Args:
+        config: RecBole's Config, with the model's class.
+    """
+    if is_ours(config.model_class):
+        return NetDataset
+    return SequenceDataset if config["MODEL_TYPE"] == ModelType.SEQUENTIAL else TimeOrderedDataset
 
 
 class NetDataset(SequenceDataset):

@@ -51,7 +51,10 @@ class ExactOrderMixin(ColumnarMixin):
 
     def build(self) -> list[Dataset]:
         """RecBole's split into train, valid and test; each part knows the digests of data and split."""
-        parts = super().build() if self.benchmark_filename_list is None else self._given_parts()
+        if self.config["final"]:
+            parts = self._all_to_train()
+        else:
+            parts = super().build() if self.benchmark_filename_list is None else self._given_parts()
         self.digests = fingerprint(self, parts)
         for part in parts:
             part.digests = self.digests
@@ -136,6 +139,13 @@ class ExactOrderMixin(ColumnarMixin):
         ends = np.cumsum([0, *self.file_size_list])
         return [self.copy(select(self.inter_feat, np.arange(*ends[i : i + 2]))) for i in range(3)]
 
+    def _all_to_train(self) -> list[Dataset]:
+        """Every row in the train part, none in the other two: `final`."""
+        self._change_feat_format()
+        self._drop_unused_col()
+        rows = np.arange(len(self.inter_feat))
+        return [self.copy(select(self.inter_feat, index)) for index in (rows, rows[:0], rows[:0])]
+
     def _exact_time(self) -> np.ndarray | None:
         """The time column in float64 before any normalisation; rows are in file order, none lacks it."""
         if self.time_field not in self.inter_feat:
@@ -143,7 +153,10 @@ class ExactOrderMixin(ColumnarMixin):
         return self.inter_feat[self.time_field].to_numpy(dtype=np.float64)
 
     def _exact_order(self, by_user: bool) -> np.ndarray:
-        """Permutation of the file's rows into (user,) time order; parts that are given stay one after the other."""
+        """Permutation of the file's rows into (user,) time order.
+
+        Parts that are given stay one after the other, unless all of them are trained on.
+        """
         n = len(self.inter_feat)
         if self._time is None:
             raise DataError(
@@ -152,7 +165,7 @@ class ExactOrderMixin(ColumnarMixin):
             )
         keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
-            if self.benchmark_filename_list is not None:
+            if self.benchmark_filename_list is not None and not self.config["final"]:
                 keys.append(self._part_of_row())  # or what is for the test could come before what is to train on
             keys.append(self.inter_feat[self.uid_field].to_numpy())
         if self.config["tie_order"] == "random":

@@ -17,6 +17,7 @@ from recbole_cafe.files.whole import write_json
 _LATER: dict[str, Any] = {
     "validations_since_best": None,
     "digests": {},
+    "final": False,
 }  # keys that older results lack -> their value there
 
 
@@ -44,7 +45,8 @@ class Result:
             machines. Empty in results of versions that did not write it.
         versions: of Python and of packages, and the device.
         config: every key of the configuration.
-        checkpoint: file of the best weights; empty if they were not kept.
+        checkpoint: file of the best weights, with `final` of the last ones; empty if they were not kept.
+        final: all interactions were trained on, so that there is no validation and no test.
         command: the command line.
     """
 
@@ -66,6 +68,7 @@ class Result:
     versions: dict[str, str]
     config: dict[str, Any]
     checkpoint: str
+    final: bool = False
     command: list[str] = field(default_factory=lambda: list(sys.argv))
 
     def save(self, path: str | Path) -> None:
@@ -116,8 +119,24 @@ class Result:
             values[one.name] = value
         return cls(**values)
 
+    @property
+    def best_epochs(self) -> int | None:
+        """Epochs after which validation was best, all of them where nothing was validated; None if it is not known."""
+        if self.best_valid_score is None:
+            return None if self.best_valid_result else self.epochs
+        if self.validations_since_best is None:
+            return None
+        step = min(int(self.config["eval_step"]), int(self.config["epochs"]))
+        return step * (self.epochs // step - self.validations_since_best) if step > 0 else self.epochs
+
     def table(self) -> str:
-        """Format the test result as a Markdown table, protocols as columns."""
+        """Format the test result as a Markdown table, protocols as columns; one line for a `final` run."""
+        if self.final:
+            kept = f"weights in {self.checkpoint}" if self.checkpoint else "weights not kept"
+            return (
+                f"final: {self.model} after {self.epochs} epoch{'s' * (self.epochs != 1)} on all "
+                f"{self.data['interactions']} interactions of {self.dataset}, nothing held out; {kept}"
+            )
         protocols = list(self.test_result)
         metrics = list(dict.fromkeys(m for values in self.test_result.values() for m in values))
         lines = ["| test | " + " | ".join(protocols) + " |", "|---|" + "---|" * len(protocols)]

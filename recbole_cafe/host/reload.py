@@ -86,7 +86,7 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
         trust_checkpoint: see :func:`load`.
 
     Returns:
-        ``(config, model, dataset, train_data, valid_data, test_data)``.
+        ``(config, model, dataset, train_data, valid_data, test_data)``; the last two are None after `final`.
 
     Raises:
         CheckpointError: there is no such file; see :func:`restore_config`, and the function load of
@@ -98,6 +98,7 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
     from recbole.data import create_dataset, data_preparation
     from recbole.utils import get_model, init_logger, init_seed
 
+    from recbole_cafe.data.sequences import dataset_class
     from recbole_cafe.train.run_state import digests_of, refuse_other_data
 
     state = load(model_file, map_location="cpu", trust_checkpoint=trust_checkpoint)
@@ -106,12 +107,16 @@ def load_data_and_model(model_file: str | os.PathLike[str], trust_checkpoint: bo
     config = restore_config(state["config"], simulated=state.get("simulated") is True)
     init_seed(config["seed"], config["reproducibility"])
     init_logger(config)
+    final = bool(config["final"])
     logger = logging.getLogger()
     logger.info(config)
     with contextlib.nullcontext() if trust_checkpoint else _without_pickled_data(config):
-        dataset = create_dataset(config)
+        # RecBole's own class, which its own models would get, knows no `final`
+        dataset = dataset_class(config)(config) if final else create_dataset(config)
         logger.info(dataset)
         loaders = data_preparation(config, dataset)
+    if final:
+        loaders = (loaders[0], None, None)
     refuse_other_data(state, digests_of(loaders[0]), model_file)
 
     init_seed(config["seed"], config["reproducibility"])  # as at training time, where the model came next

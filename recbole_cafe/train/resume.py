@@ -172,8 +172,13 @@ class ResumeMixin:
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """The best weights so far, with all that a run needs to go on from there."""
-        if epoch < 0:  # RecBole's fit, when no epoch is left: what was resumed stands as it is
+        final = bool(self.config["final"])
+        if epoch < 0 and not final:  # RecBole's fit, when no epoch is left: what was resumed stands as it is
             return
+        if final:  # nothing is validated: the last weights are the ones to keep, and until then there is the last state
+            if 0 <= epoch < self.epochs - 1:
+                return
+            epoch = self.epochs - 1
         path = kwargs.pop("saved_model_file", self.saved_model_file)
         self._best_epoch = epoch
         self._write_state(epoch, Path(path), best_valid_result=self._valid_result)
@@ -248,6 +253,8 @@ class ResumeMixin:
         processes = 1 if self.config["single_spec"] else torch.distributed.get_world_size()
         if streams is not None and (not isinstance(streams, list) or len(streams) != processes):
             raise CheckpointError(f"{path} is not of a run in {processes} process(es), as this one is")
+        if self.config["final"] and epoch >= self.epochs:
+            raise ConfigError(f"{path} has {epoch + 1} epochs behind it, and epochs={self.epochs} with final=True")
         self.start_epoch = epoch + 1
         self.cur_step = part_of(state, "cur_step", int, path)
         self.best_valid_score = part_of(state, "best_valid_score", (int, float), path)
