@@ -366,7 +366,7 @@ class CaFePlusNet(Towers):
             ]
             return [(log_norm, torch.cat(parts), ())]
         table, keep = self._vectors(slice(0, self.n_items)), len(vector) * self.n_items <= LOGITS
-        result = []
+        result: list[tuple[Tensor, Tensor, tuple[Tensor, ...]]] = []
         for some, said in zip(vector.split(n_rows), evidence.split(n_rows), strict=True):
             state = columns(some)
             logits = state.new_empty(self.n_items, state.shape[1])
@@ -441,7 +441,7 @@ class CaFePlusNet(Towers):
         """P(v | h): the catalogue ranks by its logarithm."""
         return score.exp()
 
-    def _popularity(self, items: Tensor) -> Tensor:
+    def _popularity(self, items: Tensor | slice) -> Tensor:
         """alpha ln(n(v) + kappa). [...] to [...]."""
         return self.levels.popularity_exponent * (self.inside.seen[items] + self.counts.popularity_prior).log()
 
