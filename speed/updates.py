@@ -42,11 +42,11 @@ def main() -> None:
         source = data(options, folder)
         clicks, items = read(source.folder / source.name)
         start = np.quantile(clicks.time, options.before)
-        models = {
-            name: measure(name, clicks, items, start, folder, options) for name in options.models.split(",")
-        }
+        models = {name: measure(name, clicks, items, start, folder, options) for name in options.models.split(",")}
+        best = list(models)[-1]
         report(
-            options, "updates", unit=f"ndcg@{K} of the interactions after the split", models=models,
+            options, "updates", ours=models[best]["updated"]["ndcg@10"], theirs=models[best]["frozen"]["ndcg@10"],
+            unit=f"ndcg@{K} of the interactions after the split", models=models,
             data=source.facts, epochs=options.epochs, before=options.before, every=options.every,
             machine=machine(options),
         )  # fmt: skip
