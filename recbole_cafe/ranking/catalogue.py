@@ -175,7 +175,7 @@ class Catalogue:
         return low.expand(shape), high.expand(shape)
 
     def _inverse(self, need: Tensor, *, reached: bool) -> Tensor:
-        """x with f(x; 0) = need. reached: whether ln sigmoid(x) is 0 where float64 says so (x above 690), or nowhere."""
+        """x with f(x; 0) = need. reached: whether ln sigmoid(x) is 0 for x above 690, as float64 has it, or never."""
         if self.joint == "sum":
             return need
         # ln sigmoid(x) = need, x = -ln(exp(-need) - 1); for need below -30 that is need itself

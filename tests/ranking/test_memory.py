@@ -49,11 +49,13 @@ def dense(catalogue, query):
 
 
 def with_hints(catalogue, query, trial):
-    """The same query with what a model that took all products knows besides: the products, and the plain scores off by
-    as much as it says they may be. For all rows at once, or eight at a time."""
+    """The same query with what a model that took all products knows besides.
+
+    These are the products, and the plain scores, off by as much as it says they may be; of all rows or of eight at a
+    time."""
     listed, n = query.overrides, len(query.terms)
-    plain = catalogue.score(replace(query, overrides=replace(listed, extra=listed.extra * 0, factor=listed.factor * 0 + 1)),
-                            listed.row, listed.item)  # fmt: skip
+    without = replace(listed, extra=listed.extra * 0, factor=listed.factor * 0 + 1)
+    plain = catalogue.score(replace(query, overrides=without), listed.row, listed.item)
     error = torch.full((n,), 1e-3).double()
     off = error[listed.row] * (2 * torch.rand(len(plain)).double() - 1)
     rows = 8 if trial % 2 else n
@@ -84,9 +86,11 @@ def test_ranks_are_those_of_brute_force(trial, hinted):
         assert (cut.above[~near] >= 5).all()
 
 
+@pytest.mark.parametrize("hinted", [False, True])
 @pytest.mark.parametrize("trial", TRIALS)
-def test_the_best_are_those_of_brute_force(trial):
+def test_the_best_are_those_of_brute_force(trial, hinted):
     catalogue, query, target = random_case(trial)
+    query = with_hints(catalogue, query, trial) if hinted else query
     gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
     for excluded in (None, gone):
         scores = dense(catalogue, query).nan_to_num(-torch.inf)
