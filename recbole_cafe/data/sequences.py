@@ -44,8 +44,11 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     def _benchmark_presets(self) -> None:
         """Nothing: `_change_feat_format` makes the rows of pre-split data too."""
 
+    def _is_ordered_by_time(self) -> bool:
+        return self.item_id_list_name not in self.inter_feat
+
     def _change_feat_format(self) -> None:
-        if self.item_id_list_name in self.inter_feat:
+        if not self._is_ordered_by_time():
             self._take_in_histories()
             return
         order = self._exact_order(by_user=True)

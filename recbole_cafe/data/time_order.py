@@ -68,6 +68,11 @@ class ExactOrderMixin(ColumnarMixin):
         if not isinstance(self.config, Config) and (manifest := is_simulated(folder)):
             self.logger.warning(simulated_notice(token, manifest))  # recbole_cafe.run has said it already
         super()._load_data(token, dataset_path)
+        if self._is_ordered_by_time() and self.time_field not in self.inter_feat:
+            raise DataError(
+                f"{self.dataset_name}.inter has no column {self.time_field!r} loaded, and the order of interactions is "
+                f"by time: set TIME_FIELD, or load_col so that inter has it (loaded: {list(self.inter_feat)})"
+            )
         check_columns(self.config, self.field2type, self.dataset_name)
 
     def _obtain(self, token: str, folder: Path) -> None:
@@ -115,7 +120,7 @@ class ExactOrderMixin(ColumnarMixin):
             if vars(self)[name].empty:
                 keys = [key for key in FILTERS if self.config[key] is not None]
                 raise DataError(
-                    f"{self.dataset_name}: the filters leave nothing of {name.removesuffix('_feat')}; set are "
+                    f"the filters leave nothing of {self.dataset_name}.{name.removesuffix('_feat')}; set are "
                     f"{', '.join(f'{key}={self.config[key]!r}' for key in keys) or 'none'}"
                 )
         super()._reset_index()
@@ -146,6 +151,10 @@ class ExactOrderMixin(ColumnarMixin):
         rows = np.arange(len(self.inter_feat))
         return [self.copy(select(self.inter_feat, index)) for index in (rows, rows[:0], rows[:0])]
 
+    def _is_ordered_by_time(self) -> bool:
+        """Whether the order of interactions is by their times, as it is unless they come with their histories."""
+        return True
+
     def _exact_time(self) -> np.ndarray | None:
         """The time column in float64 before any normalisation; rows are in file order, none lacks it."""
         if self.time_field not in self.inter_feat:
@@ -158,11 +167,6 @@ class ExactOrderMixin(ColumnarMixin):
         Parts that are given stay one after the other, unless all of them are trained on.
         """
         n = len(self.inter_feat)
-        if self._time is None:
-            raise DataError(
-                f"{self.dataset_name} has no column {self.time_field!r} loaded, and the order of interactions is by "
-                f"time: set TIME_FIELD, or load_col so that inter has it (loaded: {list(self.inter_feat)})"
-            )
         keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
             if self.benchmark_filename_list is not None and not self.config["final"]:
