@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 from collections.abc import Sequence
 
@@ -43,6 +44,7 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         UsageError: two bundles of the same name.
     """
     try:
+        import prometheus_client
         import torch
         import uvicorn
 
@@ -51,6 +53,7 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     except ImportError as error:
         raise missing_package(error, "serve") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    prometheus_client.disable_created_metrics()  # twice as many lines, which few collectors read
     torch.set_num_threads(given.threads or min(MOST_THREADS, os.cpu_count() or 1))
     served = open_all(given.bundles)
     listening = _listening(given.host, given.port)
@@ -62,9 +65,10 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     config = uvicorn.Config(
         app_of(served), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a service is no failure
     try:
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn raises it anew when all requests have been answered
+    except KeyboardInterrupt:  # uvicorn passes signals on when all requests have been answered
         print("stopped")
     return 0
 
