@@ -69,7 +69,7 @@ def parse_protocol(name: object) -> Protocol:
     return Protocol(str(name), match[1], int(match[2]))
 
 
-# A view of `full`: its ranks of the targets that are strictly later than the item before. Not an `eval_mode` of its own.
+# A view of `full`, no `eval_mode`: its ranks of the targets that are strictly later than the item before
 LATER = "full_later"
 
 

@@ -255,7 +255,8 @@ def test_later_targets_are_the_ranks_of_their_users(make: Any, tmp_path: Path, m
         "d": True,
     }
     assert {key: value for key, value in flat.items() if key.startswith("full_later/")} == {
-        "full_later/hit@1": sum(above[u] < 1 for u in "bd") / 2, "full_later/hit@3": sum(above[u] < 3 for u in "bd") / 2,
+        "full_later/hit@1": sum(above[u] < 1 for u in "bd") / 2,
+        "full_later/hit@3": sum(above[u] < 3 for u in "bd") / 2,
         "full_later/mrr@1": sum(above[u] < 1 for u in "bd") / 2,
         "full_later/mrr@3": pytest.approx(sum((above[u] < 3) / (above[u] + 1) for u in "bd") / 2, rel=1e-12),
         "full_later/mrr": pytest.approx(sum(1 / (above[u] + 1) for u in "bd") / 2, rel=1e-12),
