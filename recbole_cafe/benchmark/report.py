@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark.layout import TESTS
-from recbole_cafe.benchmark.results import Benchmark, Row, SystemRuns, Table, read, tables
-from recbole_cafe.benchmark.stats import Stat
+from recbole_cafe.benchmark.results import Benchmark, Row, SystemRuns, Table, metrics_of, read, tables
+from recbole_cafe.benchmark.stats import Stat, stat
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.candidates import LATER
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "report"
@@ -250,12 +251,52 @@ def page(benchmark: Benchmark, all_tables: Sequence[Table], command: Sequence[st
     lines += ["Made by", "", "```bash", *(_shell(c) for c in plan.get("commands", [])), _shell(command), "```", ""]
     lines += [*_provenance(benchmark), "", "## How to read the tables", "", *_how_to_read(benchmark), ""]
     for dataset in benchmark.datasets:
-        lines += [f"## {dataset}", ""]
+        lines += [f"## {dataset}", "", *views(benchmark, dataset)]
         for table in all_tables:
             if table.dataset == dataset:
                 lines += [f"### {table.protocol}", "", markdown(table)]
                 lines += [f"As CSV and LaTeX beside this page: `{table.name}.csv`, `{table.name}.tex`.", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def views(benchmark: Benchmark, dataset: str) -> list[str]:
+    """`full` three times side by side: ties as in the file, shuffled, and later targets alone.
+
+    Args:
+        benchmark: the folder as read.
+        dataset: label of the data set.
+
+    Returns:
+        lines of Markdown; none without `full`, and for the label that is the shuffled order of another.
+    """
+    systems = [system for system in benchmark.datasets[dataset] if system.runs]
+    own = {cell["settings"].get("tie_order") for cell in benchmark.plan["cells"][dataset].values()}
+    if "full" not in benchmark.protocols(dataset) or not systems or "random" in own:
+        return []
+    other = benchmark.shuffled(dataset)
+    of_other = {system.system: system for system in benchmark.datasets[other]} if other is not None else {}
+    metric = metrics_of(benchmark, "full")[0]
+    rows, counts = [], dict.fromkeys(("full", "shuffled", LATER), "")
+    for system in systems:
+        again = of_other.get(system.system)
+        places = {"full": (system, "full"), "shuffled": (again, "full"), LATER: (system, LATER)}
+        cells = [system.system]
+        for name, (runs, protocol) in places.items():
+            values = runs.values(protocol, metric) if runs is not None else []
+            cells.append(shown(stat(values)) if values else "")
+            told = (r.get("n_targets", {}).get(protocol) for r in (runs.runs.values() if runs is not None else ()))
+            counts[name] = counts[name] or next((f"{n:,}" for n in told if n is not None), "")
+        rows.append(cells)
+    missing = [
+        *(["Ties shuffled: not run."] if not any(row[2] for row in rows) else []),
+        *(["Later targets: unknown or none, see the notes of `full`."] if not any(row[3] for row in rows) else []),
+    ]
+    return [
+        f"### full, three views: {title(metric)}", "",
+        markdown_row(["system", "file order", "ties shuffled", "later targets"]), "|---" * 4 + "|",
+        markdown_row(["*test targets*", *(f"*{n}*" if n else "" for n in counts.values())]),
+        *(markdown_row([_md(row[0]), *row[1:]]) for row in rows), "", *missing, *([""] if missing else []),
+    ]  # fmt: skip
 
 
 def _how_to_read(benchmark: Benchmark) -> list[str]:
@@ -269,7 +310,9 @@ def _how_to_read(benchmark: Benchmark) -> list[str]:
         "column.",
         "* Tests compare users, not seeds: they tell whether the difference would be seen on other users, given these "
         "trained models. The spread over seeds is the ± in the cells.",
-        "* `full` ranks all items. `popN` and `uniN` rank the target among N stored negatives, the same for every "
+        "* `full` ranks all items, with ties in time as the file has them unless the caption says otherwise; "
+        "`full_later` are the same ranks, of the users whose target is strictly later than the item before.",
+        "* `popN` and `uniN` rank the target among N stored negatives, the same for every "
         "system. `authorsN` gives negatives random other intents and is no measure of recommendation; a system that "
         "scores no intents has its `popN` number there.",
         "* Seconds per epoch depend on what else the machine did; compare them only when the runs were made alone and "

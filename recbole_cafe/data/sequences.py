@@ -126,7 +126,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                     raise DataError(f"{self.dataset_name}: {name}{suffix} of user {user[order][wrong]} has "
                                     f"{len(lists[wrong])} values, its history {length[wrong]} items")  # fmt: skip
                 columns[name][~is_target] = np.concatenate(lists)
-        self._forget_time(order)
+        self._forget_time(order, is_flat=False)
         self.inter_feat = pd.DataFrame(columns, copy=False)
         self._take_in(torch.arange(len(is_target)))
         self.user_start = torch.from_numpy(np.repeat(end - length - 1, length + 1).astype(np.int32))

@@ -26,6 +26,7 @@ from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.places import data_folders
+from recbole_cafe.files.times import NO_TIMES, are_positions, later_than_before
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
 
@@ -42,12 +43,17 @@ class ExactOrderMixin(ColumnarMixin):
         flat: the interactions in (user, time) order, one tensor [P] per column; None before `build`.
         user_start: [P] where the user of each interaction starts.
         digests: of data and split, see :func:`recbole_cafe.data.fingerprint.fingerprint`; None before `build`.
+        is_later: [P] bool, whether each interaction has a strictly later stamp than its user's one before; None where
+            that cannot be known.
+        later_unknown: why it cannot be known; empty if it is.
     """
 
     flat: Interaction | None = None
     user_start: Tensor
     digests: Mapping[str, str] | None = None
     time_digest = ""  # of the exact times, which no tensor keeps
+    is_later: np.ndarray | None = None
+    later_unknown = "the order of the interactions was not made from times"
 
     def build(self) -> list[Dataset]:
         """RecBole's split into train, valid and test; each part knows the digests of data and split."""
@@ -174,16 +180,35 @@ class ExactOrderMixin(ColumnarMixin):
             keys.append(self.inter_feat[self.uid_field].to_numpy())
         if self.config["tie_order"] == "random":
             tie = np.arange(n)
-            np.random.default_rng(self.config["seed"]).shuffle(tie)
+            seed = self.config["seed"] if self.config["tie_seed"] is None else self.config["tie_seed"]
+            np.random.default_rng(seed).shuffle(tie)
             keys.insert(0, tie)
         elif _is_sorted(keys):
             return np.arange(n)
         return np.lexsort(keys)
 
-    def _forget_time(self, order: np.ndarray) -> None:
-        """Keep of the exact times their digest alone. order: into (user, time) order."""
-        self.time_digest = "" if self._time is None else digest_of(self._time[order])
+    def _forget_time(self, order: np.ndarray, *, is_flat: bool = True) -> None:
+        """Keep of the exact times their digest and which are later than the ones before.
+
+        Args:
+            order: into (user, time) order.
+            is_flat: that order is the one of `flat`, in which each interaction follows the user's one before.
+        """
+        time = None if self._time is None else self._time[order]
         self._time = None
+        self.time_digest = "" if time is None else digest_of(time)
+        if time is None or not is_flat:
+            self.later_unknown = "the rows come with their histories, without the time of each item"
+            return
+        user = self.inter_feat[self.uid_field].to_numpy()[order]
+        if are_positions(user, time):
+            self.later_unknown = f"{NO_TIMES} ({self.time_field})"
+        else:
+            self.is_later, self.later_unknown = later_than_before(user, time), ""
+
+    def later_targets(self) -> np.ndarray | None:
+        """[R] bool, whether the target of each row is strictly later than the item before; None if not known."""
+        return None if self.is_later is None else self.is_later[self.inter_feat[ROW].numpy()]
 
     def _keep_flat(self, columns: dict[str, Tensor]) -> None:
         """Remember the interactions in (user, time) order; rows refer to them by their column ROW."""

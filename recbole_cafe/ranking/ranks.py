@@ -53,6 +53,14 @@ class Ranks:
         """
         return self.above + (luck * (self.tied + 1)).long()
 
+    def of(self, chosen: Tensor) -> Ranks:
+        """Those of some targets.
+
+        Args:
+            chosen: [N] bool.
+        """
+        return Ranks(self.above[chosen], self.tied[chosen], self.n_candidates[chosen], self.limit)
+
     @staticmethod
     def cat(parts: list[Ranks]) -> Ranks:
         """All of them, in order."""
