@@ -4,6 +4,7 @@
 MODELS = {
     "AttRec": "recbole_cafe.model.peers.att_rec",
     "BERTF": "recbole_cafe.model.peers.bert_f",
+    "BSARec": "recbole_cafe.model.peers.bsa_rec",
     "CaFe": "recbole_cafe.model.cafe",
     "CaFePlus": "recbole_cafe.model.cafe_plus",
     "CorrectedBERT4Rec": "recbole_cafe.model.peers.bert4rec",

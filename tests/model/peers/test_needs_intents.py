@@ -10,8 +10,9 @@ from recbole_cafe.config.signature import arguments_of
 from recbole_cafe.data.facts import DataFacts, ItemIntents
 
 PEERS = {
-    "AttRec": "att_rec", "BERTF": "bert_f", "CorrectedBERT4Rec": "bert4rec", "CorrectedSINE": "sine", "HCRNN": "hcrnn",
-    "LOCKER": "locker", "LOCKERF": "locker_f", "NOVA": "nova", "RKSA": "rksa", "SAIR": "sair", "SSEPT": "sse_pt",
+    "AttRec": "att_rec", "BERTF": "bert_f", "BSARec": "bsa_rec", "CorrectedBERT4Rec": "bert4rec",
+    "CorrectedSINE": "sine", "HCRNN": "hcrnn", "LOCKER": "locker", "LOCKERF": "locker_f", "NOVA": "nova",
+    "RKSA": "rksa", "SAIR": "sair", "SSEPT": "sse_pt",
 }  # fmt: skip
 
 
