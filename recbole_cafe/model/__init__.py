@@ -18,4 +18,5 @@ MODELS = {
     "RecToolsSASRec": "recbole_cafe.model.peers.rectools_sasrec",
     "SAIR": "recbole_cafe.model.peers.sair",
     "SSEPT": "recbole_cafe.model.peers.sse_pt",
+    "WEARec": "recbole_cafe.model.peers.wea_rec",
 }
