@@ -9,6 +9,7 @@ MODELS = {
     "CaFePlus": "recbole_cafe.model.cafe_plus",
     "CorrectedBERT4Rec": "recbole_cafe.model.peers.bert4rec",
     "CorrectedSINE": "recbole_cafe.model.peers.sine",
+    "DIFSR": "recbole_cafe.model.peers.dif_sr",
     "HCRNN": "recbole_cafe.model.peers.hcrnn",
     "IntentBackoff": "recbole_cafe.model.intent_backoff",
     "LOCKER": "recbole_cafe.model.peers.locker",

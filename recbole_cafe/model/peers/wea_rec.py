@@ -160,7 +160,8 @@ class WEABlock(nn.Module):
 
     def filtered(self, x: Tensor) -> Tensor:
         """alpha F + (1 - alpha) W. [B, L, D] to [B, L, D]."""
-        return self.share * self.fourier(x) + (1.0 - self.share) * self.wavelet(x)
+        mixed: Tensor = self.share * self.fourier(x) + (1.0 - self.share) * self.wavelet(x)
+        return mixed
 
     def forward(self, x: Tensor, real: Tensor, *, newest: bool) -> Tensor:  # noqa: ARG002
         """See :class:`recbole_cafe.model.peers.bsa_rec.BSABlock`; padding is not told from items."""

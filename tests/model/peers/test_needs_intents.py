@@ -11,8 +11,8 @@ from recbole_cafe.data.facts import DataFacts, ItemIntents
 
 PEERS = {
     "AttRec": "att_rec", "BERTF": "bert_f", "BSARec": "bsa_rec", "CorrectedBERT4Rec": "bert4rec",
-    "CorrectedSINE": "sine", "HCRNN": "hcrnn", "LOCKER": "locker", "LOCKERF": "locker_f", "NOVA": "nova",
-    "RKSA": "rksa", "SAIR": "sair", "SSEPT": "sse_pt", "WEARec": "wea_rec",
+    "CorrectedSINE": "sine", "DIFSR": "dif_sr", "HCRNN": "hcrnn", "LOCKER": "locker", "LOCKERF": "locker_f",
+    "NOVA": "nova", "RKSA": "rksa", "SAIR": "sair", "SSEPT": "sse_pt", "WEARec": "wea_rec",
 }  # fmt: skip
 
 
