@@ -156,6 +156,44 @@ class ItemNet(Net):
         return {} if is_table else {"vectors": vectors}
 
 
+class HistoryNet(ItemNet):
+    """A history makes one vector and no states of positions: it learns the item after its last one alone.
+
+    What such a net computes may see the whole row, so that nothing but prefix rows is sound to train it on
+    (``layouts = ("last",)`` of its face).
+    """
+
+    def vector(self, history: Tensor, user: Tensor | None) -> Tensor:
+        """What the whole row says.
+
+        Args:
+            history: [B, L].
+            user: [B], None for nets that do not read it.
+
+        Returns:
+            [B, D].
+        """
+        raise NotImplementedError
+
+    def forward(  # type: ignore[override]  # one vector, where other nets of items have states of positions
+        self, history: Tensor, user: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`vector`."""
+        return self.vector(history, user)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of the item after the last position. See :meth:`ItemNet.loss`."""
+        last = (batch.history > 0).sum(1) - 1
+        item = batch.target[torch.arange(len(last), device=last.device), last]
+        has_target = item > 0
+        vector = self(batch.history[has_target], batch.user[has_target])
+        return self.target_loss(vector, item[has_target], batch.user[has_target])
+
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """See :class:`ItemNet`."""
+        return Query(self.query_vector(self(history, user)))
+
+
 class MaskedIntents(nn.Module):
     """Vectors of the items' intents for a cloze: the intent of a hidden item is hidden too.
 
