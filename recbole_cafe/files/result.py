@@ -18,6 +18,7 @@ _LATER: dict[str, Any] = {
     "validations_since_best": None,
     "digests": {},
     "final": False,
+    "ranking_settings": {},
 }  # keys that older results lack -> their value there
 
 
@@ -47,6 +48,8 @@ class Result:
         config: every key of the configuration.
         checkpoint: file of the best weights, with `final` of the last ones; empty if they were not kept.
         final: all interactions were trained on, so that there is no validation and no test.
+        ranking_settings: with `ranking_settings: auto` the settings of the ranking to begin with and those that were
+            chosen, and how the validation was with them; else empty.
         command: the command line.
     """
 
@@ -69,6 +72,7 @@ class Result:
     config: dict[str, Any]
     checkpoint: str
     final: bool = False
+    ranking_settings: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
 
     def save(self, path: str | Path) -> None:
