@@ -47,6 +47,7 @@ from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import CountSettings, Evidence, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.net import Reading
 from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
 from recbole_cafe.ranking.blocks import EIGHT, columns, items_at_once
@@ -195,6 +196,20 @@ class LevelSettings:
                 raise ConfigError(f"{key}={value} must be at least 0")
 
 
+@dataclass
+class Heard(Reading):
+    """What histories say to the towers; see :meth:`CaFePlusNet.read`.
+
+    Attributes:
+        newest: [B, L] the histories, newest item first.
+        vector: [B, D + 1] states of the item tower, 1 behind them; without `item_net` 1 alone.
+        terms: [B, C + 1] ln of (2).
+    """
+
+    vector: Tensor
+    terms: Tensor
+
+
 class CaFePlusNet(Towers):
     """The probabilities of the module's docstring.
 
@@ -280,15 +295,36 @@ class CaFePlusNet(Towers):
 
         `terms` are ln of P(c | h) times the share that (1) leaves to the networks.
         """
+        return self.asked(self.read(history))
+
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Those of (1) and (3). beta and D are in the counts already, so that they would have to be made anew."""
+        values: dict[str, tuple[float, ...]] = {"popularity_exponent": (-1.0, -0.5, 0.0, 0.3, 0.6, 1.0)}
+        if self.levels.item_net:
+            values["rank_shrinkage"] = (2.5, 10.0, 40.0, 160.0)
+        values["popularity_prior"] = (0.3, 1.0, 3.0, 10.0)
+        if self.items is not None:
+            values |= {"evidence_exponent": (0.0, 0.25, 0.5, 1.0), "prior": (3.0, 10.0, 30.0, 100.0, 300.0),
+                       "history_decay": (0.3, 0.5, 0.7, 0.85)}  # fmt: skip
+        return values
+
+    def read(self, history: Tensor, user: Tensor | None = None) -> Heard:  # noqa: ARG002
+        """The states of both towers."""
         fused, coarse, packing = self(history)
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse = packing.last(fused), packing.last(coarse)
-        newest = newest_first(history)
-        terms = self._log_intents(coarse)
         vector = fused.new_ones(len(fused), 1)
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
+        return Heard(newest_first(history), vector, self._log_intents(coarse))
+
+    def asked(self, reading: Heard) -> Query:
+        """(1) with the present settings."""
+        newest, vector, terms = reading.newest, reading.vector, reading.terms
+        lookup, levels = self.counts.lookup, self.levels
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        )
         mass = rest = None
         log_share = terms.new_zeros(len(terms), dtype=torch.float64)
         if self.items is not None:
@@ -297,7 +333,8 @@ class CaFePlusNet(Towers):
             terms = terms + log_share[:, None].float()
         parts, done = [], 0
         rows = self._rows_at_once(len(vector))
-        inside = self._inside(vector, evidence, rows)
+        settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior, lookup.decay)
+        inside = reading.kept("inside", settings, lambda: self._inside(vector, evidence, rows))
         for some, (log_norm, logit, logits) in zip(evidence.split(rows), inside, strict=True):
             at = slice(done, done + rows)
             part = self._said(vector[at], terms[at], some, None if mass is None else mass[at], log_norm, logit)
