@@ -160,7 +160,7 @@ class HistoryNet(ItemNet):
     """A history makes one vector and no states of positions: it learns the item after its last one alone.
 
     What such a net computes may see the whole row, so that nothing but prefix rows is sound to train it on
-    (``layouts = ("last",)`` of its face).
+    (``layouts = ("last",)``).
     """
 
     def vector(self, history: Tensor, user: Tensor | None) -> Tensor:
