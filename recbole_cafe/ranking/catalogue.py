@@ -122,11 +122,11 @@ class Catalogue:
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
     @classmethod
-    def of_items(cls, table: Tensor) -> Catalogue:
-        """The items of a model that scores without intents: all in one group. table: [V, D] as above."""
+    def of_items(cls, table: Tensor, prepared: Mapping[str, Tensor] | None = None) -> Catalogue:
+        """The items of a model that scores without intents: all in one group. table: [V, D] and `prepared` as above."""
         group = torch.ones(len(table), dtype=torch.long, device=table.device)
         group[0] = 0
-        return cls(table, group, "item", 2)
+        return cls(table, group, "item", 2, prepared=prepared)
 
     @property
     def n_items(self) -> int:
