@@ -321,6 +321,7 @@ class Catalogue:
             if logits is not None:
                 x = logits[first:last]
             else:
+                assert state_columns is not None
                 x = torch.mm(self.table[first:last], state_columns, out=product[:n])
             torch.gt(x, high.index_select(0, intent), out=passes[:n])
             torch.ge(x, low.index_select(0, intent), out=reaches[:n])

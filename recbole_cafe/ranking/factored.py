@@ -52,9 +52,7 @@ class FactoredCatalogue:
             self.best, self.level, self.before = prepared["best"], prepared["level"], prepared["before"]
             n_levels = int(self.n_levels.clamp(min=0).sum())
             if not n_levels == len(self.level) == len(self.before) - 1:
-                raise DataError(
-                    f"parts of a catalogue: {len(self.level)} levels, expected the {n_levels} of its intents"
-                )
+                raise DataError(f"parts of a catalogue: {len(self.level)} levels, its intents have {n_levels}")
         self.start = torch.cumsum(self.size, 0) - self.size
         self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
 
