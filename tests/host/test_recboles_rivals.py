@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import toy
 import torch
+import toy
 from contract import QUIET, build
 
 from recbole_cafe import run
