@@ -79,7 +79,7 @@ def chosen_settings(config: Any) -> dict[str, Any]:
     Args:
         config: as :func:`arguments_of`.
     """
-    value = config["ranking_settings"] if "ranking_settings" in config else None
+    value = config["ranking_settings"] if "ranking_settings" in config else None  # noqa: SIM401  # RecBole's Config has no get
     return value if isinstance(value, dict) else {}
 
 
