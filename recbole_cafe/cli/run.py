@@ -49,6 +49,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("config_files", "", "YAML files of keys, separated by spaces; later ones win, the command line over all")
     add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
     add("result_file", None, "write the result there, as JSON")
+    add("export", None, "afterwards, write the model as a bundle to this folder; see `recbole-cafe help export`")
     add("nproc", 1, "processes on this machine (default: %(default)s)", type=at_least(1))
     add("world_size", -1, "processes on all machines; -1 for nproc", type=at_least(-1))
     add("group_offset", 0, "rank of this machine's first process", type=at_least(0))
@@ -91,6 +92,10 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_cafe.experiment import run, run_distributed
 
     settings["result_file"] = given.result_file
+    if given.export:
+        from recbole_cafe.recommend.bundle import check_place
+
+        check_place(given.export, replace=False)  # now, not after hours of training
     if given.nproc == 1 and given.world_size <= 0:
         result = run(model, dataset, **settings)
     else:
@@ -101,6 +106,11 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         if distributed is None:  # another machine runs process 0
             return 0
         result = distributed
+    if given.export:
+        from recbole_cafe.export import export
+
+        export(result.checkpoint, given.export)
+        print(f"{given.export}: a bundle; ask it: recbole-cafe recommend {given.export} --histories=FILE --out=FILE")
     if logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
     return 0

@@ -81,6 +81,7 @@ AT_LEAST = {
     "epochs": 1,
     "average_from": 0,
     "seed": 0,
+    "tie_seed": 0,
     "candidates_seed": 0,
     "worker": 0,
     "hidden_size": 1,
@@ -203,7 +204,7 @@ def _check_final(config: RecBoleConfig, model_class: type) -> None:
     if not isinstance(config, Config):
         raise ConfigError("final is for recbole_cafe.run and `recbole-cafe run`; RecBole's run_recbole needs a "
                           "validation and a test")  # fmt: skip
-    learns = model_class.net.learns if is_ours(model_class) else model_class.type != ModelType.TRADITIONAL
+    learns = model_class.net.learns if is_ours(model_class) else model_class.type != ModelType.TRADITIONAL  # type: ignore[attr-defined]  # RecBole's own class
     if learns and external.get("epochs") is None:
         raise ConfigError("final=True without epochs: nothing is held out to tell when to stop, so set epochs, or "
                           "final_from to the result file of a run that has found them")  # fmt: skip

@@ -79,7 +79,9 @@ def chosen_settings(config: Any) -> dict[str, Any]:
     Args:
         config: as :func:`arguments_of`.
     """
-    value = config["ranking_settings"] if "ranking_settings" in config else None  # noqa: SIM401  # RecBole's Config has no get
+    if "ranking_settings" not in config:  # RecBole's Config has no `get`
+        return {}
+    value = config["ranking_settings"]
     return value if isinstance(value, dict) else {}
 
 

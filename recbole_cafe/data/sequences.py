@@ -44,8 +44,11 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     def _benchmark_presets(self) -> None:
         """Nothing: `_change_feat_format` makes the rows of pre-split data too."""
 
+    def _is_ordered_by_time(self) -> bool:
+        return self.item_id_list_name not in self.inter_feat
+
     def _change_feat_format(self) -> None:
-        if self.item_id_list_name in self.inter_feat:
+        if not self._is_ordered_by_time():
             self._take_in_histories()
             return
         order = self._exact_order(by_user=True)
@@ -123,7 +126,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                     raise DataError(f"{self.dataset_name}: {name}{suffix} of user {user[order][wrong]} has "
                                     f"{len(lists[wrong])} values, its history {length[wrong]} items")  # fmt: skip
                 columns[name][~is_target] = np.concatenate(lists)
-        self._forget_time(order)
+        self._forget_time(order, is_flat=False)
         self.inter_feat = pd.DataFrame(columns, copy=False)
         self._take_in(torch.arange(len(is_target)))
         self.user_start = torch.from_numpy(np.repeat(end - length - 1, length + 1).astype(np.int32))

@@ -484,12 +484,16 @@ class CaFePlusNet(Towers):
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> MemoryCatalogue:
         """The items as :mod:`recbole_cafe.ranking.memory` ranks them, with the present weights."""
-        vectors = (ranked or self.ranked())["vectors"]
-        return MemoryCatalogue(vectors, self.item2intent, self.n_intents)
+        if ranked is None:
+            vectors, prepared = self._vectors(slice(0, self.n_items)).detach(), None
+        else:
+            vectors, prepared = ranked["vectors"], {name: part for name, part in ranked.items() if name != "vectors"}
+        return MemoryCatalogue(vectors, self.item2intent, self.n_intents, prepared)
 
     def ranked(self) -> dict[str, Tensor]:
-        """The vectors [V, D + 1] of :meth:`_vectors`."""
-        return {"vectors": self._vectors(torch.arange(self.n_items, device=self.item2intent.device)).detach()}
+        """The vectors [V, D + 1] of :meth:`_vectors`, and the parts of the catalogue."""
+        catalogue = self.catalogue()
+        return {"vectors": catalogue.plain.table, **catalogue.parts()}
 
     def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
         """The terms of (1), each times what repeats make of it; see :meth:`Net.reasons`."""

@@ -245,6 +245,10 @@ class IntentBackoffNet(Net):
         _, other, count = self.items.of(torch.tensor([item]))
         return other, count / (self.items.total[item] * self.items.total[other]).clamp(min=1e-300).sqrt()
 
-    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:  # noqa: ARG002
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
-        return FactoredCatalogue(self.within, self.item2intent, self.n_intents)
+        return FactoredCatalogue(self.within, self.item2intent, self.n_intents, prepared=ranked)
+
+    def ranked(self) -> dict[str, Tensor]:
+        """The parts of the catalogue; see :meth:`Net.ranked`."""
+        return self.catalogue().parts()

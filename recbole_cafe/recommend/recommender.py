@@ -61,7 +61,6 @@ class Recommender:
 
     # Lists ------------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def recommend(
         self, histories: Any, k: int = 10, *, exclude_seen: bool = True, exclude: Iterable[Any] | None = None,
         allow: Iterable[Any] | None = None, per_intent: int | None = None, intents: Iterable[Any] | None = None,
@@ -93,11 +92,23 @@ class Recommender:
             DataError: histories of another form, or a token of `exclude`, `allow` or `intents` that is unknown.
             ConfigError: k or per_intent below 1.
         """
+        given = read_histories(histories, self.lookup)
+        self._report(given)
+        return self.lists(
+            given, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, per_intent=per_intent, intents=intents,
+            reasons=reasons,
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def lists(
+        self, given: Histories, k: int = 10, *, exclude_seen: bool = True, exclude: Iterable[Any] | None = None,
+        allow: Iterable[Any] | None = None, per_intent: int | None = None, intents: Iterable[Any] | None = None,
+        reasons: bool = False,
+    ) -> pa.Table:  # fmt: skip
+        """:meth:`recommend` for histories that have been read; what is unknown in them is not reported again."""
         for name, number in (("k", k), ("per_intent", per_intent)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
                 raise ConfigError(f"{name}={number!r}, expected a whole number from 1 on")
-        given = read_histories(histories, self.lookup)
-        self._report(given)
         allowed = self._allowed(allow, intents)
         gone = torch.from_numpy(np.unique(self._known(exclude, "exclude"))) if exclude is not None else None
         parts = []

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files import candidates as sampled
-from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol, parse_protocol
+from recbole_cafe.files.candidates import AUTHORS_NOTICE, LATER, Candidates, Protocol, parse_protocol
 from recbole_cafe.files.places import check_folder
 from recbole_cafe.model.net import Ranking
 from recbole_cafe.ranking.query import Query
@@ -190,6 +190,9 @@ class Evaluation:
     Attributes:
         ranks: protocol -> ranks of the last test.
         candidate_digests: protocol -> sha256 of its candidates.
+        n_targets: protocol or view -> targets of the last test; `full_later` only where it is known which they are.
+        later: [N] bool, which targets of the last test are strictly later than the item before; None if not known.
+        later_unknown: why it is not known, empty if it is or `full` was not measured.
     """
 
     def __init__(
@@ -200,6 +203,9 @@ class Evaluation:
         self.evaluator = ProtocolEvaluator(config)
         self.ranks: dict[str, Ranks] = {}
         self.candidate_digests: dict[str, str] = {}
+        self.n_targets: dict[str, int] = {}
+        self.later: Tensor | None = None
+        self.later_unknown = ""
         self._candidates: dict[str, Candidates] = {}
         self._told: set[str] = set()
 
@@ -261,7 +267,8 @@ class Evaluation:
             show_progress: draw a bar.
 
         Returns:
-            metric -> value.
+            metric -> value; of `full` also ``full_later/<metric>``, over the targets that are strictly later than the
+            item before, if it is known which they are and there are any.
 
         Raises:
             ScoreError: a score is NaN.
@@ -294,7 +301,28 @@ class Evaluation:
         outcome = _gather(parts, single=self.config["single_spec"])
         if phase == "test":
             self.ranks[protocol.name] = outcome.ranks
-        return self.evaluator.evaluate_ranks(outcome.ranks, outcome.collected, self.collector.data_struct)
+            self.n_targets[protocol.name] = len(dataset)
+        values = self.evaluator.evaluate_ranks(outcome.ranks, outcome.collected, self.collector.data_struct)
+        if table is None:
+            of_later = self._of_later_targets(outcome.ranks, dataset, phase)
+            values.update({f"{LATER}/{key}": value for key, value in of_later.items()})
+        return values
+
+    def _of_later_targets(self, ranks: Ranks, dataset: Any, phase: str) -> dict[str, float]:
+        """The metrics of `full` over the rows whose target is strictly later; none if not known which, or none is."""
+        flags = dataset.later_targets()
+        later = None if flags is None else torch.from_numpy(flags)
+        if phase == "test":
+            self.later, self.later_unknown = later, dataset.later_unknown
+            if later is not None:
+                self.n_targets[LATER] = int(later.sum())
+        if later is None:
+            if LATER not in self._told:
+                self._told.add(LATER)
+                self.logger.warning(f"{LATER}: which targets are later than the item before is unknown: "
+                                    f"{dataset.later_unknown}")  # fmt: skip
+            return {}
+        return self.evaluator.of_ranks(ranks.of(later)) if later.any() else {}
 
     def prepared(self, eval_data: Any, protocol: Protocol, index: np.ndarray, *, phase: str) -> Prepared:
         """Some rows with their candidates, for a model of ours.

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.candidates import Protocol, parse_protocol
+from recbole_cafe.files.candidates import LATER, Protocol, parse_protocol
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.divergence import Losses
@@ -284,8 +284,8 @@ class EvaluationMixin(ResumeMixin):
             show_progress: draw a bar.
 
         Returns:
-            metric -> value, the keys of the second and later protocols prefixed: ``pop100/ndcg@5``. Values are not
-            rounded. None without data, as in RecBole.
+            metric -> value, the keys of the second and further protocols prefixed: ``pop100/ndcg@5``; with `full` also
+            those of its later targets, ``full_later/ndcg@5``. Values are not rounded. None without data, as in RecBole.
         """
         if not eval_data:
             return None
@@ -306,7 +306,9 @@ class EvaluationMixin(ResumeMixin):
         result: OrderedDict = OrderedDict()
         for i, protocol in enumerate(self._protocols_of(phase)):
             values = self.evaluation.measure(eval_data, protocol, phase=phase, show_progress=show_progress)
-            result.update({key if i == 0 else f"{protocol.name}/{key}": value for key, value in values.items()})
+            named = i == 0  # whose metrics have no prefix; those of a view of `full` bring their own
+            result.update({k if named or k.startswith(f"{LATER}/") else f"{protocol.name}/{k}": v
+                           for k, v in values.items()})  # fmt: skip
         self.seconds["evaluation"] += perf_counter() - start
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result

@@ -18,10 +18,15 @@ from recbole_cafe import run
 from recbole_cafe.benchmark import plan
 from recbole_cafe.cli.main import main
 from recbole_cafe.config.config import Config
+from recbole_cafe.config.props import model_yaml
+from recbole_cafe.config.signature import arguments_of
+from recbole_cafe.data.facts import DataFacts
+from recbole_cafe.data.intents import item_intents
 from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.files.result import Result
 from recbole_cafe.host.reload import load_data_and_model
+from recbole_cafe.model.intent_backoff import IntentBackoff
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.checkpoint import CheckpointError
 
@@ -133,11 +138,19 @@ def test_a_model_of_counts_counts_all_and_needs_no_epochs(settings: dict[str, An
     result = run("IntentBackoff", "tiny", config_dict=settings)
     assert (result.final, result.epochs, result.test_result, result.best_valid_result) == (True, 1, {}, {})
     net = load_data_and_model(result.checkpoint)[1].network
+    config = Config("IntentBackoff", "tiny", config_dict=settings)
     data = train_part("IntentBackoff", **settings)
-    users, items = (torch.tensor(x) for x in zip(*sorted(zip(*data.all_interactions(), strict=True),
-                                                         key=lambda pair: pair[0]), strict=True))  # fmt: skip
-    assert torch.equal(users.sort().values, data.user_items()[0])
-    assert torch.equal(torch.bincount(items.long(), minlength=6), torch.bincount(data.user_items()[1], minlength=6))
+    ids = [(data.token2id("user_id", user), [data.token2id("item_id", item) for item in items])
+           for user, items in WALKS.items()]  # fmt: skip
+    flat = torch.tensor([(user, item) for user, items in sorted(ids) for item in items])
+    facts = DataFacts(
+        n_items=6, n_users=4, max_seq_length=2, train_pairs=lambda: (flat[:, 0], flat[:, 1]),
+        intents=lambda: item_intents(config, data),
+    )  # fmt: skip
+    arguments = arguments_of(IntentBackoff.net, config, model_yaml(IntentBackoff))
+    counted = IntentBackoff.net(data=facts, **arguments)
+    assert net.state_dict().keys() == counted.state_dict().keys()
+    assert all(torch.equal(value.cpu(), counted.state_dict()[name]) for name, value in net.state_dict().items())
     held_out = run("IntentBackoff", "tiny", config_dict={**settings, "final": False})
     before = checkpoint.load(held_out.checkpoint, map_location="cpu")["state_dict"]
     assert any(before[name].shape != value.shape or not torch.equal(before[name], value)
