@@ -46,7 +46,16 @@ from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.counts import CountSettings, Evidence, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.counts import (
+    CountSettings,
+    Evidence,
+    dense_evidence,
+    dense_repeats,
+    item_evidence,
+    newest_first,
+    repeat_rate,
+    with_repeats,
+)
 from recbole_cafe.model.net import Reading
 from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
@@ -341,6 +350,35 @@ class CaFePlusNet(Towers):
             parts.append(replace(part, logits=logits))
             done += rows
         return Query.cat(parts)
+
+    def probabilities(self, reading: Heard) -> Tensor:
+        """(1) of every item; see :meth:`Net.probabilities`."""
+        n_rows, levels, lookup = len(reading.vector), self.levels, self.counts.lookup
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, reading.newest, lookup, n_items=self.n_items)
+        )
+        settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior)
+        net: Tensor = reading.kept("net", settings, lambda: self._net(reading))
+        counted, place = dense_evidence(evidence, n_rows, self.n_items)
+        if self.items is not None:
+            mass, rest = (x.float() for x in self.items.masses(reading.newest, lookup))
+            total = counted.sum(0)
+            if levels.evidence_exponent:
+                counted.mul_(net.pow(levels.evidence_exponent))
+            scale = total / counted.sum(0).clamp(min=TINY) / mass
+            probability = counted.mul_(scale).addcmul_(net, rest / mass)
+        else:
+            probability = net.clone()
+        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
+
+    @full_float32()
+    def _net(self, reading: Heard) -> Tensor:
+        """Q of every item. Returns [V, B]."""
+        logits = self._vectors(slice(0, self.n_items)) @ reading.vector.T
+        log_norm = self.inside.log_sums(lambda block: logits[block], len(reading.vector))
+        net = logits.add_((reading.terms - log_norm).T.index_select(0, self.item2intent)).exp_()
+        net[0] = 0
+        return net
 
     def _said(self, vector: Tensor, terms: Tensor, evidence: Evidence, mass: Tensor | None, log_norm: Tensor,
               logit: Tensor) -> Query:  # fmt: skip

@@ -57,6 +57,8 @@ from recbole_cafe.model.counts import (
     CountSettings,
     IntentCountSettings,
     Lookup,
+    dense_evidence,
+    dense_repeats,
     item_evidence,
     newest_first,
     repeat_rate,
@@ -180,6 +182,19 @@ class IntentBackoffNet(Net):
         extra = evidence.value / mass[evidence.row]
         overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(newest), n_items=self.n_items)
         return Query(terms=terms * others[:, None], overrides=overrides)
+
+    def probabilities(self, reading: Reading) -> Tensor:
+        """(1) of every item; see :meth:`Net.probabilities`."""
+        newest, lookup = reading.newest, self.counts.lookup
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        )
+        mass, rest = self.items.masses(newest, lookup)
+        terms = (self._intent_probability(newest) * (rest / mass)[:, None]).float().T  # [C + 1, B]
+        probability, place = dense_evidence(evidence, len(newest), self.n_items)
+        probability.div_(mass.float())
+        probability.addcmul_(terms.index_select(0, self.item2intent), self.within.float()[:, None])
+        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1] float64, 0 for padding."""

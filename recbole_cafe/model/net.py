@@ -115,7 +115,7 @@ class Net(nn.Module):
         """Settings of the ranking that touch no weight, and values of each that are worth trying, in order.
 
         They can be chosen after the training (recbole_cafe.train.ranking_settings). A net that has some has
-        :meth:`read` and :meth:`asked`.
+        :meth:`read`, :meth:`asked` and :meth:`probabilities`.
         """
         return {}
 
@@ -128,6 +128,17 @@ class Net(nn.Module):
 
         Args:
             reading: from :meth:`read`. It may be asked again, after other settings.
+        """
+        raise NotImplementedError
+
+    def probabilities(self, reading: Any) -> Tensor:
+        """What :meth:`scores` gives for all items, with the present settings, in float32 and at once.
+
+        Args:
+            reading: as :meth:`asked`.
+
+        Returns:
+            [V, B]; row 0 is padding.
         """
         raise NotImplementedError
 

@@ -23,7 +23,7 @@ import torch
 
 from recbole_cafe.files.candidates import Protocol
 from recbole_cafe.model.net import Net, Reading
-from recbole_cafe.ranking.ranks import Ranks, rank_of_target
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, rank_of_target
 from recbole_cafe.train.evaluation import Evaluation, Prepared
 
 Settings = Mapping[str, float]
@@ -33,7 +33,7 @@ LEAST_ROWS = 100  # fewer say nothing
 MOST_ROWS = 4000
 FEWEST_ROWS = 500  # are read of a validation however large the catalogue is
 WORK = 2**25  # rows times items that a ranking shall take on
-TOGETHER = 512  # rows read and ranked at a time; fixed, so that nothing depends on the size of other batches
+TOGETHER = 2**22  # rows times items ranked at a time; fixed, so that nothing depends on the size of other batches
 
 
 @dataclass(frozen=True)
@@ -148,26 +148,40 @@ class Validation:
         most = min(MOST_ROWS, max(FEWEST_ROWS, WORK // dataset.item_num))
         index = np.sort(np.argsort(order, kind="stable")[:most])
         self.decides = order[index] % 2 == 0
-        cutoff = metric.partition("@")[2]
-        self.longest = int(cutoff) if cutoff else None  # ranks beyond it are all alike
         self.rows: list[_Rows] = []
-        for first in range(0, len(index), TOGETHER):
-            prepared = evaluation.prepared(loader, protocol, index[first : first + TOGETHER], phase="valid")
+        together = max(1, min(TOGETHER // dataset.item_num, 512))
+        for first in range(0, len(index), together):
+            prepared = evaluation.prepared(loader, protocol, index[first : first + together], phase="valid")
             self.rows.append(_Rows(net.read(prepared.history, prepared.user), prepared))
 
     def __call__(self, settings: Settings) -> np.ndarray:
         """The metric of each row under some settings. Returns [N]."""
         self.net.rank_with(settings)
-        catalogue = self.net.catalogue()
-        parts = []
-        for rows in self.rows:
-            query, given = self.net.asked(rows.reading), rows.prepared
-            if given.items is None:
-                parts.append(catalogue.rank(query, given.target, excluded=given.excluded, at_most=self.longest))
-                continue
-            scores = self.net.scores(query, given.items, given.intents)
-            parts.append(rank_of_target(scores, torch.zeros_like(given.target), given.items > 0))
-        return self.evaluator.per_row(Ranks.cat(parts), self.metric)
+        return self.evaluator.per_row(Ranks.cat([self._ranks(rows.reading, rows.prepared) for rows in self.rows]),
+                                      self.metric)  # fmt: skip
+
+    def _ranks(self, reading: Reading, given: Prepared) -> Ranks:
+        """Where the targets of some rows stand.
+
+        Raises:
+            ScoreError: a score is NaN.
+        """
+        first = torch.zeros_like(given.target)
+        if given.items is not None and given.intents is not None:
+            scores = self.net.scores(self.net.asked(reading), given.items, given.intents)
+            return rank_of_target(scores, first, given.items > 0)
+        every, row = self.net.probabilities(reading), torch.arange(len(first), device=first.device)
+        if bool(every.sum().isnan()):
+            raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+        if given.items is not None:
+            return rank_of_target(every[given.items, row[:, None]], first, given.items > 0)
+        own = every[given.target, row]
+        every[0] = -1  # no candidate
+        for i, gone in enumerate(given.excluded or ()):
+            every[gone, i] = -1
+        every[given.target, row] = -1
+        n_candidates = (every >= 0).sum(0) + 1 if given.excluded else first + len(every) - 1
+        return Ranks((every > own).sum(0).cpu(), (every == own).sum(0).cpu(), n_candidates.cpu())
 
 
 @torch.no_grad()
