@@ -42,6 +42,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     parser.add_argument("--allow", type=Path, metavar="FILE", help="a table with a column item: these items alone")
     parser.add_argument("--exclude", type=Path, metavar="FILE", help="the same: none of these items")
     parser.add_argument("--reasons", action="store_true", help="say why")
+    text = "spark: --histories may be a folder or a pattern, --out is a folder of files (default: %(default)s)"
+    parser.add_argument("--engine", choices=("local", "spark"), default="local", help=text)
     parser = add_verb(
         verbs, "update", update_command, summary="Let a bundle take in new items and interactions, without training.",
         examples="recbole-cafe update shop --items=new_items.csv --interactions=yesterday.csv\n"
@@ -76,6 +78,12 @@ def recommend_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     for name in ("allow", "exclude"):
         if (path := vars(given)[name]) is not None:
             options[name] = _items_of(path)
+    if given.engine == "spark":
+        from recbole_cafe.recommend.spark import recommend_on_spark
+
+        rows = recommend_on_spark(given.bundle, str(given.histories), given.out, options)
+        print(f"{given.out}: {rows} rows")
+        return 0
     done = recommend_file(given.bundle, given.histories, given.out, options)
     before = f", {done.resumed} of them from a command that was killed" if done.resumed else ""
     print(f"{given.out}: {done.rows} rows for {done.histories} histories{before}")

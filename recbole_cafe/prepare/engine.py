@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from recbole_cafe.errors import missing_package
+from recbole_cafe.files.spark import search_path, spark_session
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
@@ -31,7 +31,6 @@ from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
-_CONFIGURED = ("PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "SPARK_REMOTE")  # somebody else says where Spark runs
 _NOT_INSTALLED = (
     "Spark's executors lack this package; install it in the Python that they run (PYSPARK_PYTHON), on every machine: "
     "pip install recbole-cafe"
@@ -170,29 +169,14 @@ class Spark:
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
         """Start; see `connect`."""
-        # Spark warns of pandas 3, of which it does less here than it fears for
-        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
         import ibis
-        from pyspark.sql import SparkSession
 
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = SparkSession.builder.appName("recbole-cafe prepare")
-        self._is_foreign = SparkSession.getActiveSession() is not None
-        if not self._is_foreign and not any(map(os.environ.get, _CONFIGURED)):
-            local = {
-                "spark.master": f"local[{threads}]",
-                "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
-                "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
-                "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
-                "spark.local.dir": str(work / "spill"), "spark.executorEnv.PYTHONPATH": _search_path(),
-            }  # fmt: skip
-            for key, value in local.items():
-                builder = builder.config(key, value)
-        try:
-            self.session = builder.getOrCreate()
-        except Exception as error:  # Java is missing or too old; Py4J has no class of its own for it
-            raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
-        self.session.sparkContext.setLogLevel("ERROR")
+        local = {
+            "spark.master": f"local[{threads}]", "spark.local.dir": str(work / "spill"),
+            "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
+            "spark.sql.shuffle.partitions": str(4 * threads),
+        }  # fmt: skip
+        self.session, self._is_foreign = spark_session("recbole-cafe prepare", local)
         self.connection = ibis.pyspark.connect(self.session)
         self.work, self._generation = work, 0
         self._kept: dict[str, Path] = {}  # table of this session -> its folder
@@ -243,11 +227,6 @@ class Spark:
             self.session.stop()
 
 
-def _search_path() -> str:
-    """Where this process finds its modules, so that a worker on this machine finds the same ones."""
-    return os.pathsep.join(filter(None, sys.path))
-
-
 # Reading on this machine ----------------------------------------------------------------------------------------------
 
 
@@ -265,7 +244,7 @@ def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: 
     waiting = sorted(range(len(tasks)), key=lambda i: raw.size_of(tasks[i]["path"]) or 0)
     running: dict[int, subprocess.Popen[bytes]] = {}
     results: dict[int, dict[str, Any]] = {}
-    environment = os.environ | {"PYTHONPATH": _search_path()}
+    environment = os.environ | {"PYTHONPATH": search_path()}
     try:
         while waiting or running:
             while waiting and len(running) < max(1, threads):

@@ -26,7 +26,8 @@ from recbole_cafe.recommend.histories import column_of, read_histories, text_of,
 from recbole_cafe.recommend.recommender import Recommender
 from recbole_cafe.recommend.tables import TableError, format_of, read_blocks
 
-PART = 8192  # histories whose lists are kept together
+PART = 8192  # histories whose lists are kept together, at most
+ROWS = 1_000_000  # of a part, at most
 STATE = "command.json"
 
 # Users, and the items of each, oldest first
@@ -76,10 +77,11 @@ def recommend_file(folder: Path, histories: Path, out: Path, options: Mapping[st
     recommender = Recommender.load(folder)
     parts = out.with_name(f".{out.name}.parts")
     command = {"bundle": version_of(folder), "histories": checksum(histories), "options": dict(options)}
+    size = max(1, min(PART, ROWS // int(options.get("k", 10))))
     n_done, n_histories, resumed, unknown = _begin(parts, command), 0, 0, 0
     try:
         with tqdm(unit=" histories", desc=out.name, disable=None) as bar:  # on a terminal
-            for number, (users, lists) in enumerate(_chunks(histories)):
+            for number, (users, lists) in enumerate(_chunks(histories, size)):
                 if number < n_done:
                     resumed += len(users)
                 else:
@@ -142,8 +144,8 @@ def _read_part(path: Path) -> Callable[[], pa.Table]:
 # Histories ------------------------------------------------------------------------------------------------------------
 
 
-def _chunks(path: Path) -> Iterator[Chunk]:
-    """PART histories at a time; one empty chunk if there are none.
+def _chunks(path: Path, size: int) -> Iterator[Chunk]:
+    """So many histories at a time; one empty chunk if there are none.
 
     Raises:
         TableError: see :func:`recommend_file`.
@@ -154,7 +156,7 @@ def _chunks(path: Path) -> Iterator[Chunk]:
     for user, items in _histories(path):
         users.append(user)
         lists.append(items)
-        if len(users) == PART:
+        if len(users) == size:
             yield users, lists
             users, lists, n_chunks = [], [], n_chunks + 1
     if users or not n_chunks:
