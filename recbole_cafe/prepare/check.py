@@ -81,8 +81,8 @@ _WORDS = {
     "same_intent": "steps after which the intent stays the same",
     "same_intent_chance": "the same if a user's interactions came in random order",
 }
-_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "tied_test", "tied_valid", "short_users", "one_intent_users",
-           "same_intent", "same_intent_chance"}  # fmt: skip
+_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "tied_test", "tied_valid", "short_users",
+           "one_intent_users", "same_intent", "same_intent_chance"}  # fmt: skip
 
 
 def _shown(key: str, value: Any) -> str:
@@ -251,6 +251,12 @@ def _count_intents(findings: Findings, user: pd.Series, item: pd.Series, time: p
 def _judge(findings: Findings) -> None:
     """Sentences from the numbers."""
     numbers = findings.numbers
+    _judge_intents(findings)
+    findings.expectation.append(f"In this data set {sentence(numbers)}.")
+
+
+def _judge_intents(findings: Findings) -> None:
+    numbers = findings.numbers
     without = numbers.get("items_without_intent", 0)
     if without:
         share = without / numbers["items"]
@@ -270,7 +276,6 @@ def _judge(findings: Findings) -> None:
             f"{numbers['ties']:.1%} of the interactions have no order in time among themselves; the file's order "
             "decides, which a model may read. Compare with tie_order: random"
         )
-    findings.expectation.append(f"In this data set {sentence(numbers)}.")
     if numbers["repeats"] > 0.1:
         findings.warnings.append(f"{numbers['repeats']:.1%} are repeats; state whether results use mask_history")
     intents = numbers.get("intents")

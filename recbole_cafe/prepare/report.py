@@ -18,6 +18,7 @@ SOURCES = {
     "[IJCAI-16](https://tianchi.aliyun.com/dataset/53)",
     "atomic": "RecBole's atomic files",
     "table": "tables of your own",
+    "sequences": "sequences of items, a line a user",
 }
 _DEFAULTS = Options()
 

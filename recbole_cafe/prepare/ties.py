@@ -1,4 +1,4 @@
-"""Interactions of a user at one time: how many targets they decide, and whether the file has them in an order of its own.
+"""Interactions of a user at one time: how many targets they decide, and whether the file has an order of its own.
 
 Inside a tie the file's order is all that a model sees. If the items of all ties stand in one order (of product numbers,
 say), what comes next can be read from the items alone, and nobody's behaviour has to be known for it.

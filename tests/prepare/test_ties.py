@@ -96,7 +96,7 @@ def test_cycles_equal_a_naive_search() -> None:
     assert counted(of)["tied_cyclic"] == sum(reaches(b, a) for a, b in steps)
 
 
-def test_check_prints_it(write_atomic, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ANN001
+def test_check_prints_it(write_atomic, capsys: pytest.CaptureFixture[str]) -> None:
     from recbole_cafe.cli.main import main
 
     clicks = [(f"u{n}", f"i{i}", 86_400 * (1 + n + i // 2)) for n in range(4) for i in range(4)]
