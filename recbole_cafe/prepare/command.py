@@ -250,7 +250,8 @@ def _options(args: argparse.Namespace) -> Options:
             "--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions"
         )
     base = PRESETS[args.source] if args.preset else {}
-    return Options(**base | given, strict=args.strict)
+    without = args.source == "sequences" and args.attributes is None
+    return Options(**base | given, strict=args.strict, without_intents=without)
 
 
 # The raw files --------------------------------------------------------------------------------------------------------
