@@ -47,6 +47,7 @@ class Options:
     min_intent: int = 1
     rare: str = "parent"
     strict: bool = False
+    without_intents: bool = False  # the source has none, and a data set without any is wanted
 
     def __post_init__(self) -> None:
         """Check each choice.
@@ -369,7 +370,7 @@ class _Pipeline:
             "items_with_several_intents": n_rows["kinds"],
             **intent_numbers(sizes, counts["items"], counts["interactions"]),
         }
-        if not self.report.numbers["intents"]:
+        if not self.report.numbers["intents"] and not self.options.without_intents:
             role = "items" if any(file["role"] == "items" for file in self.report.files) else "interactions"
             raise PrepareError(self._nothing(f"no item has an intent in {self._paths(role)}"))
         whole = not counts["fractions"] and counts["largest"] < 2**53

@@ -298,7 +298,7 @@ def test_a_failure_is_one_line(
         ("benchmark quick --search=bogus", "argument --search: 'bogus' is none of none, grid, tpe; see"),
         ("simulate --items=0", "simulate: n_items=0: expected at least 1"),
         ("help trian", "no command 'trian'"),
-        ("prepare", "prepare: the following arguments are required: amazon | tmall | atomic | table; see"),
+        ("prepare", "prepare: the following arguments are required: amazon | tmall | atomic | table | sequences; see"),
         ("trian --epochs=3", "no command 'trian'; there are run, show-config, exec, benchmark, "),
         ("benchmrk quick", "did you mean benchmark?"),
         ("--nothing", "unknown option --nothing"),
