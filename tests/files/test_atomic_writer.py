@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, OutputError
 from recbole_cafe.files import atomic_writer, whole
 from recbole_cafe.files.atomic import ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, write_dataset
@@ -230,6 +231,16 @@ class TestReplacing:
 
         with pytest.raises(KeyboardInterrupt):
             write(shop, "shop", texts={"README.md": interrupted}, replace=True)
+        assert snapshot(shop.parent) == before
+
+    def test_a_full_disk_is_said_by_the_name_of_the_folder(self, shop: Path) -> None:
+        before = snapshot(shop.parent)
+
+        def full(_: Written) -> str:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OutputError, match=r"shop cannot be written: the disk is full"):
+            write(shop, "shop", texts={"README.md": full}, replace=True)
         assert snapshot(shop.parent) == before
 
     def test_killed_between_the_two_renames_the_old_data_set_comes_back(self, shop: Path) -> None:
