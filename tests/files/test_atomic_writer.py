@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +245,20 @@ class TestReplacing:
         with pytest.raises(OutputError, match=r"shop cannot be written: the disk is full"):
             write(shop, "shop", texts={"README.md": full}, replace=True)
         assert snapshot(shop.parent) == before
+
+    def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes(self, tmp_path: Path) -> None:
+        code = """if True:
+            import os, pathlib, signal
+            from recbole_cafe.files.whole import written_whole
+            with written_whole(pathlib.Path("a.json")) as file:
+                file.write(b"half")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)"""
+        environment = os.environ | {"PYTHONPATH": str(Path(whole.__file__).parents[2])}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+        whole.write_json(tmp_path / "b.json", {})
+        assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
     def test_killed_between_the_two_renames_the_old_data_set_comes_back(self, shop: Path) -> None:
         before = snapshot(shop)
