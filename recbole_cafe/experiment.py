@@ -109,7 +109,7 @@ def run(
             model=config["model"],
             dataset=config["dataset"],
             seed=config["seed"],
-            simulated=is_simulated(Path(config["data_path"])) is not None,
+            simulated=trainer.simulated,
             test_result={} if config["final"] else by_protocol(flat, config["eval_mode"]),
             best_valid_score=_defined(best_score),
             best_valid_result={k: _defined(v) for k, v in (best_result or {}).items()},

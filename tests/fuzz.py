@@ -41,7 +41,8 @@ from fuzzing.outcomes import Failure, short
 
 KINDS = ("data", "tables", "checkpoints", "configs")  # each a module of `fuzzing`
 GOOD = ("equal", "dropped and counted", "clear error")
-SECONDS = 20  # of a case
+SECONDS = 20  # of a processor's time, of a case
+PATIENCE = 180  # seconds of a case on a machine that is busy with other things
 MEMORY = 4 << 30  # bytes of address space beyond what the imports take
 
 
@@ -70,12 +71,13 @@ def forked(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # SIGKILL, of which Python cannot make an error
         record = json.dumps(one_case(kind, seed, number, folder), default=short).encode()
         with open(writer, "wb") as pipe:
             pipe.write(record)
         os._exit(0)
     os.close(writer)
-    record, end = b"", time.monotonic() + SECONDS
+    record, end = b"", time.monotonic() + PATIENCE
     with open(reader, "rb", buffering=0) as pipe:
         while (left := end - time.monotonic()) > 0 and select.select([pipe], [], [], left)[0]:
             block = pipe.read(1 << 16)
@@ -87,7 +89,7 @@ def forked(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
     status = os.waitpid(child, 0)[1]
     if record and status == 0:
         return json.loads(record)
-    outcome = "hang" if status == signal.SIGKILL and not record else "crash"
+    outcome = "hang" if status == signal.SIGKILL else "crash"
     return {"case": f"{kind}-{seed}-{number}", "mutations": [], "outcome": outcome, "detail": f"wait status {status}"}
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recbole_cafe.errors import missing_package
+from recbole_cafe.errors import ConfigError, MachineError, OutputError, missing_package
 from recbole_cafe.files.spark import search_path, spark_session
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
@@ -31,6 +31,7 @@ from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
+_OF_THE_DISK = re.compile("IO Error|No space left|quota|File too large|Could not (write|read|sync)|Input/output error")
 _NOT_INSTALLED = (
     "Spark's executors lack this package; install it in the Python that they run (PYSPARK_PYTHON), on every machine: "
     "pip install recbole-cafe"
@@ -49,8 +50,8 @@ class Engine(Protocol):
     def keep(self, expression: Any, name: str) -> Any:
         """Compute an Ibis table once; the name may be used again, for a table that replaces the old one."""
 
-    def one(self, expression: Any) -> dict[str, Any]:
-        """Return the only row of a table."""
+    def table(self, expression: Any) -> pa.Table:
+        """Return all rows of a small table."""
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """Yield the rows of an ordered table, never all at once."""
@@ -70,7 +71,9 @@ def connect(engine: str, work: Path, *, memory: str, threads: int) -> Engine:
 
     Raises:
         MachineError: the engine is not installed.
-        PrepareError: it does not start.
+        ConfigError: it does not start with this memory and these threads.
+        OutputError: the work folder cannot be written.
+        PrepareError: Spark does not start.
     """
     try:
         return (DuckDB if engine == "duckdb" else Spark)(work, memory=memory, threads=threads)
@@ -94,13 +97,15 @@ class DuckDB:
             self.connection = ibis.duckdb.connect(
                 work / "work.duckdb", threads=threads, memory_limit=memory, temp_directory=str(spill)
             )
+        except duckdb.IOException as error:
+            raise _cannot_write(work, error) from None
         except duckdb.Error as error:
-            raise PrepareError(
-                f"--memory={memory} --threads={threads}: DuckDB does not start with these ({error}); expected a size "
-                "such as 2GB and at least one thread"
+            raise ConfigError(
+                f"--memory={memory} --threads={threads}: DuckDB does not start with these ({_flat(error)}); expected a "
+                "size such as 2GB and at least one thread"
             ) from None
-        self.connection.raw_sql("SET preserve_insertion_order = false")
-        self.connection.raw_sql("SET enable_progress_bar = false")
+        self._run("SET preserve_insertion_order = false")
+        self._run("SET enable_progress_bar = false")
         self._generation = 0
         self._kept: dict[str, str] = {}  # table of this session -> its name with the generation
 
@@ -125,39 +130,58 @@ class DuckDB:
         with self._limits():
             table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
-            self.connection.raw_sql(f'DROP TABLE "{self._kept[name]}"')
+            self._run(f'DROP TABLE "{self._kept[name]}"')
         self._kept[name] = f"{name}_{self._generation}"
         return table
 
-    def one(self, expression: Any) -> dict[str, Any]:
+    def table(self, expression: Any) -> pa.Table:
         """See `Engine`."""
         with self._limits():
-            return self.connection.to_pyarrow(expression).to_pylist()[0]
+            return self.connection.to_pyarrow(expression)
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """See `Engine`."""
         with self._limits():
-            yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
+            batches = iter(self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH))
+        while True:
+            with self._limits():  # not around the yield, or it would take what the reader of the batches fails at
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _run(self, statement: str) -> None:
+        with self._limits():
+            self.connection.raw_sql(statement)
 
     @contextlib.contextmanager
     def _limits(self) -> Iterator[None]:
         """Name the option by which a user changes what DuckDB has run out of. Any other error of it is a bug of ours.
 
+        DuckDB's class says what it did when it failed, not why: a full disk is an IOException, a TransactionException
+        at a commit, or a FatalException of the statement after it, and Arrow's OSError among batches.
+
         Raises:
-            PrepareError: too little memory, or a disk that is full.
+            MachineError: too little memory.
+            OutputError: a disk that is full or cannot be read back.
         """
         import duckdb
 
         try:
             yield
-        except duckdb.OutOfMemoryException as error:
-            raise PrepareError(f"--memory={self.memory} is too little: {error}") from None
-        except duckdb.IOException as error:
-            raise PrepareError(f"--work: DuckDB cannot write or read back its tables in {self.work}: {error}") from None
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
+                raise MachineError(f"--memory={self.memory} is too little: {_flat(error)}") from None
+            if isinstance(error, (duckdb.IOException, OSError)) or _OF_THE_DISK.search(str(error)):
+                raise _cannot_write(self.work, error) from None
+            raise
 
     def close(self) -> None:
         """See `Engine`."""
-        self.connection.disconnect()
+        import duckdb
+
+        with contextlib.suppress(duckdb.Error):  # on a full disk; its tables go in any case
+            self.connection.disconnect()
 
 
 class Spark:
@@ -209,9 +233,9 @@ class Spark:
         self._kept[name] = path
         return self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
 
-    def one(self, expression: Any) -> dict[str, Any]:
+    def table(self, expression: Any) -> pa.Table:
         """See `Engine`."""
-        return self.connection.to_pyarrow(expression).to_pylist()[0]
+        return self.connection.to_pyarrow(expression)
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """See `Engine`."""
@@ -225,6 +249,14 @@ class Spark:
         """See `Engine`."""
         if not self._is_foreign:
             self.session.stop()
+
+
+def _cannot_write(work: Path, error: Exception) -> OutputError:
+    return OutputError(f"--work: DuckDB cannot write or read back its tables in {work}: {_flat(error)}")
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).split("Possible solutions")[0].split())
 
 
 # Reading on this machine ----------------------------------------------------------------------------------------------

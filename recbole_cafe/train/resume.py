@@ -52,6 +52,7 @@ class ResumeMixin:
         save_every: when the last state is saved; never, unless `recbole_cafe.run` says so, which also removes it.
         seconds: of training and evaluation.
         epochs_run: that were trained.
+        simulated: whether the data are.
         digests: of the data; `fit` takes them from its loader, unless they are known before.
     """
 
@@ -62,6 +63,7 @@ class ResumeMixin:
         self.saved_model_file = self._file_name()
         self.seconds = {"train": 0.0, "evaluation": 0.0}
         self.epochs_run = 0
+        self.simulated = is_simulated(config["data_path"]) is not None
         self.save_every = SaveEvery(0)
         self.lock = Lock(self.saved_model_file)
         self._keeps_state = False
@@ -209,7 +211,7 @@ class ResumeMixin:
             "best_epoch": self._best_epoch,
             "epochs_run": self.epochs_run,
             "seconds": self.seconds,
-            "simulated": is_simulated(self.config["data_path"]) is not None,
+            "simulated": self.simulated,
             "data": None if self.digests is None else dict(self.digests),
             "random": streams,
             "state_dict": self.model.state_dict(),
