@@ -21,7 +21,8 @@ def test_no_mutated_input_is_read_wrongly_or_fails_without_a_clear_error(kind: s
 
 
 @pytest.mark.slow
-def test_no_mutated_request_gets_a_wrong_answer_or_harms_the_service(tmp_path: Path,
-                                                                     capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_no_mutated_request_gets_a_wrong_answer_or_harms_the_service(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status = fuzz_requests.main(["--n=300", f"--out={tmp_path / 'result.json'}"])
     assert status == 0, capsys.readouterr().out
