@@ -46,7 +46,11 @@ setup(
     # The YAML files stay visible at the top of the repository and ship as recbole_cafe/props; an editable install
     # finds them beside the package (recbole_cafe.config.props_dir).
     package_dir={"recbole_cafe.props": "props"},
-    package_data={"recbole_cafe.props": ["*.yaml", "*/*.yaml"], "recbole_cafe.recommend": ["page/*"]},
+    package_data={
+        "recbole_cafe.props": ["*.yaml", "*/*.yaml"],
+        "recbole_cafe.benchmark": ["report.css", "report.js"],
+        "recbole_cafe.recommend": ["page/*"],
+    },
     python_requires=">=3.10",
     # RecBole 1.2.1 cannot be installed on Python 3.12+ (its ray), so 1.2.0 is supported too. 1.2.0 imports psutil
     # without declaring it. pandas 4 will drop arguments that RecBole passes.

@@ -129,6 +129,7 @@ def run(
             # how the process was started says nothing about the run
             config={**checkpoint.plain_config(config), "resume": None, "resume_from": None},
             final=bool(config["final"]),
+            ranking_settings=trainer.chosen,
             checkpoint=str(trainer.saved_model_file) if saved else "",
         )
         if result.final:

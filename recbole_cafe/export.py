@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recbole_cafe.config.signature import signature_of
+from recbole_cafe.config.signature import net_settings
 from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def bundle_of(
     net = model.network.cpu().eval()
     if net.not_served:
         raise ConfigError(f"{name} cannot be exported: {net.not_served}")
-    settings = decode({key: config[key] for key in sorted(signature_of(type(net)).keys)})
+    settings = decode(net_settings(type(net), config))
     users, item = (ids.numpy() for ids in dataset.user_items())
     seen = torch.bincount(torch.from_numpy(item), minlength=dataset.item_num)
     token = pa.array(_tokens(dataset, dataset.iid_field), pa.string())

@@ -1,18 +1,19 @@
 """From queries to ranks and lists, beside a dense float32 product: every size, every exact search, in one run.
 
-*All users ranked*: the rank of every test target of a data set of Beauty's size (or the one given with
---data), by CaFePlus, CaFe and IntentBackoff trained for a stated number of steps. The encoder's states are made beforehand on both
-sides; ours is all that follows, the query (evidence of counts, sums over intents) and the exact ranks. The other side is
-a product of states and table and a count of what is above the target, rows of RecBole's batch at a time; for
+*All users ranked*: the rank of every test target of a data set of Beauty's size (or the one given with --data), by
+CaFePlus, CaFe and IntentBackoff trained for a stated number of steps. The encoder's states are made beforehand on both
+sides; ours is all that follows, the query (evidence of counts, sums over intents) and the exact ranks. The other side
+is a product of states and table and a count of what is above the target, rows of RecBole's batch at a time; for
 IntentBackoff a sparse product of SciPy made dense, plus its intents' part, and the same count.
 
 *The 20 best*: of simulated catalogues. Their numbers are those of a CaFe trained for four epochs on Beauty (hidden
-size 64): vectors of items lie around centres of intents, lengths 0.21 of a centre and 0.30 of the rest, both with the
-spectrum that training leaves (a few directions carry half); states are 12 long, most of it along an intent of their own;
-logits of intents are normal, -1.5 +- 2. The other side is what a dense model does: all products, all joint scores,
-`torch.topk`. `product_and_topk` leaves the intents out, and so does FAISS (flat, exact): less work, another ranking.
+size 64): vectors of items lie around centres of intents, lengths 0.21 of a centre and 0.30 of the rest, both with a
+spectrum as training leaves it (a few directions carry half); states are 12 long, most of it along an intent of their
+own; logits of intents are normal, -1.5 +- 2, that intent's 4 higher. The other side is what a dense model does: all
+products, all joint scores, `torch.topk`. `product_and_topk` leaves the intents out, and so does FAISS (flat, exact):
+less work, another ranking.
 
-Every answer of ours to a batch of one is compared with scores in float64.
+The first list of each size is compared with scores in float64.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import numpy as np
 
 from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.figures import COLOURS, MARKS, STYLE, save_figure
-from recbole_cafe.benchmark.report import markdown_row, title
+from recbole_cafe.benchmark.report import markdown_row
 from recbole_cafe.benchmark.results import (
     Benchmark,
     SystemRuns,
@@ -28,6 +28,7 @@ from recbole_cafe.benchmark.results import (
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat
+from recbole_cafe.benchmark.wording import title
 from recbole_cafe.errors import did_you_mean, missing_package
 from recbole_cafe.files.whole import written_whole
 

@@ -19,6 +19,8 @@ from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.time_order import ExactOrderMixin, TimeOrderedDataset
 from recbole_cafe.errors import DataError
 
+# RecBole's models that look up other rows of the train split by its columns of histories
+LOOKS_UP_HISTORIES = frozenset(["FEARec"])
 TARGET_LIST = "_target_list"  # column of a batch, [B, L]: the item to predict at each position
 
 
@@ -179,6 +181,10 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             self.logger.info("the rows are trained on as they are given, not as windows (train_layout=all)")
         elif layout == "all":
             parts[0] = parts[0].as_windows()
+        if self.config["model"] in LOOKS_UP_HISTORIES:
+            parts[0].inter_feat[self.item_id_list_field] = parts[0][torch.arange(len(parts[0]))][
+                self.item_id_list_field
+            ]
         return parts
 
     def as_windows(self) -> SequenceDataset:

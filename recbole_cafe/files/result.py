@@ -20,6 +20,7 @@ _LATER: dict[str, Any] = {
     "final": False,
     "n_targets": {},
     "later_unknown": "the version that wrote the result did not measure them",
+    "ranking_settings": {},
 }  # keys that older results lack -> their value there
 
 
@@ -51,6 +52,8 @@ class Result:
         config: every key of the configuration.
         checkpoint: file of the best weights, with `final` of the last ones; empty if they were not kept.
         final: all interactions were trained on, so that there is no validation and no test.
+        ranking_settings: with `ranking_settings: auto` the settings of the ranking to begin with and those that were
+            chosen, and how the validation was with them; else empty.
         command: the command line.
         n_targets: protocol or view -> targets that were ranked. Empty in results of versions that did not write it,
             and where RecBole evaluated.
@@ -76,6 +79,7 @@ class Result:
     config: dict[str, Any]
     checkpoint: str
     final: bool = False
+    ranking_settings: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
     n_targets: dict[str, int] = field(default_factory=dict)
     later_unknown: str = ""

@@ -147,20 +147,23 @@ class ItemNet(Net):
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        return Catalogue.of_items((ranked or {}).get("vectors", self.item_vectors().detach()))
+        if ranked is None:
+            return Catalogue.of_items(self.item_vectors().detach())
+        prepared = {name: part for name, part in ranked.items() if name != "vectors"}
+        return Catalogue.of_items(ranked.get("vectors", self.item_embedding.weight[: self.n_items].detach()), prepared)
 
     def ranked(self) -> dict[str, Tensor]:
-        """The vectors of the items where they are not just the rows of their table."""
-        vectors = self.item_vectors().detach()
-        is_table = vectors.data_ptr() == self.item_embedding.weight.data_ptr()
-        return {} if is_table else {"vectors": vectors}
+        """The parts of the catalogue, and the vectors of the items where they are not just the rows of their table."""
+        catalogue = self.catalogue()
+        is_table = catalogue.table.data_ptr() == self.item_embedding.weight.data_ptr()
+        return catalogue.parts() | ({} if is_table else {"vectors": catalogue.table})
 
 
 class HistoryNet(ItemNet):
     """A history makes one vector and no states of positions: it learns the item after its last one alone.
 
     What such a net computes may see the whole row, so that nothing but prefix rows is sound to train it on
-    (``layouts = ("last",)`` of its face).
+    (``layouts = ("last",)``).
     """
 
     def vector(self, history: Tensor, user: Tensor | None) -> Tensor:

@@ -37,6 +37,7 @@ SELECT = 5.0  # the same for an intent's items and the states that visit it
 READ = 0.05  # a number of the table in its own order
 GATHER = 0.25  # a number of the table by item
 VISIT = 100_000.0  # an intent: some thirty calls
+FEW = 5_000_000.0  # the intents of one state, some hundreds of calls
 SCORE = 15.0  # a score and its part in finding the largest
 SPARE = 16  # of the largest scores in float32 so many more are compared in float64
 
@@ -96,6 +97,7 @@ class Catalogue:
             self.radius, self.norm = prepared["radius"], prepared["norm"]
         self.start = torch.cumsum(self.size, 0) - self.size
         self.n_occupied = int((self.size > 0).sum())
+        self.longest = float(self.norm.max())
 
     def parts(self) -> dict[str, Tensor]:
         """What has been made of table and intents, to be stored beside them and given back as `prepared`."""
@@ -122,11 +124,11 @@ class Catalogue:
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
     @classmethod
-    def of_items(cls, table: Tensor) -> Catalogue:
-        """The items of a model that scores without intents: all in one group. table: [V, D] as above."""
+    def of_items(cls, table: Tensor, prepared: Mapping[str, Tensor] | None = None) -> Catalogue:
+        """The items of a model that scores without intents: all in one group. table: [V, D] and `prepared` as above."""
         group = torch.ones(len(table), dtype=torch.long, device=table.device)
         group[0] = 0
-        return cls(table, group, "item", 2)
+        return cls(table, group, "item", 2, prepared=prepared)
 
     @property
     def n_items(self) -> int:
@@ -321,6 +323,7 @@ class Catalogue:
             if logits is not None:
                 x = logits[first:last]
             else:
+                assert state_columns is not None
                 x = torch.mm(self.table[first:last], state_columns, out=product[:n])
             torch.gt(x, high.index_select(0, intent), out=passes[:n])
             torch.ge(x, low.index_select(0, intent), out=reaches[:n])
@@ -380,8 +383,10 @@ class Catalogue:
         state, terms = _parts(query)
         B, device = len(state), state.device
         self.counters.possible += B * len(self.items)
-        gone = pairs([torch.empty(0, dtype=torch.long, device=device)] * B if excluded is None else excluded, device)
-        if self._dense_cost(B) + SCORE * B * len(self.items) <= 2 * VISIT * self.n_occupied:
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        gone = (nothing, nothing) if excluded is None else pairs(excluded, device)
+        search = FEW * B if B < EIGHT else VISIT * self.n_occupied
+        if self._dense_cost(B) + SCORE * B * len(self.items) <= search:
             return self._top_of_all(state, terms, k, gone)
         return self._top_by_intent(state, terms, k, gone)
 
@@ -394,8 +399,9 @@ class Catalogue:
         items = torch.zeros(B, k, dtype=torch.long, device=device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=device)
         n = min(k, V - 1)
-        wide = self.slack(state).amax(1)
-        size = state.double().norm(dim=1) * float(self.norm.max()) + 1
+        size = state.double().norm(dim=1) * self.longest
+        wide = 2 * (self.table.shape[1] + 4) * EPSILON * size
+        size = size + 1
         if terms is not None:
             size = size + terms.nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
         wide = 2 * (wide + 16 * EPSILON * size)[:, None]  # of two scores
@@ -406,8 +412,9 @@ class Catalogue:
             product = state[rows] @ self.table.T
             about = joint_score(product, None if own is None else own.index_select(1, self.item2intent), self.joint)
             about[:, 0] = -torch.inf
-            mine = (gone[0] >= first) & (gone[0] < rows.stop) if step < B else slice(None)
-            about[gone[0][mine] - first, gone[1][mine]] = -torch.inf
+            if len(gone[0]):
+                mine = (gone[0] >= first) & (gone[0] < rows.stop)
+                about[gone[0][mine] - first, gone[1][mine]] = -torch.inf
             most = about.topk(min(n + SPARE, V - 1), dim=1)
             bar = most.values[:, n - 1 : n].double() - wide[rows]
             if bool(bar.isnan().any()):

@@ -15,6 +15,7 @@ from dataclasses import InitVar, dataclass
 import torch
 from torch import Tensor
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import Ranks, ScoreError, best, check_parts, pairs
 
@@ -49,6 +50,9 @@ class FactoredCatalogue:
             check_parts(prepared, {**shapes, "level": None, "before": None})
             self.items, self.size, self.n_levels = prepared["items"], prepared["size"], prepared["n_levels"]
             self.best, self.level, self.before = prepared["best"], prepared["level"], prepared["before"]
+            n_levels = int(self.n_levels.clamp(min=0).sum())
+            if not n_levels == len(self.level) == len(self.before) - 1:
+                raise DataError(f"parts of a catalogue: {len(self.level)} levels, its intents have {n_levels}")
         self.start = torch.cumsum(self.size, 0) - self.size
         self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
 

@@ -98,6 +98,26 @@ class ProtocolEvaluator(Evaluator):
                 result.update(_of_targets(name, metric, ranks))
         return result
 
+    def judges_rows(self, name: str) -> bool:
+        """Whether a metric (``ndcg@10``) is a mean of values that depend on the place of a row's target alone."""
+        return type(self.metric_class[name.partition("@")[0]]) in PER_TARGET
+
+    def per_row(self, ranks: Ranks, name: str) -> np.ndarray:
+        """One metric of each target.
+
+        Args:
+            ranks: of N targets; exact ones for ``mrr`` without a cut-off.
+            name: of a metric that :meth:`judges_rows`, as in a result.
+
+        Returns:
+            [N], whose :func:`exact_mean` is the metric.
+        """
+        above, tied, n_candidates = ranks.above.numpy(), ranks.tied.numpy(), ranks.n_candidates.numpy()
+        metric, at, k = name.partition("@")
+        if not at:
+            return expectation(1.0 / np.arange(1, int(n_candidates.max()) + 1), above, tied)
+        return per_target(self.metric_class[metric], above, tied, n_candidates)[int(k)]
+
     def _of_lists(self, metric: AbstractMetric, k: int, struct: DataStruct, n_candidates: np.ndarray) -> float:
         """RecBole's formula over lists of min(k, candidates) items.
 

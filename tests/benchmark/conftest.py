@@ -35,7 +35,8 @@ class Made:
 
     def run(self, system: str, seed: int, places: Sequence[int], dataset: str = "amazon-x", *, digest: str = "",
             valid: float = 0.5, protocols: Sequence[str] = ("pop100",), candidates: str = "c" * 64,
-            users: Sequence[str] | None = None, later: Sequence[bool] | None = None, **result: Any) -> Path:  # fmt: skip
+            users: Sequence[str] | None = None, later: Sequence[bool] | None = None,
+            **result: Any) -> Path:  # fmt: skip
         """Users u0, u1, ... whose targets stand at these places of 101 candidates; hit@1 is the share of zeros.
 
         With `later`, which of them are later than the item before, the run is of `full` and measures `full_later`.

@@ -287,9 +287,9 @@ def test_the_page_has_every_table_and_the_commands(
 ) -> None:
     folder = three(made, commands=[["recbole-cafe", "benchmark", "made", "--item_inter_num_interval=[5,inf)"]])
     assert main(["report", "out", "--test=wilcoxon"]) == 0
-    assert "out/report/report.md and 3 files beside it" in capsys.readouterr().out
+    assert "out/report/report.html, report.md and 3 files beside them" in capsys.readouterr().out
     assert {path.name for path in Path("out/report").iterdir()} == {
-        "report.md", "amazon-x-pop100.md", "amazon-x-pop100.csv", "amazon-x-pop100.tex"
+        "report.md", "report.html", "amazon-x-pop100.md", "amazon-x-pop100.csv", "amazon-x-pop100.tex"
     }  # fmt: skip
     page = Path("out/report/report.md").read_text()
     assert (

@@ -539,7 +539,8 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     names = [name.rstrip(",") for line in lines for name in line]
     assert {"SASRec", "FDSA", "GRU4Rec", "Pop", "Random", "BPR", "LightGCN"} <= set(names)  # RecBole's own
     assert not {"FM", "DeepFM", "KGAT"} & set(names)  # which do not run under this protocol
-    assert not {"GRU4RecKG", "KSR", "DIEN", "S3Rec", "FEARec"} & set(names)
+    assert {"FEARec", "CORE"} <= set(names)
+    assert not {"GRU4RecKG", "KSR", "DIEN", "S3Rec"} & set(names)
 
 
 def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,10 +232,17 @@ class DIFSRNet(ItemNet):
         init_transformer(self, std)
 
     def states(self, history: Tensor, user: Tensor | None) -> tuple[Tensor, Packing]:  # noqa: ARG002
-        """See :class:`recbole_cafe.model.item_net.ItemNet`."""
+        """See :class:`recbole_cafe.model.item_net.ItemNet`.
+
+        Raises:
+            ValueError: rows of more positions than the net is made for.
+        """
+        missing = self.max_seq_length - history.shape[1]
+        if missing < 0:
+            raise ValueError(f"rows of {history.shape[1]} positions, where MAX_ITEM_LIST_LENGTH={self.max_seq_length}")
         packing = Packing(history > 0)
         if self.reads_padding:
-            items = F.pad(history, (0, self.max_seq_length - history.shape[1]))
+            items = F.pad(history, (0, missing))
             return packing.pack(self.encode(items)), packing
         items = packing.pack(history)
         groups = [self.encode(items[at]).flatten(0, 1) for at in packing.groups]  # what a row ends with, it repeats

@@ -184,6 +184,12 @@ def test_narrow_rows_are_read_as_wide_ones(kind):
     torch.testing.assert_close(made(seq[:, :4])[0], made(seq)[0], **EXACT)
 
 
+@pytest.mark.parametrize("kind", FUSIONS)
+def test_rows_that_are_too_wide_are_refused(kind):
+    with pytest.raises(ValueError, match="rows of 7 positions, where MAX_ITEM_LIST_LENGTH=6"):
+        net(fusion=kind)(torch.ones(1, L + 1, dtype=torch.long))
+
+
 def test_rows_of_several_lengths_are_summed_as_each_alone():
     made = net(fusion="sum", max_seq_length=20)
     seq = torch.zeros(3, 20, dtype=torch.long)
