@@ -14,6 +14,7 @@ from recbole_cafe.errors import MachineError, missing_package
 
 VERBS = ("serve",)
 MOST_THREADS = 4  # of PyTorch unless told otherwise: a question is too small to profit from more
+KEPT = 60  # seconds that a connection without a request stays open
 GRACE = 10  # seconds that open requests are given at the end
 
 
@@ -64,8 +65,9 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
               f"{one.now.version[:12]}")  # fmt: skip
     print(f"listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     config = uvicorn.Config(
-        app_of(served), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE
-    )
+        app_of(served), log_level="warning", access_log=False, server_header=False, timeout_keep_alive=KEPT,
+        timeout_graceful_shutdown=GRACE,
+    )  # fmt: skip
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a service is no failure
     try:
         uvicorn.Server(config).run(sockets=[listening])

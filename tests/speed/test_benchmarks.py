@@ -22,6 +22,7 @@ PROMISED = {
     "optimizer": {"sparse_adam", "ratio_sparse_adam", "table", "difference_to_adam"},
     "cafe_plus": {"growth", "data_small", "data_large"},
     "calibration": {"systems", "data"},
+    "serve": {"added_ms", "single", "load"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
@@ -81,6 +82,10 @@ def check_calibration(result: dict) -> None:
         assert came == pytest.approx(system["first_intent_right"])
 
 
+def check_serve(result: dict) -> None:
+    assert result["single"]["equal"] is True and result["load"]["lost"] == 0 and result["load"]["asked"] == 20
+
+
 def check_step_scaling(result: dict) -> None:
     assert result["memory"]["peak_mb"] > 0
     assert result["data_large"]["items"] > result["data_small"]["items"]
@@ -94,6 +99,7 @@ CHECKS = {
     "optimizer": check_optimizer,
     "step_scaling": check_step_scaling,
     "calibration": check_calibration,
+    "serve": check_serve,
 }  # fmt: skip
 
 
