@@ -55,10 +55,16 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     parser.add_argument("--test", choices=TESTS, default="t", help="paired test over users (default: %(default)s)")
 
     parser = add_verb(
-        verbs, "figures", figures_command, summary="Draw the figures of a benchmark's folder, in FOLDER/figures.",
-        examples="recbole-cafe figures runs/figure4",
+        verbs, "figures", figures_command,
+        summary="Draw the figures of a benchmark's folder, in FOLDER/figures; or what one run has learned, beside it.",
+        examples="recbole-cafe figures runs/figure4\n"
+                 "recbole-cafe figures --curve result.json\n"
+                 "recbole-cafe figures --attention saved/CaFe-ml-100k-....pth\n"
+                 "recbole-cafe figures --items saved/CaFe-ml-100k-....pth",
     )  # fmt: skip
-    parser.add_argument("folder", type=Path, help="folder of a benchmark")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("folder", type=Path, nargs="?", help="folder of a benchmark")
+    of.add_argument("--curve", type=Path, metavar="RESULT.json", help="loss and validation of a run, epoch by epoch")
 
     parser = add_verb(
         verbs, "slices", slices_command,
@@ -114,9 +120,10 @@ def report_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
 def figures_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Draw the figures of a benchmark."""
-    from recbole_cafe.benchmark.figures import write
+    from recbole_cafe.benchmark.figures import write, write_curve
 
-    print("\n".join(map(str, write(given.folder))))
+    written = write_curve(given.curve) if given.curve else write(given.folder)
+    print("\n".join(map(str, written)))
     return 0
 
 

@@ -18,6 +18,7 @@ _LATER: dict[str, Any] = {
     "validations_since_best": None,
     "digests": {},
     "final": False,
+    "curve": [],
 }  # keys that older results lack -> their value there
 
 
@@ -47,6 +48,9 @@ class Result:
         config: every key of the configuration.
         checkpoint: file of the best weights, with `final` of the last ones; empty if they were not kept.
         final: all interactions were trained on, so that there is no validation and no test.
+        curve: for each epoch `epoch` (from 1), `loss` (mean over its batches; null if nothing is learned) and `score`
+            (of the validation metric; null if it was not validated). Empty in results of versions that did not write
+            it.
         command: the command line.
     """
 
@@ -69,6 +73,7 @@ class Result:
     config: dict[str, Any]
     checkpoint: str
     final: bool = False
+    curve: list[dict[str, float | None]] = field(default_factory=list)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
 
     def save(self, path: str | Path) -> None:
