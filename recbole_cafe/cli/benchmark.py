@@ -64,6 +64,10 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     )  # fmt: skip
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("folder", type=Path, nargs="?", help="folder of a benchmark")
+    of.add_argument("--attention", type=Path, metavar="CHECKPOINT",
+                    help="what the first layers of CaFe or CaFePlus attend to, mean over the test users")  # fmt: skip
+    of.add_argument("--items", type=Path, metavar="CHECKPOINT",
+                    help="t-SNE of the item vectors of CaFe or CaFePlus, and how intents and clusters agree")  # fmt: skip
     of.add_argument("--curve", type=Path, metavar="RESULT.json", help="loss and validation of a run, epoch by epoch")
 
     parser = add_verb(
@@ -120,9 +124,14 @@ def report_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
 def figures_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Draw the figures of a benchmark."""
-    from recbole_cafe.benchmark.figures import write, write_curve
+    if given.attention or given.items:
+        from recbole_cafe.benchmark import inside
 
-    written = write_curve(given.curve) if given.curve else write(given.folder)
+        written = inside.write_attention(given.attention) if given.attention else inside.write_items(given.items)
+    else:
+        from recbole_cafe.benchmark.figures import write, write_curve
+
+        written = write_curve(given.curve) if given.curve else write(given.folder)
     print("\n".join(map(str, written)))
     return 0
 

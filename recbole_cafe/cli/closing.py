@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from recbole_cafe.files.result import Result
-from recbole_cafe.model import MODELS
+from recbole_cafe.model import MODELS, net_class
 
 
 def closing(result: Result, result_file: str | None = None, bundle: str | None = None) -> list[str]:
@@ -40,7 +40,7 @@ def next_commands(result: Result, result_file: str | None = None, bundle: str | 
     if bundle:
         return [f"recbole-cafe serve {shlex.quote(bundle)}"]
     commands = []
-    if result.checkpoint and result.model in MODELS:
+    if result.checkpoint and result.model in MODELS and not net_class(result.model).not_served:
         folder = shlex.quote(f"{result.model}-{result.dataset}")
         commands.append(f"recbole-cafe export {shlex.quote(result.checkpoint)} --out={folder}")
     if result_file and not result.final and result.best_epochs:
