@@ -138,6 +138,19 @@ class SequenceEncoder(nn.Module):
             x = block(x, packing, source)
         return self.norm(x) if self.arrangement == "pre" else x
 
+    def first_weights(self, x: Tensor, packing: Packing) -> list[Tensor]:
+        """The attention weights of the first block, whose attention is a :class:`SelfAttention`; see there.
+
+        Args:
+            x: [N, D] embeddings, as for :meth:`forward`.
+            packing: where they are.
+        """
+        block, x = self.blocks[0], self.enter(x, packing)
+        normed = x if self.arrangement == "post" else block.attention_norm(x)
+        attended, query = (x, normed) if block.residual == "query" else (normed, None)
+        weights: list[Tensor] = block.attention.weights(attended, packing, query)
+        return weights
+
     def enter(self, x: Tensor, packing: Packing) -> Tensor:
         """What the first block gets. [N, D] to [N, D]."""
         if self.position is not None:

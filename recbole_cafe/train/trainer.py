@@ -13,6 +13,7 @@ own evaluation instead.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from functools import cache, partial, wraps
@@ -211,6 +212,9 @@ class EvaluationMixin(ResumeMixin):
             self._average.add()
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
+        total = math.fsum(loss) if isinstance(loss, tuple) else loss  # RecBole's losses of several parts
+        mean = total / len(train_data) if self.scorer.learns and len(train_data) else None
+        self.curve.append({"epoch": epoch_idx + 1, "loss": mean, "score": None})
         return loss
 
     def _check_nan(self, loss: Tensor) -> None:
