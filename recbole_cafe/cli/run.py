@@ -114,10 +114,9 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         from recbole_cafe.export import export
 
         export(result.checkpoint, given.export)
-        print(f"{given.export}: a bundle; ask it: recbole-cafe recommend {given.export} --histories=FILE --out=FILE")
     if given.quiet or logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
-    print("\n".join(closing(result, given.result_file)))
+    print("\n".join(closing(result, given.result_file, given.export)))
     return 0
 
 

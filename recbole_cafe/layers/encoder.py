@@ -4,6 +4,7 @@ They work on the N real positions of a batch, [N, D], never on padding (recbole_
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -145,7 +146,8 @@ class SequenceEncoder(nn.Module):
             x: [N, D] embeddings, as for :meth:`forward`.
             packing: where they are.
         """
-        block, x = self.blocks[0], self.enter(x, packing)
+        block: Any = self.blocks[0]
+        x = self.enter(x, packing)
         normed = x if self.arrangement == "post" else block.attention_norm(x)
         attended, query = (x, normed) if block.residual == "query" else (normed, None)
         weights: list[Tensor] = block.attention.weights(attended, packing, query)
