@@ -124,6 +124,7 @@ def write_attention(checkpoint: Path) -> list[Path]:
 def _maps(kinds: Mapping[str, MeanAttention], reached: int, title: str) -> Any:
     """A heat map for each kind of heads, all on one scale, the newest position below and on the right."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(0.8 + 2.9 * len(kinds), 3.3))
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
@@ -135,7 +136,9 @@ def _maps(kinds: Mapping[str, MeanAttention], reached: int, title: str) -> Any:
         edges = (-0.5, reached - 0.5)
         shown = axes.imshow(values, cmap="viridis", vmin=0, vmax=top, extent=(*edges, *edges[::-1]))
         axes.set_xlim(edges[::-1])
-        axes.set_ylim(edges[::-1])
+        axes.set_ylim(edges)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("key, steps before the newest")
         axes.set_title(name, fontsize=9)
     panels[0].set_ylabel("query, steps before the newest")

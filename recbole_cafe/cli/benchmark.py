@@ -67,7 +67,7 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     of.add_argument("--attention", type=Path, metavar="CHECKPOINT",
                     help="what the first layers of CaFe or CaFePlus attend to, mean over the test users")  # fmt: skip
     of.add_argument("--items", type=Path, metavar="CHECKPOINT",
-                    help="t-SNE of the item vectors of CaFe or CaFePlus, and how intents and clusters agree")  # fmt: skip
+                    help="t-SNE of the item vectors of CaFe or CaFePlus, and how they agree with intents")  # fmt: skip
     of.add_argument("--curve", type=Path, metavar="RESULT.json", help="loss and validation of a run, epoch by epoch")
 
     parser = add_verb(

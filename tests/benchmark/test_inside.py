@@ -17,7 +17,7 @@ from recbole_cafe.cli.main import main
 from recbole_cafe.experiment import run
 from recbole_cafe.host.reload import load_data_and_model
 
-from .conftest import SMALL
+SMALL = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 16, "inner_size": 16, "gpu_id": "", "epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_the_mutual_information_of_clusters() -> None:
     ("model", "keys", "option", "message"),
     [
         ("SASRec", {}, "--items", "model=SASRec: these figures are of CaFe and CaFePlus"),
-        ("IntentBackoff", {}, "--attention", "model=IntentBackoff: these figures are of CaFe and CaFePlus"),
+        ("LOCKER", {}, "--attention", "model=LOCKER: these figures are of CaFe and CaFePlus"),
         ("CaFePlus", {"item_net": False}, "--items", "item_net=False: the items of this CaFePlus have no vectors"),
         ("CaFe", {"final": True}, "--attention", "trained on all interactions: there are no test users"),
     ],
