@@ -26,12 +26,16 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
          "recbole-cafe run --model=CaFe --dataset=amazon --result_file=result.json\n"
          "recbole-cafe run --model=SASRec --dataset=ml-100k --epochs=5 --eval_mode=\"['full','pop100']\"\n"
          "recbole-cafe run --preset=table3/base --dataset=ml-100k\n"
-         "recbole-cafe run --final_from=result.json"),
+         "recbole-cafe run --final_from=result.json\n"
+         "recbole-cafe run --model=CaFePlus --dataset=ml-100k --export=shop"),
         ("show-config", show_config, "Print every key of a run, its value and where it comes from.",
          "recbole-cafe show-config --model=CaFePlus --dataset=ml-100k"),
     ):  # fmt: skip
         parser = add_verb(verbs, name, handler, summary=summary, examples=examples, keys=True)
         _add_options(parser)
+        if name == "run":
+            parser.add_argument("--export", default="", action=Once, type=named, metavar="DIR",
+                                help="write the trained model there, as `recbole-cafe export` does")  # fmt: skip
     parser = add_verb(
         verbs, "exec", exec_command, summary="Run a script of RecBole's with our models known to it.",
         examples="recbole-cafe exec run_recbole_group.py --model_list=CaFe,SASRec --dataset=ml-100k",
@@ -91,6 +95,10 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_cafe.experiment import run, run_distributed
 
     settings["result_file"] = given.result_file
+    if given.export:
+        from recbole_cafe.export import check_export
+
+        check_export(model, given.export)
     if given.nproc == 1 and given.world_size <= 0:
         result = run(model, dataset, **settings)
     else:
@@ -103,6 +111,11 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         result = distributed
     if logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
+    if given.export:
+        from recbole_cafe.export import export
+
+        export(result.checkpoint, given.export)
+        print(f"{given.export}: a bundle of {result.model}; `recbole-cafe recommend {given.export} --help`")
     return 0
 
 

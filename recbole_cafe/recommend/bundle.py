@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -145,25 +145,35 @@ def write(bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = Fal
     if bundle.net.not_served:
         raise ConfigError(f"{bundle.model} cannot be exported: {bundle.net.not_served}")
     path = Path(folder).resolve()
-
-    def check() -> None:
-        if not path.exists():
-            return
-        if not path.is_dir():
-            raise OutputError(f"{path} is a file, expected a folder to write a bundle to")
-        if any(path.iterdir()) and not (path / MANIFEST).is_file():
-            raise OutputError(f"{path} holds files and no {MANIFEST}: it is not replaced by a bundle")
-        if any(path.iterdir()) and not replace:
-            raise OutputError(f"{path} holds a bundle already; give another folder, or ask for it to be replaced")
-
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(path, replace=replace, check=check) as temporary:
+        with whole_folder(path, replace=replace, check=partial(check_place, path, replace=replace)) as temporary:
             _write_files(bundle, temporary)
     except OutputError:
         raise
     except (OSError, SafetensorError) as error:
         raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def check_place(folder: str | os.PathLike[str], *, replace: bool = False) -> None:
+    """Raise unless a bundle may be written there; asked before training too, not only after it.
+
+    Args:
+        folder: see :func:`write`.
+        replace: see :func:`write`.
+
+    Raises:
+        OutputError: it is a file, holds something else, or a bundle that may not be replaced.
+    """
+    path = Path(folder).resolve()
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file, expected a folder to write a bundle to")
+    if any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise OutputError(f"{path} holds files and no {MANIFEST}: it is not replaced by a bundle")
+    if any(path.iterdir()) and not replace:
+        raise OutputError(f"{path} holds a bundle already; give another folder, or ask for it to be replaced")
 
 
 def _write_files(bundle: Bundle, folder: Path) -> None:
