@@ -7,6 +7,11 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "recbole_cafe/__init__.py").read_text(), re.MULTILINE)[1]
+# What a bundle is read with, and what it is served with; `pip install -r serving.txt` is an environment without RecBole
+LIBRARY, SERVICE = (
+    [line for line in part.splitlines() if line and not line.startswith("#")]
+    for part in (HERE / "serving.txt").read_text(encoding="utf-8").split("\n\n")
+)
 
 BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
 # Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
@@ -14,8 +19,19 @@ PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 # Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
-# setuptools and wheel: a test builds and installs the wheel
-TEST = [*BENCHMARK, *SPARK, "pytest>=7", "pytest-xdist>=3.5", "setuptools>=64", "wheel"]
+# setuptools and wheel: a test builds and installs the wheel. Playwright drives the browser of the tests of the page,
+# Debian's chromium or its own.
+TEST = [
+    *BENCHMARK,
+    *SPARK,
+    *SERVICE,
+    "httpx>=0.25",
+    "playwright>=1.40",
+    "pytest>=7",
+    "pytest-xdist>=3.5",
+    "setuptools>=64",
+    "wheel",
+]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2"]
 
 setup(
@@ -30,23 +46,18 @@ setup(
     # The YAML files stay visible at the top of the repository and ship as recbole_cafe/props; an editable install
     # finds them beside the package (recbole_cafe.config.props_dir).
     package_dir={"recbole_cafe.props": "props"},
-    package_data={"recbole_cafe.props": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "recbole_cafe.props": ["*.yaml", "*/*.yaml"],
+        "recbole_cafe.benchmark": ["report.css", "report.js"],
+        "recbole_cafe.recommend": ["page/*"],
+    },
     python_requires=">=3.10",
     # RecBole 1.2.1 cannot be installed on Python 3.12+ (its ray), so 1.2.0 is supported too. 1.2.0 imports psutil
     # without declaring it. pandas 4 will drop arguments that RecBole passes.
-    install_requires=[
-        "recbole>=1.2.0,<2",
-        "torch>=2.4",
-        "numpy>=1.24",
-        "pandas>=1.5,<4",
-        "pyarrow>=14",
-        "scipy>=1.10",
-        "PyYAML>=5.4",
-        "tqdm>=4.48",
-        "psutil",
-    ],
+    install_requires=["recbole>=1.2.0,<2", "pandas>=1.5,<4", *LIBRARY],
     extras_require={
         "benchmark": BENCHMARK,
+        "serve": SERVICE,
         "prepare": PREPARE,
         "spark": SPARK,
         "peers": PEERS,

@@ -121,10 +121,15 @@ def run(
             data=facts,
             candidates=trainer.evaluation.candidate_digests,
             digests=dict(train_data._dataset.digests),
+            n_targets=trainer.evaluation.n_targets,
+            later_unknown=trainer.evaluation.later_unknown
+            if config["candidates"] != "recbole"
+            else "RecBole evaluates (candidates=recbole), which gives no ranks",
             versions={**versions(), "device": device_name(config["device"])},
             # how the process was started says nothing about the run
             config={**checkpoint.plain_config(config), "resume": None, "resume_from": None},
             final=bool(config["final"]),
+            ranking_settings=trainer.chosen,
             checkpoint=str(trainer.saved_model_file) if saved else "",
         )
         if result.final:
@@ -136,7 +141,11 @@ def run(
             users, order = _users_in_order(test_data._dataset)
             ranks = {
                 protocol: RankArrays(
-                    *(values.numpy()[order] for values in (of.above, of.tied, of.n_candidates)), limit=of.limit
+                    *(values.numpy()[order] for values in (of.above, of.tied, of.n_candidates)),
+                    limit=of.limit,
+                    later=trainer.evaluation.later.numpy()[order]
+                    if protocol == "full" and trainer.evaluation.later is not None
+                    else None,
                 )
                 for protocol, of in trainer.evaluation.ranks.items()
             }
@@ -242,7 +251,7 @@ def by_protocol(flat: Mapping[str, float] | None, protocols: Sequence[str]) -> d
     nested: dict[str, dict[str, float | None]] = {name: {} for name in protocols}
     for key, value in (flat or {}).items():
         name, slash, metric = key.rpartition("/")
-        nested[name if slash else protocols[0]][metric] = _defined(value)
+        nested.setdefault(name if slash else protocols[0], {})[metric] = _defined(value)  # a view comes after all
     return nested
 
 

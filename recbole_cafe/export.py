@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from recbole_cafe.config.signature import signature_of
+from recbole_cafe.config.signature import net_settings
 from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import ConfigError, DataError
@@ -50,7 +50,6 @@ def export(
         DataError: no such column.
         OutputError: the folder cannot be written.
     """
-    check_place(folder, replace=replace)
     config, model, _, train, valid, _ = load_data_and_model(checkpoint)
     bundle = bundle_of(config, model, train._dataset, valid and valid._dataset, title=title, interactions=interactions)
     write(bundle, folder, replace=replace)
@@ -69,7 +68,7 @@ def check_export(model: str, folder: str | os.PathLike[str]) -> None:
         OutputError: there is something in its place already.
     """
     _check_model(model)
-    check_place(folder)
+    check_place(folder, replace=False)
     check_folder("export", Path(folder).resolve().parent)
 
 
@@ -106,7 +105,7 @@ def bundle_of(
     _check_model(name)
     net = model.network.cpu().eval()
     _check_net(name, net)
-    settings = decode({key: config[key] for key in sorted(signature_of(type(net)).keys)})
+    settings = decode(net_settings(type(net), config))
     users, item = (ids.numpy() for ids in dataset.user_items())
     seen = torch.bincount(torch.from_numpy(item), minlength=dataset.item_num)
     token = pa.array(_tokens(dataset, dataset.iid_field), pa.string())

@@ -43,6 +43,7 @@ HERE = Path(__file__).resolve().parent
 WIDTH = 128  # hidden size of every benchmark, unless --quick
 LENGTH = 50  # items of history
 QUICK_SETTINGS = {"hidden_size": 16, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 10}
+ENCODER = ("hidden_size", "inner_size", "n_layers", "n_heads")  # keys of every model that learns
 
 
 # Options --------------------------------------------------------------------------------------------------------------
@@ -177,7 +178,10 @@ def _settings(options: argparse.Namespace, source: Data, given: Mapping[str, Any
 
 def ours(options: argparse.Namespace, source: Data, model: str = "CaFe", **given: Any) -> Side:
     """A model as recbole_cafe.run sets it up."""
-    config = Config(model, source.name, config_dict=_settings(options, source, given))
+    settings = _settings(options, source, given)
+    if model == "IntentBackoff":
+        settings = {key: value for key, value in settings.items() if key not in ENCODER}
+    config = Config(model, source.name, config_dict=settings)
     init_seed(config["seed"], config["reproducibility"])
     built = create_dataset(config)
     train_data, valid_data, test_data = data_preparation(config, built)

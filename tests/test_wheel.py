@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = ("recbole_cafe", "props", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SHIPPED = ("recbole_cafe", "props", "setup.py", "serving.txt", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")

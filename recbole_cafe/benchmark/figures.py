@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.benchmark import store
-from recbole_cafe.benchmark.report import title
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
+from recbole_cafe.benchmark.wording import title
 from recbole_cafe.errors import missing_package
 from recbole_cafe.files.whole import written_whole
 

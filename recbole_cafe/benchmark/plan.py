@@ -57,7 +57,7 @@ SET_HERE = {"model": "systems", "dataset": "datasets", "seed": "seeds", "eval_mo
 NOT_HASHED = NEUTRAL | {"seed"}
 
 # Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
-NOT_HASHED_AT = {"average_from": 0, "final": False}
+NOT_HASHED_AT = {"average_from": 0, "final": False, "tie_seed": None, "ranking_settings": "fixed"}
 # Keys that went, with the value that all earlier runs had, for the same reason
 GONE = {"reader": "auto"}
 

@@ -1,4 +1,6 @@
-"""Tables of a benchmark folder: Markdown, CSV and LaTeX for each data set and protocol, and one page with all of them.
+"""Tables of a benchmark folder: Markdown, CSV and LaTeX for each data set and protocol, and two pages with all of them.
+
+report.md is for the repository, report.html for the browser (recbole_cafe.benchmark.html_report).
 
 A number without a result.json is not printed.
 """
@@ -8,21 +10,33 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recbole_cafe.benchmark.html_report import html_page
 from recbole_cafe.benchmark.layout import TESTS
-from recbole_cafe.benchmark.results import Benchmark, Row, SystemRuns, Table, read, tables
-from recbole_cafe.benchmark.stats import Stat
+from recbole_cafe.benchmark.results import Benchmark, Table, metrics_of, read, tables
+from recbole_cafe.benchmark.stats import stat
+from recbole_cafe.benchmark.wording import (
+    ENVIRONMENT,
+    costs,
+    environments,
+    footnotes,
+    how_to_read,
+    p_value,
+    point_text,
+    provenance,
+    shown,
+    significant,
+    title,
+)
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.files.candidates import LATER
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "report"
-TITLES = {"ndcg": "NDCG", "hit": "HR", "mrr": "MRR"}
-LEVEL = 0.05
-ENVIRONMENT = ("recbole-cafe", "recbole", "torch", "numpy", "device", "threads")  # entries of a result's versions
 
 # Formats --------------------------------------------------------------------------------------------------------------
 
@@ -37,7 +51,7 @@ def markdown(table: Table) -> str:
     lines += markdown_row(header), "|---" * len(header) + "|"
     places = {metric: table.places(metric) for metric in table.metrics}
     for row in table.rows:
-        cells = [f"{_md(row.system)}{' †' if _significant(row) else ''}"]
+        cells = [f"{_md(row.system)}{' †' if significant(row) else ''}"]
         for metric in table.metrics:
             text = shown(row.values[metric])
             place = places[metric].get(row.system)
@@ -50,20 +64,9 @@ def markdown(table: Table) -> str:
         cells += ["" if g is None else f"{g[0]:+.1%} ({_md(g[1])})" for g in gains.values()]
         lines.append(markdown_row([*cells, *([""] * len(titles) if table.published else [])]))
     lines.append("")
-    lines += [f"* {note}" for note in _footnotes(table)]
+    lines += [f"* {note}" for note in footnotes(table)]
     lines += ["", *_markdown_tests(table), *_markdown_costs(table)]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _footnotes(table: Table) -> list[str]:
-    notes = []
-    if table.published:
-        fair = "" if table.warning else " The candidates here keep their own intents: not comparable, see authors100."
-        notes.append(f"¹ {table.published}; measured by its authors on other data.{fair}")
-    if any(_significant(row) for row in table.rows):
-        notes.append(f"† differs from {table.reference} in {title(table.metrics[0])}, p < {LEVEL} after Holm's "
-                     f"correction.")  # fmt: skip
-    return notes + table.notes
 
 
 def _markdown_tests(table: Table) -> list[str]:
@@ -96,7 +99,7 @@ def _markdown_costs(table: Table) -> list[str]:
             epochs = ", ".join(map(str, cost["epochs"]))
             lines.append(markdown_row([
                 _md(row.system), row.runs.model, f"{cost['seconds_per_epoch']:.2f}", epochs, f"{cost['parameters']:,}",
-                _md(_point(row.runs.point)) + tried, f"`{row.runs.digest}`",
+                _md(point_text(row.runs.point)) + tried, f"`{row.runs.digest}`",
                 *([_md(environments(row.runs.runs.values(), differing))] if differing else []),
             ]))  # fmt: skip
     return lines if len(lines) > 2 else []
@@ -123,7 +126,7 @@ def latex(table: Table) -> str:
     lines = [r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
              " & ".join(header) + r" \\", r"\midrule"]  # fmt: skip
     for row in table.rows:
-        cells = [escape(row.system) + (r"$^\dagger$" if _significant(row) else "")]
+        cells = [escape(row.system) + (r"$^\dagger$" if significant(row) else "")]
         for metric in table.metrics:
             text = shown(row.values[metric]).replace(" ± ", r" $\pm$ ")
             place = places[metric].get(row.system)
@@ -137,7 +140,7 @@ def latex(table: Table) -> str:
     for system, of in gains:
         cells = [f"Gain of {escape(system)}", *("" if g is None else escape(f"{g[0]:+.1%}") for g in of.values())]
         lines.append(" & ".join([*cells, *([""] * len(titles) if table.published else [])]) + r" \\")
-    caption = " ".join(filter(None, [table.caption, table.warning, *_footnotes(table)]))
+    caption = " ".join(filter(None, [table.caption, table.warning, *footnotes(table)]))
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{escape(caption)}}}",
               rf"\label{{tab:{table.name}}}", r"\end{table}"]  # fmt: skip
     return "\n".join(lines) + "\n"
@@ -187,54 +190,6 @@ def as_csv(table: Table) -> str:
     return text.getvalue()
 
 
-def costs(runs: SystemRuns) -> dict[str, Any] | None:
-    """Seconds of training per epoch (mean over the seeds), epochs of each seed, trainable parameters, environments."""
-    if not runs.runs:
-        return None
-    results = list(runs.runs.values())
-    per_epoch = [r["seconds"]["train"] / r["epochs"] for r in results if r["epochs"]]
-    return {
-        "seconds_per_epoch": math.fsum(per_epoch) / len(per_epoch) if per_epoch else 0.0,
-        "epochs": [r["epochs"] for r in results],
-        "parameters": results[0]["parameters"],
-        "environments": environments(results),
-    }
-
-
-def environments(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ENVIRONMENT) -> str:
-    """The different ones of some runs: versions, threads and, where the result tells, the device."""
-    told = [[f"{k} {r['versions'][k]}" for k in keys if k in r["versions"]] for r in results]
-    return "; ".join(sorted({", ".join(parts) for parts in told}))
-
-
-def title(metric: str) -> str:
-    """ndcg@5 as NDCG@5, hit as HR."""
-    name, at, cut = metric.partition("@")
-    return f"{TITLES.get(name, name)}{at}{cut}"
-
-
-def shown(value: Stat | None) -> str:
-    """Four digits, with the standard deviation when there is one; nothing for nothing."""
-    if value is None:
-        return ""
-    return f"{value.mean:.4f}" if value.sd is None else f"{value.mean:.4f} ± {value.sd:.4f}"
-
-
-def p_value(p: float | None) -> str:
-    """Three digits, or a bound; nothing for nothing."""
-    if p is None:
-        return ""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _significant(row: Row) -> bool:
-    return row.difference is not None and row.difference.p_holm is not None and row.difference.p_holm < LEVEL
-
-
-def _point(point: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in point.items()) or "no search"
-
-
 FORMATS = {".md": markdown, ".csv": as_csv, ".tex": latex}
 
 
@@ -247,10 +202,12 @@ def page(benchmark: Benchmark, all_tables: Sequence[Table], command: Sequence[st
     lines = [f"# {benchmark.title}", ""]
     if plan.get("description"):
         lines += [str(plan["description"]).strip(), ""]
-    lines += ["Made by", "", "```bash", *(_shell(c) for c in plan.get("commands", [])), _shell(command), "```", ""]
-    lines += [*_provenance(benchmark), "", "## How to read the tables", "", *_how_to_read(benchmark), ""]
+    commands = [shlex.join(one) for one in (*plan.get("commands", []), command)]
+    lines += ["Made by", "", "```bash", *commands, "```", ""]
+    lines += [provenance(benchmark), "", "## How to read the tables", ""]
+    lines += [*(f"* {line}" for line in how_to_read(benchmark)), ""]
     for dataset in benchmark.datasets:
-        lines += [f"## {dataset}", ""]
+        lines += [f"## {dataset}", "", *views(benchmark, dataset)]
         for table in all_tables:
             if table.dataset == dataset:
                 lines += [f"### {table.protocol}", "", markdown(table)]
@@ -258,43 +215,49 @@ def page(benchmark: Benchmark, all_tables: Sequence[Table], command: Sequence[st
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _how_to_read(benchmark: Benchmark) -> list[str]:
-    return [
-        "* A cell is the mean over the seeds ± the sample standard deviation (n - 1). The best mean is **bold**, the "
-        "second <u>underlined</u>.",
-        "* Each system's settings were chosen by the validation score of the first seed; no test number decided "
-        "anything. The run that won the search is the first seed's result, so that seed is the best of several on "
-        "validation.",
-        f"* Ours: {', '.join(benchmark.ours) or 'none'}. The gain is relative, over the best of the others in that "
-        "column.",
-        "* Tests compare users, not seeds: they tell whether the difference would be seen on other users, given these "
-        "trained models. The spread over seeds is the ± in the cells.",
-        "* `full` ranks all items. `popN` and `uniN` rank the target among N stored negatives, the same for every "
-        "system. `authorsN` gives negatives random other intents and is no measure of recommendation; a system that "
-        "scores no intents has its `popN` number there.",
-        "* Seconds per epoch depend on what else the machine did; compare them only when the runs were made alone and "
-        "with the same software on the same device (a column of the costs says where they were not).",
+def views(benchmark: Benchmark, dataset: str) -> list[str]:
+    """`full` three times side by side: ties as in the file, shuffled, and later targets alone.
+
+    Args:
+        benchmark: the folder as read.
+        dataset: label of the data set.
+
+    Returns:
+        lines of Markdown; none without `full`, and for the label that is the shuffled order of another.
+    """
+    systems = [system for system in benchmark.datasets[dataset] if system.runs]
+    own = {cell["settings"].get("tie_order") for cell in benchmark.plan["cells"][dataset].values()}
+    if "full" not in benchmark.protocols(dataset) or not systems or "random" in own:
+        return []
+    other = benchmark.shuffled(dataset)
+    of_other = {system.system: system for system in benchmark.datasets[other]} if other is not None else {}
+    metric = metrics_of(benchmark, "full")[0]
+    rows, counts = [], dict.fromkeys(("full", "shuffled", LATER), "")
+    for system in systems:
+        again = of_other.get(system.system)
+        places = {"full": (system, "full"), "shuffled": (again, "full"), LATER: (system, LATER)}
+        cells = [system.system]
+        for name, (runs, protocol) in places.items():
+            values = runs.values(protocol, metric) if runs is not None else []
+            cells.append(shown(stat(values)) if values else "")
+            told = (r.get("n_targets", {}).get(protocol) for r in (runs.runs.values() if runs is not None else ()))
+            counts[name] = counts[name] or next((f"{n:,}" for n in told if n is not None), "")
+        rows.append(cells)
+    missing = [
+        *(["Ties shuffled: not run."] if not any(row[2] for row in rows) else []),
+        *(["Later targets: unknown or none, see the notes of `full`."] if not any(row[3] for row in rows) else []),
     ]
-
-
-def _provenance(benchmark: Benchmark) -> list[str]:
-    runs = [r for systems in benchmark.datasets.values() for s in systems for r in s.runs.values()]
-    if not runs:
-        return ["No run is finished."]
-    made_by = [r["benchmark"] for r in runs]
-    commits = sorted({(b.get("commit") or "no checkout") + " with changes" * bool(b.get("dirty")) for b in made_by})
-    return [f"{len(runs)} runs in the tables; commit {'; '.join(commits)}; {environments(runs)}."]
-
-
-def _shell(command: Sequence[str]) -> str:
-    import shlex
-
-    return shlex.join(command)
+    return [
+        f"### full, three views: {title(metric)}", "",
+        markdown_row(["system", "file order", "ties shuffled", "later targets"]), "|---" * 4 + "|",
+        markdown_row(["*test targets*", *(f"*{n}*" if n else "" for n in counts.values())]),
+        *(markdown_row([_md(row[0]), *row[1:]]) for row in rows), "", *missing, *([""] if missing else []),
+    ]  # fmt: skip
 
 
 def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = None,
           command: Sequence[str] = ()) -> list[Path]:  # fmt: skip
-    """Write all tables and report.md into `out`/report.
+    """Write all tables, report.md and report.html into `out`/report.
 
     Args:
         out: the benchmark's folder.
@@ -303,7 +266,7 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
         command: what is said to have made the page.
 
     Returns:
-        what was written, report.md first.
+        what was written, report.md and report.html first.
 
     Raises:
         StoreError: see :func:`read` and :func:`tables`. ConfigError: an unknown test.
@@ -314,7 +277,11 @@ def write(out: Path, *, test: str = "t", published: Mapping[str, Any] | None = N
     entry = (published or {}).get(str(benchmark.plan.get("published")))
     all_tables = tables(benchmark, test=test, published=entry)
     folder = Path(out) / FOLDER
-    texts = {"report.md": page(benchmark, all_tables, command or ["recbole-cafe", "report", str(out)])}
+    command = command or ["recbole-cafe", "report", str(out)]
+    texts = {
+        "report.md": page(benchmark, all_tables, command),
+        "report.html": html_page(benchmark, all_tables, command),
+    }
     for table in all_tables:
         texts |= {f"{table.name}{end}": make(table) for end, make in FORMATS.items()}
     for name, text in texts.items():

@@ -6,6 +6,7 @@ Every number comes from a result.json. Runs whose candidates or data differ are 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ import numpy as np
 
 from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.stats import Difference, Stat, gain, holm, paired, per_user, stat
-from recbole_cafe.files.candidates import AUTHORS_NOTICE, parse_protocol
+from recbole_cafe.files.candidates import AUTHORS_NOTICE, LATER, parse_protocol, protocol_of_view
 
 DEFAULT_METRICS = {"full": ("ndcg@10", "hit@10", "mrr@10"), "sampled": ("ndcg@5", "hit@5", "mrr")}
 DATA = ("users", "items", "interactions")  # what all runs on a data set must agree on
+TIES = ("tie_order", "tie_seed")  # keys that decide the order of interactions at one time
 
 
 @dataclass
@@ -80,6 +82,29 @@ class Benchmark:
         """Of all its systems."""
         cells = self.plan["cells"][dataset].values()
         return list(dict.fromkeys(name for cell in cells for name in cell["protocols"]))
+
+    def views(self, dataset: str) -> list[str]:
+        """The protocols, and after `full` its later targets if some run knows them."""
+        of = [r for system in self.datasets[dataset] for r in system.runs.values()]
+        known = any(LATER in r["test_result"] for r in of)
+        return [v for name in self.protocols(dataset) for v in ((name, LATER) if name == "full" and known else (name,))]
+
+    def shuffled(self, dataset: str) -> str | None:
+        """The label under which the same data are run with ties shuffled; None if there is none, or this is it."""
+        cells = self.plan["cells"]
+
+        def in_file_order(label: str) -> dict[str, Any]:
+            return {system: (cell["data"], {k: v for k, v in cell["settings"].items() if k not in TIES})
+                    for system, cell in cells[label].items()}  # fmt: skip
+
+        def is_shuffled(label: str) -> bool:
+            return all(cell["settings"].get("tie_order") == "random" for cell in cells[label].values())
+
+        if is_shuffled(dataset):
+            return None
+        mine = in_file_order(dataset)
+        others = (label for label in cells if is_shuffled(label))
+        return next((o for o in others if any(mine.get(s) == of for s, of in in_file_order(o).items())), None)
 
     def fair_protocols(self, dataset: str) -> list[str]:
         """Those of them that measure recommendation: none of random intents."""
@@ -193,12 +218,12 @@ def user_values(runs: SystemRuns, protocol: str, metric: str, seeds: Iterable[in
 
     Args:
         runs: of the system.
-        protocol: name of the protocol.
+        protocol: name of the protocol or view.
         metric: name of the metric.
         seeds: of the runs that are averaged, one at least.
 
     Returns:
-        [N] user tokens, sorted; [N] values.
+        [N] user tokens, sorted; [N] values. Of `full_later` the users with a later target.
 
     Raises:
         StoreError: the ranks are missing or do not give the metric that result.json states.
@@ -209,8 +234,12 @@ def user_values(runs: SystemRuns, protocol: str, metric: str, seeds: Iterable[in
         path = runs.folders[seed] / store.RANKS
         ranks = store.ranks_of(runs.folders[seed])
         try:
-            columns = [ranks[f"{protocol}.{name}"] for name in ("above", "tied", "n_candidates")]
+            of = protocol_of_view(protocol).name
+            columns = [ranks[f"{of}.{name}"] for name in ("above", "tied", "n_candidates")]
             tokens = ranks["users"]
+            if protocol == LATER:
+                chosen = ranks["full.later"]
+                columns, tokens = [column[chosen] for column in columns], tokens[chosen]
         except KeyError as error:
             raise store.StoreError(f"{path} cannot be read: {error}") from error
         values = per_user(metric, *columns)
@@ -244,7 +273,7 @@ def tables(benchmark: Benchmark, *, test: str = "t", published: Mapping[str, Any
     return [
         _table(benchmark, dataset, systems, protocol, test, published)
         for dataset, systems in benchmark.datasets.items()
-        for protocol in benchmark.protocols(dataset)
+        for protocol in benchmark.views(dataset)
     ]
 
 
@@ -252,8 +281,8 @@ def metrics_of(benchmark: Benchmark, protocol: str) -> list[str]:
     """The columns of a protocol: the file's `metrics`, a list or protocol -> list, or the usual ones."""
     given = benchmark.plan.get("metrics")
     if isinstance(given, dict):
-        given = given.get(protocol)
-    return [str(m).lower() for m in given or DEFAULT_METRICS["full" if protocol == "full" else "sampled"]]
+        given = given.get(protocol_of_view(protocol).name)
+    return [str(m).lower() for m in given or DEFAULT_METRICS["full" if protocol in ("full", LATER) else "sampled"]]
 
 
 def check_comparable(dataset: str, systems: Sequence[SystemRuns]) -> None:
@@ -289,7 +318,7 @@ def _table(benchmark: Benchmark, dataset: str, systems: list[SystemRuns], protoc
         numbers = {m: paper.get(system.system, {}).get(m) for m in metrics} if paper else {}
         rows.append(Row(system.system, system.system in benchmark.ours, values, numbers, system))
     reference = reference_of(benchmark, systems)
-    random_intents = parse_protocol(protocol).random_intents
+    random_intents = protocol_of_view(protocol).random_intents
     table = Table(
         dataset=dataset,
         protocol=protocol,
@@ -299,8 +328,8 @@ def _table(benchmark: Benchmark, dataset: str, systems: list[SystemRuns], protoc
         reference=reference,
         test=test,
         published=published["source"] if published and paper else None,
-        warning=AUTHORS_NOTICE.format(n=parse_protocol(protocol).n_negatives) if random_intents else None,
-        notes=_missing(systems, protocol),
+        warning=AUTHORS_NOTICE.format(n=protocol_of_view(protocol).n_negatives) if random_intents else None,
+        notes=_missing(systems, protocol) + _unknown(systems, protocol),
     )
     if reference is not None:
         _compare(table)
@@ -319,7 +348,12 @@ def _caption(dataset: str, protocol: str, facts: Mapping[str, Any] | None) -> st
     if digest := facts["candidates"].get(protocol):
         parts.append(f"candidates sha256 {digest[:16]}")
     config = facts["config"]
-    if protocol == "full":
+    if (n := facts.get("n_targets", {}).get(protocol)) is not None:
+        parts.append(f"{n:,} test targets" + (", strictly later than the item before" if protocol == LATER else ""))
+    if protocol in ("full", LATER):
+        random = config.get("tie_order") == "random"
+        own = "an order for each seed" if config.get("tie_seed") is None else f"by tie_seed {config['tie_seed']}"
+        parts.append(f"ties in time shuffled, {own}" if random else "ties in time as the file has them")
         parts.append("items of the history are " + ("no " if config.get("mask_history") else "") + "candidates")
     parts.append(f"chosen by {facts['config']['eval_mode'][0]} {config['valid_metric']} on validation")
     return "; ".join(parts) + "."
@@ -341,6 +375,22 @@ def _missing(systems: Sequence[SystemRuns], protocol: str) -> list[str]:
         notes.insert(0, f"{sum(n for n, _ in gone)} of {total} runs have no result, their cells are empty or rest on "
                         f"fewer seeds: {', '.join(name for _, name in gone)}.")  # fmt: skip
     return notes
+
+
+def _unknown(systems: Sequence[SystemRuns], protocol: str) -> list[str]:
+    """Where `full` has no later targets: the reasons that the runs give; older ones did not measure them."""
+    if protocol != "full":
+        return []
+    runs = [r for system in systems for r in system.runs.values() if LATER not in r["test_result"]]
+    whys = Counter(later_unknown(r) for r in runs)
+    return [f"Later targets, in {n} runs: {why}." for why, n in sorted(whys.items())]
+
+
+def later_unknown(result: Mapping[str, Any]) -> str:
+    """Why a result of `full` has no later targets."""
+    if "later_unknown" not in result:
+        return "unknown, the version that made the runs did not measure them"
+    return f"unknown, {result['later_unknown']}" if result["later_unknown"] else "there are none"
 
 
 def _limited(system: SystemRuns) -> str | None:
@@ -397,7 +447,7 @@ def _published_for(published: Mapping[str, Any] | None, dataset: str, protocol: 
 
     They stand beside protocols with sampled candidates only.
     """
-    if published is None or simulated or protocol == "full":
+    if published is None or simulated or protocol in ("full", LATER):
         return None
     for name, systems in published["datasets"].items():
         if dataset == name or dataset.startswith(f"{name}-"):

@@ -17,7 +17,7 @@ import numpy as np
 
 from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.figures import COLOURS, MARKS, STYLE, save_figure
-from recbole_cafe.benchmark.report import markdown_row, title
+from recbole_cafe.benchmark.report import markdown_row
 from recbole_cafe.benchmark.results import (
     Benchmark,
     SystemRuns,
@@ -28,6 +28,7 @@ from recbole_cafe.benchmark.results import (
     user_values,
 )
 from recbole_cafe.benchmark.stats import gain, holm, paired, stat
+from recbole_cafe.benchmark.wording import title
 from recbole_cafe.errors import did_you_mean, missing_package
 from recbole_cafe.files.whole import written_whole
 
@@ -39,7 +40,9 @@ FACTS = {  # fact -> title, upper ends of all slices but the last
     "item_interactions": ("interactions with the target in the train split", (0, 2, 5, 20)),
     "history_length": ("interactions before the target", (4, 6, 10, 20)),
     "intent_entropy": ("entropy of the history's intents, bits", (0.0, 1.0, 2.0, 3.0)),
+    "later": ("time of the target", (0,)),
 }
+NAMES = {"later": ["that of the item before", "later"]}  # fact -> its slices, where upper ends do not name them
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,11 @@ def user_facts(config: Any) -> UserFacts:
         intent = of.item2intent.numpy()
         intents = (intent[items] for items in histories)
         values["intent_entropy"] = np.array([entropy(c[c < of.n_intents]) for c in intents])
+    later = test.later_targets()
+    if later is None:
+        missing["later"] = f"unknown, {test.later_unknown}"
+    else:
+        values["later"] = later.astype(int)
     tokens = np.asarray(dataset.field2id_token[dataset.uid_field])[rows[dataset.uid_field].numpy()].astype(str)
     order = np.argsort(tokens)
     return UserFacts(tokens[order], {name: value[order] for name, value in values.items()}, missing)
@@ -169,7 +177,7 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
         config = Config(cell["model"], cell["data"], config_dict=given)
         if config["MODEL_TYPE"].name != "SEQUENTIAL":
             continue
-        if config["tie_order"] == "random" and max(len(s.runs) for s in run) > 1:
+        if config["tie_order"] == "random" and config["tie_seed"] is None and max(len(s.runs) for s in run) > 1:
             raise store.StoreError(
                 f"{dataset}: with tie_order=random each seed has targets of its own; slice runs of one seed"
             )
@@ -229,7 +237,7 @@ def slices(benchmark: Benchmark, dataset: str, facts: UserFacts, systems: Sequen
             ends = FACTS[fact][1]
             at = np.searchsorted(ends, facts.values[fact])  # values up to and including an end are below it
             rows = []
-            for i, label in enumerate(labels(ends)):
+            for i, label in enumerate(NAMES.get(fact) or labels(ends)):
                 if (inside := at == i).any():
                     rows += _slice(benchmark, (dataset, protocol, metric, fact, label), inside, values, reference)
             tested = [n for n, row in enumerate(rows) if row.p is not None]

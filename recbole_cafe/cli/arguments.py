@@ -130,13 +130,6 @@ def named(text: str) -> str:
     return text
 
 
-def yes_or_no(text: str) -> bool:
-    """A reader of True and False."""
-    if text not in ("True", "False"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected True or False")
-    return text == "True"
-
-
 def listed(text: str) -> list[str]:
     """`a,b` as a list."""
     return text.split(",")

@@ -108,7 +108,7 @@ def report_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
     published = read_yaml(props_dir() / "benchmark" / "published.yaml")
     written = write(given.folder, test=given.test, published=published, command=given.command)
-    print(f"{written[0]} and {len(written) - 1} files beside it")
+    print(f"{written[1]}, {written[0].name} and {len(written) - 2} files beside them")
     return 0
 
 

@@ -17,9 +17,9 @@ from recbole_cafe.host.registry import recboles_own
 
 VERBS = ("list", "check", "simulate")
 KINDS = ("sequential", "general")  # RecBole's folders of models that run through us
-# Models in them that want other data than rows of user, history and target: a knowledge graph, columns of negatives, a
-# file of pre-training, or the rows of RecBole's own augmentation
-OTHER_DATA = frozenset(["GRU4RecKG", "KSR", "DIEN", "S3Rec", "FEARec"])
+# Models in them that want other data than rows of user, history and target: a knowledge graph, columns of negatives or
+# a file of pre-training
+OTHER_DATA = frozenset(["GRU4RecKG", "KSR", "DIEN", "S3Rec"])
 
 
 def add_to(verbs: Verbs, chosen: str) -> None:

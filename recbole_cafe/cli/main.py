@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from recbole_cafe import __version__
-from recbole_cafe.cli import benchmark, data, prepare, recommend, run
+from recbole_cafe.cli import benchmark, data, prepare, recommend, run, serve
 from recbole_cafe.cli.arguments import Parser
 from recbole_cafe.cli.failures import tell
 from recbole_cafe.errors import UsageError, did_you_mean
 
-GROUPS = (run, benchmark, data, prepare, recommend)
+GROUPS = (run, recommend, serve, benchmark, data, prepare)
 VERBS = tuple(name for group in GROUPS for name in group.VERBS)
 PACK = "benchmark pack"  # the one verb of two words
 
@@ -49,7 +49,7 @@ def make_parser(verb: str = "") -> Parser:
     """
     parser = Parser(
         prog="recbole-cafe",
-        description="CaFe and its companions for RecBole: train, compare, prepare data, recommend.",
+        description="CaFe and its companions for RecBole: train, compare, prepare data.",
         epilog="`recbole-cafe COMMAND --help` has the options of a command, and examples.",
     )
     parser.add_argument("-V", "--version", action="version", version=__version__)

@@ -1,94 +1,117 @@
-"""`recbole-cafe export` and `recommend`: from a checkpoint to a bundle, from a bundle to lists."""
+"""`recbole-cafe export`, `recommend` and `update`: from a checkpoint to a bundle, from a bundle to lists."""
 
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
-import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, listed, named, yes_or_no
+from recbole_cafe.cli.arguments import Verbs, add_verb, at_least, listed
+from recbole_cafe.errors import UsageError
 
-VERBS = ("export", "recommend")
-ENGINES = ("local", "spark")
+VERBS = ("export", "recommend", "update")
 
 
-def add_to(verbs: Verbs, _chosen: str) -> None:
-    """Add the verbs of this file. _chosen: see :func:`recbole_cafe.cli.main.make_parser`."""
+def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
+    """Add the verbs of this file. chosen: see :func:`recbole_cafe.cli.main.make_parser`."""
     parser = add_verb(
-        verbs, "export", export_command,
-        summary="Write a trained model as a bundle, which can be asked without RecBole and the data.",
-        examples="recbole-cafe export saved/CaFePlus-ml-100k.pth --out=shop\n"
-                 "recbole-cafe export saved/CaFe-ml-100k.pth --out=shop --title=movie_title --replace",
+        verbs, "export", export_command, summary="Write a trained model as a bundle that can be asked anywhere.",
+        examples="recbole-cafe export saved/CaFePlus-ml-100k-....pth --out=shop\n"
+                 "recbole-cafe export model.pth --out=shop --title=movie_title --replace",
     )  # fmt: skip
-    parser.add_argument("checkpoint", help="what `recbole-cafe run` has saved; its data have to be where they were")
-    parser.add_argument("--out", required=True, type=named, action=Once, metavar="DIR", help="folder of the bundle")
-    parser.add_argument("--title", metavar="COLUMN", help="of the .item file, to show of an item")
-    parser.add_argument("--interactions", type=yes_or_no, default=True, metavar="True|False", action=Once,
-                        help="keep what was trained on, with the users' names, so that models that count can go on "
-                             "counting (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--replace", action="store_true", help="replace a bundle that is there")
-
+    parser.add_argument("checkpoint", help="of a model of ours; its data set has to be where it was", type=Path)
+    parser.add_argument("--out", required=True, metavar="DIR", type=Path, help="folder to write")
+    parser.add_argument("--title", metavar="COLUMN", help="of the .item file: what to show of an item")
+    text = "leave out what was trained on, with the users' names: the counts cannot be continued"
+    parser.add_argument("--no_interactions", action="store_true", help=text)
+    parser.add_argument("--replace", action="store_true", help="a bundle that is there")
     parser = add_verb(
-        verbs, "recommend", recommend_command,
-        summary="Write the lists of all histories of a file: CSV, JSON lines or Parquet of any size. A run that was "
-                "killed goes on where it was when its command is given again.",
-        examples="recbole-cafe recommend shop --histories=histories.csv --out=lists.csv --k=10\n"
-                 "recbole-cafe recommend shop --histories=log.parquet --out=lists.jsonl --per_intent=3 --reasons\n"
-                 "recbole-cafe recommend shop --histories=users.jsonl.gz --out=lists.parquet --allow=in_stock.txt\n"
-                 "recbole-cafe recommend shop --histories=log.parquet --out=lists.parquet --engine=spark",
+        verbs, "recommend", recommend_command, summary="Write lists for a file of histories.",
+        examples="recbole-cafe recommend shop --histories=histories.csv --out=lists.csv --k=20\n"
+                 "recbole-cafe recommend shop --histories=h.parquet --out=lists.jsonl --reasons --per_intent=2",
     )  # fmt: skip
-    parser.add_argument("bundle", metavar="DIR", help="what `recbole-cafe export` has written")
-    text = ("columns user, item and, unless rows are in order, time: a row for each interaction, the rows of a user "
-            "together; or columns user and items: a row for each user, the items separated by spaces or a list. "
-            ".csv, .tsv, .jsonl, .parquet; text also packed, .gz")  # fmt: skip
-    parser.add_argument("--histories", required=True, type=named, action=Once, metavar="FILE", help=text)
-    text = ".csv, .tsv, .jsonl or .parquet; with --engine=spark a folder of such files"
-    parser.add_argument("--out", required=True, type=named, action=Once, metavar="FILE", help=text)
-    parser.add_argument("--k", type=at_least(1), default=10, action=Once, help="items of a list (default: %(default)s)")
-    parser.add_argument("--exclude_seen", type=yes_or_no, default=True, metavar="True|False", action=Once,
-                        help="leave out the items of the history (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--per_intent", type=at_least(1), action=Once, metavar="N",
-                        help="at most so many items of one intent in a list")  # fmt: skip
-    parser.add_argument("--intents", type=listed, action=Once, metavar="A,B", help="the only intents in a list")
-    text = "a .txt of one item a line, or a column item of CSV, JSON lines or Parquet"
-    parser.add_argument("--allow", type=named, action=Once, metavar="FILE", help=f"the only items in a list: {text}")
-    parser.add_argument("--exclude", type=named, action=Once, metavar="FILE", help=f"items in no list: {text}")
-    parser.add_argument("--reasons", action="store_true", help="say why: the column reason; in CSV its sentence")
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="default: %(default)s")
+    parser.add_argument("bundle", type=Path, help="folder that `export` wrote")
+    text = ("CSV, JSON lines or Parquet (text also packed, .gz): columns user, item and perhaps time, the rows of a "
+            "user together; or user and items, a list or items with spaces between")  # fmt: skip
+    parser.add_argument("--histories", required=True, metavar="FILE", type=Path, help=text)
+    text = ".csv, .tsv, .jsonl or .parquet; a command that was killed goes on where it was when it is given again"
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help=text)
+    parser.add_argument("--k", type=at_least(1), default=10, help="items of a list (default: %(default)s)")
+    parser.add_argument("--keep_seen", action="store_true", help="items of the history may be in its list")
+    parser.add_argument("--per_intent", type=at_least(1), help="at most so many items of an intent in a list")
+    parser.add_argument("--intents", type=listed, metavar="A,B", help="items of these intents alone")
+    parser.add_argument(
+        "--allow",
+        type=Path,
+        metavar="FILE",
+        help="a .txt of an item a line, or a table with a column item: these items alone",
+    )
+    parser.add_argument("--exclude", type=Path, metavar="FILE", help="the same: none of these items")
+    parser.add_argument("--reasons", action="store_true", help="say why")
+    parser = add_verb(
+        verbs, "update", update_command, summary="Let a bundle take in new items and interactions, without training.",
+        examples="recbole-cafe update shop --items=new_items.csv --interactions=yesterday.csv\n"
+                 "recbole-cafe update shop --interactions=yesterday.parquet --out=shop-today",
+    )  # fmt: skip
+    parser.add_argument("bundle", type=Path, help="folder that `export` wrote, of CaFePlus or IntentBackoff")
+    parser.add_argument("--items", type=Path, metavar="FILE", help="a table of item, and perhaps intent and title")
+    parser.add_argument("--interactions", type=Path, metavar="FILE", help="a table of user, item and perhaps time")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write there (default: in the bundle's own place)")
 
 
 def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Write a bundle."""
     from recbole_cafe.export import export
+    from recbole_cafe.recommend.bundle import check_place
 
-    bundle = export(
-        given.checkpoint, given.out, title=given.title, interactions=given.interactions, replace=given.replace
-    )
-    print(f"{given.out}: a bundle of {bundle.model} with {bundle.items.n - 1:,} items")
+    check_place(given.out, replace=given.replace)
+    bundle = export(given.checkpoint, given.out, title=given.title, interactions=not given.no_interactions,
+                    replace=given.replace)  # fmt: skip
+    print(f"{given.out}: {bundle.model}, {bundle.items.n - 1} items")
     return 0
 
 
 def recommend_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Write lists."""
-    from recbole_cafe.recommend.batch import Asked, recommend_file
-    from recbole_cafe.recommend.files import read_tokens
+    from recbole_cafe.recommend.batch import recommend_file
+    from recbole_cafe.recommend.tables import read_tokens
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    asked = Asked(
-        k=given.k, exclude_seen=given.exclude_seen, per_intent=given.per_intent, intents=given.intents,
-        allow=read_tokens(given.allow) if given.allow else None,
-        exclude=read_tokens(given.exclude) if given.exclude else None, reasons=given.reasons,
-    )  # fmt: skip
-    began = time.perf_counter()
-    if given.engine == "spark":
-        from recbole_cafe.recommend.spark import recommend_with_spark
+    options: dict[str, Any] = {"k": given.k, "exclude_seen": not given.keep_seen, "reasons": given.reasons}
+    for name in ("per_intent", "intents"):
+        if (value := vars(given)[name]) is not None:
+            options[name] = value
+    for name in ("allow", "exclude"):
+        if (path := vars(given)[name]) is not None:
+            options[name] = read_tokens(path)
+    done = recommend_file(given.bundle, given.histories, given.out, options)
+    before = f", {done.resumed} of them from a command that was killed" if done.resumed else ""
+    print(f"{given.out}: {done.rows} rows for {done.histories} histories{before}")
+    if done.unknown:
+        print(f"{done.unknown} items of the histories are not in the bundle; they were left out")
+    if done.empty:
+        print(f"{done.empty} histories have no item of the bundle; they got what is popular")
+    return 0
 
-        counts = recommend_with_spark(given.bundle, given.histories, given.out, asked)
-    else:
-        counts = recommend_file(given.bundle, given.histories, given.out, asked, show_progress=sys.stderr.isatty())
-    counts.report()
-    print(f"{given.out}: {counts.rows:,} rows, the lists of {counts.histories:,} histories, "
-          f"in {time.perf_counter() - began:.1f} s")  # fmt: skip
+
+def update_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
+    """Let a bundle take in what is new.
+
+    Raises:
+        UsageError: nothing to take in.
+    """
+    if given.items is None and given.interactions is None:
+        raise UsageError("update: nothing to take in; give --items, --interactions or both")
+    from recbole_cafe.recommend.bundle import read, write
+    from recbole_cafe.recommend.tables import read_table
+    from recbole_cafe.recommend.update import with_interactions, with_items
+
+    bundle = read(given.bundle)
+    if given.items is not None:
+        bundle = with_items(bundle, read_table(given.items))
+    if given.interactions is not None:
+        bundle = with_interactions(bundle, read_table(given.interactions))
+    out = given.out or given.bundle
+    write(bundle, out, replace=given.out is None)
+    print(f"{out}: {bundle.items.n - 1} items, {int(bundle.items.seen.sum())} interactions")
     return 0

@@ -26,16 +26,12 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
          "recbole-cafe run --model=CaFe --dataset=amazon --result_file=result.json\n"
          "recbole-cafe run --model=SASRec --dataset=ml-100k --epochs=5 --eval_mode=\"['full','pop100']\"\n"
          "recbole-cafe run --preset=table3/base --dataset=ml-100k\n"
-         "recbole-cafe run --final_from=result.json\n"
-         "recbole-cafe run --model=CaFePlus --dataset=ml-100k --export=shop"),
+         "recbole-cafe run --final_from=result.json"),
         ("show-config", show_config, "Print every key of a run, its value and where it comes from.",
          "recbole-cafe show-config --model=CaFePlus --dataset=ml-100k"),
     ):  # fmt: skip
         parser = add_verb(verbs, name, handler, summary=summary, examples=examples, keys=True)
         _add_options(parser)
-        if name == "run":
-            parser.add_argument("--export", default="", action=Once, type=named, metavar="DIR",
-                                help="write the trained model there, as `recbole-cafe export` does")  # fmt: skip
     parser = add_verb(
         verbs, "exec", exec_command, summary="Run a script of RecBole's with our models known to it.",
         examples="recbole-cafe exec run_recbole_group.py --model_list=CaFe,SASRec --dataset=ml-100k",
@@ -53,6 +49,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("config_files", "", "YAML files of keys, separated by spaces; later ones win, the command line over all")
     add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
     add("result_file", None, "write the result there, as JSON")
+    add("export", None, "afterwards, write the model as a bundle to this folder; see `recbole-cafe help export`")
     add("nproc", 1, "processes on this machine (default: %(default)s)", type=at_least(1))
     add("world_size", -1, "processes on all machines; -1 for nproc", type=at_least(-1))
     add("group_offset", 0, "rank of this machine's first process", type=at_least(0))
@@ -98,7 +95,7 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     if given.export:
         from recbole_cafe.export import check_export
 
-        check_export(model, given.export)
+        check_export(model, given.export)  # now, not after hours of training
     if given.nproc == 1 and given.world_size <= 0:
         result = run(model, dataset, **settings)
     else:
@@ -109,13 +106,13 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         if distributed is None:  # another machine runs process 0
             return 0
         result = distributed
-    if logging.getLogger().level > logging.INFO:  # else the log has just shown it
-        print(result.table())
     if given.export:
         from recbole_cafe.export import export
 
         export(result.checkpoint, given.export)
-        print(f"{given.export}: a bundle of {result.model}; `recbole-cafe recommend {given.export} --help`")
+        print(f"{given.export}: a bundle; ask it: recbole-cafe recommend {given.export} --histories=FILE --out=FILE")
+    if logging.getLogger().level > logging.INFO:  # else the log has just shown it
+        print(result.table())
     return 0
 
 

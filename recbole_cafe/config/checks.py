@@ -288,6 +288,12 @@ def _suffixes(key: str, value: Any) -> None:
         _names(key, value)
 
 
+def _ranking(key: str, value: Any) -> None:
+    """What was chosen comes back as a mapping, from a checkpoint or a result."""
+    if value not in ("auto", "fixed"):
+        _each("auto, fixed, or a mapping of settings of the ranking to their values", _number(-math.inf))(key, value)
+
+
 def _level(key: str, value: Any) -> None:
     _one_of("debug", "info", "warning", "error", "critical")(key, value.lower() if isinstance(value, str) else value)
 
@@ -311,6 +317,7 @@ CHECKS: dict[str, Check] = {
         "a mapping such as {max_norm: 5.0}", max_norm=_number(0, more=True), norm_type=_number(0, more=True)
     ),
     "metrics": _metrics,
+    "ranking_settings": _ranking,
     "topk": _cutoffs,
     "load_col": _COLUMNS,
     "unload_col": _COLUMNS,

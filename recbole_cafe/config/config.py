@@ -81,6 +81,7 @@ AT_LEAST = {
     "epochs": 1,
     "average_from": 0,
     "seed": 0,
+    "tie_seed": 0,
     "candidates_seed": 0,
     "worker": 0,
     "hidden_size": 1,

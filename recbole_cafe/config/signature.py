@@ -73,6 +73,34 @@ def signature_of(net: Callable[..., Any], source: Path | None = None) -> Signatu
     return Signature(frozenset(claimed), settings, plain, DATA in parameters)
 
 
+def chosen_settings(config: Any) -> dict[str, Any]:
+    """What `ranking_settings` puts in place of keys of the net: what was chosen after a training.
+
+    Args:
+        config: as :func:`arguments_of`.
+    """
+    if "ranking_settings" not in config:  # RecBole's Config has no `get`
+        return {}
+    value = config["ranking_settings"]
+    return value if isinstance(value, dict) else {}
+
+
+def net_settings(net: Callable[..., Any], config: Any) -> dict[str, Any]:
+    """The keys of a net, as it ranks with them.
+
+    Args:
+        net: its class.
+        config: as :func:`arguments_of`.
+
+    Raises:
+        ConfigError: `ranking_settings` has a key that the net has not.
+    """
+    keys, chosen = signature_of(net).keys, chosen_settings(config)
+    if unknown := sorted(set(chosen) - keys):
+        raise ConfigError(f"ranking_settings={chosen!r}: {', '.join(unknown)} is no key of {net.__name__}")
+    return {key: chosen.get(key, config[key]) for key in sorted(keys)}
+
+
 def net_keys(model_class: type[HasNet]) -> set[str]:
     """The keys of the net of one of our models."""
     return set(signature_of(model_class.net).keys)
@@ -93,5 +121,6 @@ def arguments_of(net: Callable[..., Any], config: Any, source: Path) -> dict[str
     keys = signature_of(net, source)
     if missing := sorted(key for key in keys.keys if key not in config):
         raise ConfigError(f"{source}: no value for {', '.join(missing)}, which {net.__name__} needs")
-    settings = {name: kind(**{f.name: config[f.name] for f in fields(kind)}) for name, kind in keys.settings.items()}
-    return {**settings, **{name: config[name] for name in keys.plain}}
+    given = net_settings(net, config)
+    settings = {name: kind(**{f.name: given[f.name] for f in fields(kind)}) for name, kind in keys.settings.items()}
+    return {**settings, **{name: given[name] for name in keys.plain}}

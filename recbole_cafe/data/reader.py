@@ -41,7 +41,7 @@ class ColumnarMixin:
         self._space: dict[str, str] = {}  # column -> its space of ids, where that has another name
         for key, field in (("alias_of_user_id", self.uid_field), ("alias_of_item_id", self.iid_field)):
             self._space |= dict.fromkeys(self.config[key] or (), field)
-        self._first_of: dict[str, tuple[Path, Any]] = {}  # column of tokens -> the file and source that had it first
+        self._first_of: dict[str, tuple[Path, Any]] = {}  # column -> the file and source that had it first
         self._inter_kinds: dict[str, str] = {}  # columns of the interactions -> type
 
     # Files ------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class ColumnarMixin:
         return kinds
 
     def _check_columns(self, path: Path, source: Any, kinds: dict[str, str]) -> None:
-        """The ids are there, the parts of pre-split interactions agree, and no name of tokens means two columns."""
+        """The ids are there, the parts of pre-split interactions agree, and no name means two columns."""
         ids = {"USER_ID_FIELD": self.uid_field, "ITEM_ID_FIELD": self.iid_field}
         if source in (FeatureSource.USER, FeatureSource.ITEM):
             ids.pop("ITEM_ID_FIELD" if source == FeatureSource.USER else "USER_ID_FIELD")
@@ -119,9 +119,7 @@ class ColumnarMixin:
                     "part of benchmark_filename"
                 )
             self._inter_kinds = kinds
-        for name, kind in kinds.items():
-            if not kind.startswith("token"):
-                continue
+        for name in kinds:
             other, of = self._first_of.setdefault(name, (path, source))
             if of != source and {of, source} != {FeatureSource.INTERACTION, self._source_of_ids(name)}:
                 raise AtomicFileError(

@@ -19,6 +19,8 @@ from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.time_order import ExactOrderMixin, TimeOrderedDataset
 from recbole_cafe.errors import DataError
 
+# RecBole's models that look up other rows of the train split by its columns of histories
+LOOKS_UP_HISTORIES = frozenset(["FEARec"])
 TARGET_LIST = "_target_list"  # column of a batch, [B, L]: the item to predict at each position
 
 
@@ -44,8 +46,11 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     def _benchmark_presets(self) -> None:
         """Nothing: `_change_feat_format` makes the rows of pre-split data too."""
 
+    def _is_ordered_by_time(self) -> bool:
+        return self.item_id_list_name not in self.inter_feat
+
     def _change_feat_format(self) -> None:
-        if self.item_id_list_name in self.inter_feat:
+        if not self._is_ordered_by_time():
             self._take_in_histories()
             return
         order = self._exact_order(by_user=True)
@@ -123,7 +128,7 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                     raise DataError(f"{self.dataset_name}: {name}{suffix} of user {user[order][wrong]} has "
                                     f"{len(lists[wrong])} values, its history {length[wrong]} items")  # fmt: skip
                 columns[name][~is_target] = np.concatenate(lists)
-        self._forget_time(order)
+        self._forget_time(order, is_flat=False)
         self.inter_feat = pd.DataFrame(columns, copy=False)
         self._take_in(torch.arange(len(is_target)))
         self.user_start = torch.from_numpy(np.repeat(end - length - 1, length + 1).astype(np.int32))
@@ -176,6 +181,10 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
             self.logger.info("the rows are trained on as they are given, not as windows (train_layout=all)")
         elif layout == "all":
             parts[0] = parts[0].as_windows()
+        if self.config["model"] in LOOKS_UP_HISTORIES:
+            parts[0].inter_feat[self.item_id_list_field] = parts[0][torch.arange(len(parts[0]))][
+                self.item_id_list_field
+            ]
         return parts
 
     def as_windows(self) -> SequenceDataset:

@@ -26,6 +26,7 @@ from recbole_cafe.data.reader import ColumnarMixin
 from recbole_cafe.data.rows import ROW, narrow, select
 from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.places import data_folders
+from recbole_cafe.files.times import NO_TIMES, are_positions, later_than_before
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import ensure_amazon, is_simulated
 
@@ -42,12 +43,17 @@ class ExactOrderMixin(ColumnarMixin):
         flat: the interactions in (user, time) order, one tensor [P] per column; None before `build`.
         user_start: [P] where the user of each interaction starts.
         digests: of data and split, see :func:`recbole_cafe.data.fingerprint.fingerprint`; None before `build`.
+        is_later: [P] bool, whether each interaction has a strictly later stamp than its user's one before; None where
+            that cannot be known.
+        later_unknown: why it cannot be known; empty if it is.
     """
 
     flat: Interaction | None = None
     user_start: Tensor
     digests: Mapping[str, str] | None = None
     time_digest = ""  # of the exact times, which no tensor keeps
+    is_later: np.ndarray | None = None
+    later_unknown = "the order of the interactions was not made from times"
 
     def build(self) -> list[Dataset]:
         """RecBole's split into train, valid and test; each part knows the digests of data and split."""
@@ -68,6 +74,11 @@ class ExactOrderMixin(ColumnarMixin):
         if not isinstance(self.config, Config) and (manifest := is_simulated(folder)):
             self.logger.warning(simulated_notice(token, manifest))  # recbole_cafe.run has said it already
         super()._load_data(token, dataset_path)
+        if self._is_ordered_by_time() and self.time_field not in self.inter_feat:
+            raise DataError(
+                f"{self.dataset_name}.inter has no column {self.time_field!r} loaded, and the order of interactions is "
+                f"by time: set TIME_FIELD, or load_col so that inter has it (loaded: {list(self.inter_feat)})"
+            )
         check_columns(self.config, self.field2type, self.dataset_name)
 
     def _obtain(self, token: str, folder: Path) -> None:
@@ -115,7 +126,7 @@ class ExactOrderMixin(ColumnarMixin):
             if vars(self)[name].empty:
                 keys = [key for key in FILTERS if self.config[key] is not None]
                 raise DataError(
-                    f"{self.dataset_name}: the filters leave nothing of {name.removesuffix('_feat')}; set are "
+                    f"the filters leave nothing of {self.dataset_name}.{name.removesuffix('_feat')}; set are "
                     f"{', '.join(f'{key}={self.config[key]!r}' for key in keys) or 'none'}"
                 )
         super()._reset_index()
@@ -146,6 +157,10 @@ class ExactOrderMixin(ColumnarMixin):
         rows = np.arange(len(self.inter_feat))
         return [self.copy(select(self.inter_feat, index)) for index in (rows, rows[:0], rows[:0])]
 
+    def _is_ordered_by_time(self) -> bool:
+        """Whether the order of interactions is by their times, as it is unless they come with their histories."""
+        return True
+
     def _exact_time(self) -> np.ndarray | None:
         """The time column in float64 before any normalisation; rows are in file order, none lacks it."""
         if self.time_field not in self.inter_feat:
@@ -158,11 +173,6 @@ class ExactOrderMixin(ColumnarMixin):
         Parts that are given stay one after the other, unless all of them are trained on.
         """
         n = len(self.inter_feat)
-        if self._time is None:
-            raise DataError(
-                f"{self.dataset_name} has no column {self.time_field!r} loaded, and the order of interactions is by "
-                f"time: set TIME_FIELD, or load_col so that inter has it (loaded: {list(self.inter_feat)})"
-            )
         keys = [self._time]  # the last key is the first to sort by; ties stay in the order of the file
         if by_user:
             if self.benchmark_filename_list is not None and not self.config["final"]:
@@ -170,16 +180,35 @@ class ExactOrderMixin(ColumnarMixin):
             keys.append(self.inter_feat[self.uid_field].to_numpy())
         if self.config["tie_order"] == "random":
             tie = np.arange(n)
-            np.random.default_rng(self.config["seed"]).shuffle(tie)
+            seed = self.config["seed"] if self.config["tie_seed"] is None else self.config["tie_seed"]
+            np.random.default_rng(seed).shuffle(tie)
             keys.insert(0, tie)
         elif _is_sorted(keys):
             return np.arange(n)
         return np.lexsort(keys)
 
-    def _forget_time(self, order: np.ndarray) -> None:
-        """Keep of the exact times their digest alone. order: into (user, time) order."""
-        self.time_digest = "" if self._time is None else digest_of(self._time[order])
+    def _forget_time(self, order: np.ndarray, *, is_flat: bool = True) -> None:
+        """Keep of the exact times their digest and which are later than the ones before.
+
+        Args:
+            order: into (user, time) order.
+            is_flat: that order is the one of `flat`, in which each interaction follows the user's one before.
+        """
+        time = None if self._time is None else self._time[order]
         self._time = None
+        self.time_digest = "" if time is None else digest_of(time)
+        if time is None or not is_flat:
+            self.later_unknown = "the rows come with their histories, without the time of each item"
+            return
+        user = self.inter_feat[self.uid_field].to_numpy()[order]
+        if are_positions(user, time):
+            self.later_unknown = f"{NO_TIMES} ({self.time_field})"
+        else:
+            self.is_later, self.later_unknown = later_than_before(user, time), ""
+
+    def later_targets(self) -> np.ndarray | None:
+        """[R] bool, whether the target of each row is strictly later than the item before; None if not known."""
+        return None if self.is_later is None else self.is_later[self.inter_feat[ROW].numpy()]
 
     def _keep_flat(self, columns: dict[str, Tensor]) -> None:
         """Remember the interactions in (user, time) order; rows refer to them by their column ROW."""

@@ -69,6 +69,22 @@ def parse_protocol(name: object) -> Protocol:
     return Protocol(str(name), match[1], int(match[2]))
 
 
+# A view of `full`, no `eval_mode`: its ranks of the targets that are strictly later than the item before
+LATER = "full_later"
+
+
+def protocol_of_view(name: str) -> Protocol:
+    """The protocol that gives the ranks of a protocol or view of it.
+
+    Args:
+        name: of a protocol, or `full_later`.
+
+    Raises:
+        ConfigError: neither.
+    """
+    return parse_protocol("full" if name == LATER else name)
+
+
 @dataclass(frozen=True)
 class Candidates:
     """Negatives of every user.

@@ -1,7 +1,8 @@
 """Where every test target stands, as a NumPy archive without pickles.
 
 It holds `users`, [N] tokens, and for each protocol `<protocol>.above`, `<protocol>.tied`, `<protocol>.n_candidates`,
-[N] int32 in the order of the users, and `<protocol>.limit`, -1 if all ranks are exact. So anyone can redo metrics and
+[N] int32 in the order of the users, and `<protocol>.limit`, -1 if all ranks are exact; `full.later`, [N] bool, if it is
+known which targets are strictly later than the item before. So anyone can redo metrics and
 tests without the model. The ids of users depend on the columns a model loads: compare by token.
 """
 
@@ -32,12 +33,14 @@ class RankArrays:
         tied: [N] other candidates with the same score.
         n_candidates: [N] candidates, the target included.
         limit: None if all ranks are exact; else `above` from `limit` on is a lower bound.
+        later: [N] bool, whether the target is strictly later than the item before; None if that is not told.
     """
 
     above: npt.NDArray[np.integer]
     tied: npt.NDArray[np.integer]
     n_candidates: npt.NDArray[np.integer]
     limit: int | None = None
+    later: npt.NDArray[np.bool_] | None = None
 
 
 def save_ranks(path: str | Path, users: npt.NDArray[np.str_], ranks: Mapping[str, RankArrays]) -> None:
@@ -52,6 +55,8 @@ def save_ranks(path: str | Path, users: npt.NDArray[np.str_], ranks: Mapping[str
     for protocol, of in ranks.items():
         for name, values in zip(_COUNTS, (of.above, of.tied, of.n_candidates), strict=True):
             columns[f"{protocol}.{name}"] = values.astype(np.int32)
+        if of.later is not None:
+            columns[f"{protocol}.later"] = of.later.astype(bool)
         columns[f"{protocol}.limit"] = np.array(-1 if of.limit is None else of.limit, dtype=np.int32)
     with written_whole(Path(path)) as file:
         np.savez_compressed(file, allow_pickle=False, **columns)
@@ -79,7 +84,9 @@ def load_ranks(path: str | Path) -> tuple[npt.NDArray[np.str_], dict[str, RankAr
     for protocol in dict.fromkeys(name.rpartition(".")[0] for name in arrays if name != "users"):
         above, tied, n_candidates = (_array(path, arrays, f"{protocol}.{name}", len(users)) for name in _COUNTS)
         limit = int(arrays.get(f"{protocol}.limit", -1))
-        ranks[protocol] = RankArrays(above, tied, n_candidates, None if limit < 0 else limit)
+        told = f"{protocol}.later" in arrays
+        later = _array(path, arrays, f"{protocol}.later", len(users)) if told else None
+        ranks[protocol] = RankArrays(above, tied, n_candidates, None if limit < 0 else limit, later)
     return users, ranks
 
 

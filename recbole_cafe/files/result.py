@@ -18,6 +18,9 @@ _LATER: dict[str, Any] = {
     "validations_since_best": None,
     "digests": {},
     "final": False,
+    "n_targets": {},
+    "later_unknown": "the version that wrote the result did not measure them",
+    "ranking_settings": {},
 }  # keys that older results lack -> their value there
 
 
@@ -31,6 +34,8 @@ class Result:
         seed: of the run.
         simulated: the data set is simulated.
         test_result: protocol -> metric -> value, not rounded; null for a metric that is not defined there (NaN).
+            `full` has a view beside it, `full_later`: the same ranks, of the targets that are strictly later than the
+            item before.
         best_valid_score: value of the validation metric at the best epoch; null if nothing was validated.
         best_valid_result: metrics of the first protocol at the best epoch; empty if nothing was validated.
         epochs: that were trained.
@@ -47,7 +52,12 @@ class Result:
         config: every key of the configuration.
         checkpoint: file of the best weights, with `final` of the last ones; empty if they were not kept.
         final: all interactions were trained on, so that there is no validation and no test.
+        ranking_settings: with `ranking_settings: auto` the settings of the ranking to begin with and those that were
+            chosen, and how the validation was with them; else empty.
         command: the command line.
+        n_targets: protocol or view -> targets that were ranked. Empty in results of versions that did not write it,
+            and where RecBole evaluated.
+        later_unknown: why there is no `full_later`; empty if there is, if no target is later, or without `full`.
     """
 
     model: str
@@ -69,7 +79,10 @@ class Result:
     config: dict[str, Any]
     checkpoint: str
     final: bool = False
+    ranking_settings: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
+    n_targets: dict[str, int] = field(default_factory=dict)
+    later_unknown: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, whole or not at all.
@@ -144,6 +157,10 @@ class Result:
             values = [self.test_result[p].get(metric) for p in protocols]
             cells = ["" if value is None else f"{value:.4f}" for value in values]
             lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+        if self.n_targets:
+            lines.append("| targets | " + " | ".join(str(self.n_targets.get(p, "")) for p in protocols) + " |")
+        if "full" in protocols and self.later_unknown:
+            lines.append(f"\nfull_later: unknown, {self.later_unknown}")
         return "\n".join(lines)
 
 

@@ -13,6 +13,21 @@ from torch import Tensor
 SHORTEST = 8  # rows up to this length are taken together; then up to twice that, and so on
 
 
+def left_padded(rows: Tensor, length: int) -> Tensor:
+    """Rows with their padding moved to the left, so that the newest item always stands at the end.
+
+    Args:
+        rows: [B, W] ids padded on the right with 0, W at most L.
+        length: L.
+
+    Returns:
+        [B, L].
+    """
+    n = (rows > 0).sum(1, keepdim=True)
+    at = torch.arange(length, device=rows.device) - (length - n)  # [B, L] where each id comes from
+    return rows.gather(1, at.clamp(min=0)).where(at >= 0, 0)
+
+
 class Packing:
     """Where the real positions of a batch are.
 

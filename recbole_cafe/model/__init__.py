@@ -12,10 +12,12 @@ if TYPE_CHECKING:
 MODELS = {
     "AttRec": "recbole_cafe.model.peers.att_rec.AttRecNet",
     "BERTF": "recbole_cafe.model.peers.bert_f.BERTFNet",
+    "BSARec": "recbole_cafe.model.peers.bsa_rec.BSARecNet",
     "CaFe": "recbole_cafe.model.cafe.CaFeNet",
     "CaFePlus": "recbole_cafe.model.cafe_plus.CaFePlusNet",
     "CorrectedBERT4Rec": "recbole_cafe.model.peers.bert4rec.BERT4RecNet",
     "CorrectedSINE": "recbole_cafe.model.peers.sine.SINENet",
+    "DIFSR": "recbole_cafe.model.peers.dif_sr.DIFSRNet",
     "HCRNN": "recbole_cafe.model.peers.hcrnn.HCRNNNet",
     "IntentBackoff": "recbole_cafe.model.intent_backoff.IntentBackoffNet",
     "LOCKER": "recbole_cafe.model.peers.locker.LOCKERNet",
@@ -25,6 +27,7 @@ MODELS = {
     "RecToolsSASRec": "recbole_cafe.model.peers.rectools_sasrec.RecToolsSASRecNet",
     "SAIR": "recbole_cafe.model.peers.sair.SAIRNet",
     "SSEPT": "recbole_cafe.model.peers.sse_pt.SSEPTNet",
+    "WEARec": "recbole_cafe.model.peers.wea_rec.WEARecNet",
 }
 
 

@@ -224,6 +224,11 @@ class CaFeNet(Towers):
         term = query.terms[row, self.item2intent[item]].double()
         return Reasons(item_relevance=joint_score(logit, torch.zeros_like(term), self.joint), intent_relevance=term)
 
-    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:  # noqa: ARG002
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""
-        return Catalogue(self.item_embedding.weight.detach(), self.item2intent, self.joint, self.n_intents)
+        table = self.item_embedding.weight.detach()
+        return Catalogue(table, self.item2intent, self.joint, self.n_intents, prepared=ranked)
+
+    def ranked(self) -> dict[str, Tensor]:
+        """The parts of the catalogue; see :meth:`Net.ranked`."""
+        return self.catalogue().parts()

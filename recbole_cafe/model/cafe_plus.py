@@ -46,7 +46,17 @@ from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.model.cafe import Towers
-from recbole_cafe.model.counts import CountSettings, Evidence, item_evidence, newest_first, repeat_rate, with_repeats
+from recbole_cafe.model.counts import (
+    CountSettings,
+    Evidence,
+    dense_evidence,
+    dense_repeats,
+    item_evidence,
+    newest_first,
+    repeat_rate,
+    with_repeats,
+)
+from recbole_cafe.model.net import Reading
 from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
 from recbole_cafe.ranking.blocks import EIGHT, columns, items_at_once
@@ -195,6 +205,20 @@ class LevelSettings:
                 raise ConfigError(f"{key}={value} must be at least 0")
 
 
+@dataclass
+class Heard(Reading):
+    """What histories say to the towers; see :meth:`CaFePlusNet.read`.
+
+    Attributes:
+        newest: [B, L] the histories, newest item first.
+        vector: [B, D + 1] states of the item tower, 1 behind them; without `item_net` 1 alone.
+        terms: [B, C + 1] ln of (2).
+    """
+
+    vector: Tensor
+    terms: Tensor
+
+
 class CaFePlusNet(Towers):
     """The probabilities of the module's docstring.
 
@@ -280,15 +304,36 @@ class CaFePlusNet(Towers):
 
         `terms` are ln of P(c | h) times the share that (1) leaves to the networks.
         """
+        return self.asked(self.read(history))
+
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Those of (1) and (3). beta and D are in the counts already, so that they would have to be made anew."""
+        values: dict[str, tuple[float, ...]] = {"popularity_exponent": (-1.0, -0.5, 0.0, 0.3, 0.6, 1.0)}
+        if self.levels.item_net:
+            values["rank_shrinkage"] = (2.5, 10.0, 40.0, 160.0)
+        values["popularity_prior"] = (0.3, 1.0, 3.0, 10.0)
+        if self.items is not None:
+            values |= {"evidence_exponent": (0.0, 0.25, 0.5, 1.0), "prior": (3.0, 10.0, 30.0, 100.0, 300.0),
+                       "history_decay": (0.3, 0.5, 0.7, 0.85)}  # fmt: skip
+        return values
+
+    def read(self, history: Tensor, user: Tensor | None = None) -> Heard:  # noqa: ARG002
+        """The states of both towers."""
         fused, coarse, packing = self(history)
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse = packing.last(fused), packing.last(coarse)
-        newest = newest_first(history)
-        terms = self._log_intents(coarse)
         vector = fused.new_ones(len(fused), 1)
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
+        return Heard(newest_first(history), vector, self._log_intents(coarse))
+
+    def asked(self, reading: Heard) -> Query:
+        """(1) with the present settings."""
+        newest, vector, terms = reading.newest, reading.vector, reading.terms
+        lookup, levels = self.counts.lookup, self.levels
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        )
         mass = rest = None
         log_share = terms.new_zeros(len(terms), dtype=torch.float64)
         if self.items is not None:
@@ -297,13 +342,43 @@ class CaFePlusNet(Towers):
             terms = terms + log_share[:, None].float()
         parts, done = [], 0
         rows = self._rows_at_once(len(vector))
-        inside = self._inside(vector, evidence, rows)
+        settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior, lookup.decay)
+        inside = reading.kept("inside", settings, lambda: self._inside(vector, evidence, rows))
         for some, (log_norm, logit, logits) in zip(evidence.split(rows), inside, strict=True):
             at = slice(done, done + rows)
             part = self._said(vector[at], terms[at], some, None if mass is None else mass[at], log_norm, logit)
             parts.append(replace(part, logits=logits))
             done += rows
         return Query.cat(parts)
+
+    def probabilities(self, reading: Heard) -> Tensor:
+        """(1) of every item; see :meth:`Net.probabilities`."""
+        n_rows, levels, lookup = len(reading.vector), self.levels, self.counts.lookup
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, reading.newest, lookup, n_items=self.n_items)
+        )
+        settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior)
+        net: Tensor = reading.kept("net", settings, lambda: self._net(reading))
+        counted, place = dense_evidence(evidence, n_rows, self.n_items)
+        if self.items is not None:
+            mass, rest = (x.float() for x in self.items.masses(reading.newest, lookup))
+            total = counted.sum(0)
+            if levels.evidence_exponent:
+                counted.mul_(net.pow(levels.evidence_exponent))
+            scale = total / counted.sum(0).clamp(min=TINY) / mass
+            probability = counted.mul_(scale).addcmul_(net, rest / mass)
+        else:
+            probability = net.clone()
+        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
+
+    @full_float32()
+    def _net(self, reading: Heard) -> Tensor:
+        """Q of every item. Returns [V, B]."""
+        logits = self._vectors(slice(0, self.n_items)) @ reading.vector.T
+        log_norm = self.inside.log_sums(lambda block: logits[block], len(reading.vector))
+        net = logits.add_((reading.terms - log_norm).T.index_select(0, self.item2intent)).exp_()
+        net[0] = 0
+        return net
 
     def _said(self, vector: Tensor, terms: Tensor, evidence: Evidence, mass: Tensor | None, log_norm: Tensor,
               logit: Tensor) -> Query:  # fmt: skip
@@ -409,12 +484,16 @@ class CaFePlusNet(Towers):
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> MemoryCatalogue:
         """The items as :mod:`recbole_cafe.ranking.memory` ranks them, with the present weights."""
-        vectors = (ranked or self.ranked())["vectors"]
-        return MemoryCatalogue(vectors, self.item2intent, self.n_intents)
+        if ranked is None:
+            vectors, prepared = self._vectors(slice(0, self.n_items)).detach(), None
+        else:
+            vectors, prepared = ranked["vectors"], {name: part for name, part in ranked.items() if name != "vectors"}
+        return MemoryCatalogue(vectors, self.item2intent, self.n_intents, prepared)
 
     def ranked(self) -> dict[str, Tensor]:
-        """The vectors [V, D + 1] of :meth:`_vectors`."""
-        return {"vectors": self._vectors(torch.arange(self.n_items, device=self.item2intent.device)).detach()}
+        """The vectors [V, D + 1] of :meth:`_vectors`, and the parts of the catalogue."""
+        catalogue = self.catalogue()
+        return {"vectors": catalogue.plain.table, **catalogue.parts()}
 
     def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
         """The terms of (1), each times what repeats make of it; see :meth:`Net.reasons`."""

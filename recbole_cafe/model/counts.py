@@ -426,6 +426,36 @@ def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor |
     return ScoreOverrides(evidence.row, evidence.item, extra, factor, n_items), others
 
 
+def dense_evidence(evidence: Evidence, n_rows: int, n_items: int) -> tuple[Tensor, Tensor]:
+    """e of every item, float32 [V, B], and the places [E] of `evidence` in it as if it were flat."""
+    place = (evidence.item * n_rows).add_(evidence.row)
+    return torch.zeros(n_items * n_rows).to(place.device).index_copy_(0, place, evidence.value.float()).view(
+        n_items, n_rows
+    ), place
+
+
+def dense_repeats(probability: Tensor, evidence: Evidence, place: Tensor, rho: Tensor | None) -> Tensor:
+    """(3) where every item's probability is at hand.
+
+    Args:
+        probability: [V, B] float32 of (1); changed in place.
+        evidence: the items with evidence of their own.
+        place: [E] from :func:`dense_evidence`.
+        rho: as :func:`with_repeats`.
+
+    Returns:
+        [V, B].
+    """
+    if rho is None:
+        return probability
+    row, at = evidence.row[evidence.old], place[evidence.old]
+    again = probability.view(-1).index_select(0, at)
+    old = torch.zeros_like(probability[0]).index_add_(0, row, again)
+    probability.mul_(((1 - rho) / (1 - old).clamp(min=1e-12)).float())
+    probability.view(-1).index_copy_(0, at, again * (rho / old).float().index_select(0, row))
+    return probability
+
+
 def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:
     """rho: how often an item is one of the `length` before it, add-one smoothed. [P], by users, then time."""
     position = np.arange(len(users))

@@ -56,12 +56,15 @@ from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.model.counts import (
     CountSettings,
     IntentCountSettings,
+    Lookup,
+    dense_evidence,
+    dense_repeats,
     item_evidence,
     newest_first,
     repeat_rate,
     with_repeats,
 )
-from recbole_cafe.model.net import Net
+from recbole_cafe.model.net import Net, Reading
 from recbole_cafe.model.reasons import Reasons, counted, undiscounted
 from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, required
@@ -85,6 +88,7 @@ class IntentBackoffNet(Net):
     counts_transitions = True
     needs_intents = True
     item2intent: Tensor
+    seen: Tensor
     within: Tensor
     intent_share: Tensor
     rho: Tensor
@@ -104,23 +108,34 @@ class IntentBackoffNet(Net):
             item2intent, n_intents = (torch.arange(n_items) > 0).long(), 2
         self.scores_intents = use_intents
         self.n_items, self.n_intents, self.counts = n_items, n_intents, counts
-        self.intent_lookup = intent_counts.lookup(data.max_seq_length)
+        self.intent_counts, self.max_seq_length = intent_counts, data.max_seq_length
+        self.popularity_exponent = popularity_exponent
         users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, n_items)
         self.intents = intent_counts.table(users, item2intent[items], n_intents + 1) if use_intents else None
         seen = torch.bincount(items, minlength=n_items).double()  # [V] n(v)
-        weight = (seen + counts.popularity_prior) ** popularity_exponent
-        weight[0] = 0
-        inside = torch.bincount(item2intent, weights=weight, minlength=n_intents + 1)  # [C + 1]
         intent = torch.bincount(item2intent, weights=seen, minlength=n_intents + 1) + 1
-        intent[inside == 0] = 0  # padding, and intents that no item has
+        intent[torch.bincount(item2intent[1:], minlength=n_intents + 1) == 0] = 0  # padding, and those that no item has
         self.register_buffer("item2intent", item2intent, persistent=False)
-        self.register_buffer("within", weight / inside.clamp(min=1e-300)[item2intent])  # [V] P(v | c_v)
+        self.register_buffer("seen", seen, persistent=False)
+        self.register_buffer("within", self._within())  # [V] P(v | c_v)
         self.register_buffer("intent_share", intent / intent.sum())  # [C + 1] P(c)
         rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
         # RecBole's trainer wants something to optimise, as RecBole's own models without gradients have it
         self.nothing = nn.Parameter(torch.zeros(1))
+
+    def _within(self) -> Tensor:
+        """P(v | c_v) with the present alpha and kappa. Returns [V]."""
+        weight = (self.seen + self.counts.popularity_prior) ** self.popularity_exponent
+        weight[0] = 0
+        inside = torch.bincount(self.item2intent, weights=weight, minlength=self.n_intents + 1)  # [C + 1]
+        return weight / inside.clamp(min=1e-300)[self.item2intent]
+
+    @property
+    def intent_lookup(self) -> Lookup:
+        """How the intents of a history are looked up."""
+        return self.intent_counts.lookup(self.max_seq_length)
 
     def loss(self, batch: Batch) -> Tensor:  # noqa: ARG002
         """0: the counts are there since the model was built."""
@@ -132,15 +147,54 @@ class IntentBackoffNet(Net):
         The overrides are the items with evidence of their own and those of the history; `terms`, [B, C + 1] float64,
         are what an intent contributes to any other of its items: (1) is (terms P(v | c) + extra) factor.
         """
-        newest = newest_first(history)
-        evidence = item_evidence(self.items, newest, self.counts.lookup, n_items=self.n_items)
-        mass, rest = self.items.masses(newest, self.counts.lookup)
+        return self.asked(self.read(history))
+
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Those of (1), (2) and P(v | c). beta and D are in the counts already: they would have to be made anew."""
+        values: dict[str, tuple[float, ...]] = {
+            "popularity_exponent": (-1.0, -0.5, 0.0, 0.3, 0.6, 1.0), "popularity_prior": (0.3, 1.0, 3.0, 10.0),
+            "prior": (3.0, 10.0, 30.0, 100.0, 300.0), "history_decay": (0.3, 0.5, 0.7, 0.85),
+        }  # fmt: skip
+        if self.intents is not None:
+            values |= {"intent_prior": (1.0, 3.0, 10.0, 30.0), "intent_history_decay": (0.1, 0.3, 0.5, 0.7, 0.85)}
+        return values
+
+    def rank_with(self, settings: Mapping[str, float]) -> None:
+        """See :meth:`Net.rank_with`."""
+        super().rank_with(settings)
+        self.popularity_exponent = settings.get("popularity_exponent", self.popularity_exponent)
+        self.within.copy_(self._within())
+
+    def read(self, history: Tensor, user: Tensor | None = None) -> Reading:  # noqa: ARG002
+        """The histories."""
+        return Reading(newest_first(history))
+
+    def asked(self, reading: Reading) -> Query:
+        """(1) with the present settings."""
+        newest, lookup = reading.newest, self.counts.lookup
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        )
+        mass, rest = self.items.masses(newest, lookup)
         terms = self._intent_probability(newest) * (rest / mass)[:, None]
         plain = terms[evidence.row, self.item2intent[evidence.item]] * self.within[evidence.item]
         rho = self.rho if self.counts.repeats == "observed" else None
         extra = evidence.value / mass[evidence.row]
-        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(history), n_items=self.n_items)
+        overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(newest), n_items=self.n_items)
         return Query(terms=terms * others[:, None], overrides=overrides)
+
+    def probabilities(self, reading: Reading) -> Tensor:
+        """(1) of every item; see :meth:`Net.probabilities`."""
+        newest, lookup = reading.newest, self.counts.lookup
+        evidence = reading.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
+        )
+        mass, rest = self.items.masses(newest, lookup)
+        terms = (self._intent_probability(newest) * (rest / mass)[:, None]).float().T  # [C + 1, B]
+        probability, place = dense_evidence(evidence, len(newest), self.n_items)
+        probability.div_(mass.float())
+        probability.addcmul_(terms.index_select(0, self.item2intent), self.within.float()[:, None])
+        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1] float64, 0 for padding."""
@@ -191,6 +245,10 @@ class IntentBackoffNet(Net):
         _, other, count = self.items.of(torch.tensor([item]))
         return other, count / (self.items.total[item] * self.items.total[other]).clamp(min=1e-300).sqrt()
 
-    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:  # noqa: ARG002
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
-        return FactoredCatalogue(self.within, self.item2intent, self.n_intents)
+        return FactoredCatalogue(self.within, self.item2intent, self.n_intents, prepared=ranked)
+
+    def ranked(self) -> dict[str, Tensor]:
+        """The parts of the catalogue; see :meth:`Net.ranked`."""
+        return self.catalogue().parts()

@@ -147,13 +147,54 @@ class ItemNet(Net):
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
-        return Catalogue.of_items((ranked or {}).get("vectors", self.item_vectors().detach()))
+        if ranked is None:
+            return Catalogue.of_items(self.item_vectors().detach())
+        prepared = {name: part for name, part in ranked.items() if name != "vectors"}
+        return Catalogue.of_items(ranked.get("vectors", self.item_embedding.weight[: self.n_items].detach()), prepared)
 
     def ranked(self) -> dict[str, Tensor]:
-        """The vectors of the items where they are not just the rows of their table."""
-        vectors = self.item_vectors().detach()
-        is_table = vectors.data_ptr() == self.item_embedding.weight.data_ptr()
-        return {} if is_table else {"vectors": vectors}
+        """The parts of the catalogue, and the vectors of the items where they are not just the rows of their table."""
+        catalogue = self.catalogue()
+        is_table = catalogue.table.data_ptr() == self.item_embedding.weight.data_ptr()
+        return catalogue.parts() | ({} if is_table else {"vectors": catalogue.table})
+
+
+class HistoryNet(ItemNet):
+    """A history makes one vector and no states of positions: it learns the item after its last one alone.
+
+    What such a net computes may see the whole row, so that nothing but prefix rows is sound to train it on
+    (``layouts = ("last",)``).
+    """
+
+    def vector(self, history: Tensor, user: Tensor | None) -> Tensor:
+        """What the whole row says.
+
+        Args:
+            history: [B, L].
+            user: [B], None for nets that do not read it.
+
+        Returns:
+            [B, D].
+        """
+        raise NotImplementedError
+
+    def forward(  # type: ignore[override]  # one vector, where other nets of items have states of positions
+        self, history: Tensor, user: Tensor | None = None
+    ) -> Tensor:
+        """See :meth:`vector`."""
+        return self.vector(history, user)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of the item after the last position. See :meth:`ItemNet.loss`."""
+        last = (batch.history > 0).sum(1) - 1
+        item = batch.target[torch.arange(len(last), device=last.device), last]
+        has_target = item > 0
+        vector = self(batch.history[has_target], batch.user[has_target])
+        return self.target_loss(vector, item[has_target], batch.user[has_target])
+
+    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
+        """See :class:`ItemNet`."""
+        return Query(self.query_vector(self(history, user)))
 
 
 class MaskedIntents(nn.Module):

@@ -5,8 +5,9 @@ B rows in the batch, L positions, V items, C intents. Id 0 is padding, rows are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -41,6 +42,33 @@ class Loadable(Protocol):
 
     def check(self) -> None:
         """Raise ValueError unless they fit."""
+
+
+@dataclass
+class Reading:
+    """What a batch of histories says whatever the settings of the ranking are, and what was made of it last.
+
+    Attributes:
+        newest: [B, L] the histories, newest item first.
+    """
+
+    newest: Tensor
+
+    def __post_init__(self) -> None:
+        self._kept: dict[str, tuple[tuple[float, ...], Any]] = {}
+
+    def kept(self, name: str, settings: tuple[float, ...], make: Callable[[], Any]) -> Any:
+        """What was made under these settings, if that is what was made last; else it is made.
+
+        Args:
+            name: of what is made.
+            settings: that it depends on.
+            make: how.
+        """
+        if name not in self._kept or self._kept[name][0] != settings:
+            self._kept.pop(name, None)  # not two at a time
+            self._kept[name] = (settings, make())
+        return self._kept[name][1]
 
 
 class Net(nn.Module):
@@ -80,6 +108,54 @@ class Net(nn.Module):
             user: [B]; nets that do not read it take None.
         """
         raise NotImplementedError
+
+    # Settings of the ranking ------------------------------------------------------------------------------------------
+
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """Settings of the ranking that touch no weight, and values of each that are worth trying, in order.
+
+        They can be chosen after the training (recbole_cafe.train.ranking_settings). A net that has some has
+        :meth:`read`, :meth:`asked` and :meth:`probabilities`.
+        """
+        return {}
+
+    def read(self, history: Tensor, user: Tensor | None = None) -> Reading:
+        """What histories say whatever the settings of :meth:`tried` are. Arguments as :meth:`query`."""
+        raise NotImplementedError
+
+    def asked(self, reading: Any) -> Query:
+        """What :meth:`query` gives, with the present settings.
+
+        Args:
+            reading: from :meth:`read`. It may be asked again, after other settings.
+        """
+        raise NotImplementedError
+
+    def probabilities(self, reading: Any) -> Tensor:
+        """What :meth:`scores` gives for all items, with the present settings, in float32 and at once.
+
+        Args:
+            reading: as :meth:`asked`.
+
+        Returns:
+            [V, B]; row 0 is padding.
+        """
+        raise NotImplementedError
+
+    def rank_with(self, settings: Mapping[str, float]) -> None:
+        """Rank with other settings from now on.
+
+        Args:
+            settings: keys of :meth:`tried` -> value.
+
+        Raises:
+            ConfigError: a value outside of its range.
+        """
+        for name, held in vars(self).items():
+            if is_dataclass(held) and not isinstance(held, type):
+                own = {field.name for field in fields(held)} & settings.keys()
+                if own:
+                    setattr(self, name, replace(held, **{key: settings[key] for key in own}))
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
         """Scores of every item, or of given candidates.

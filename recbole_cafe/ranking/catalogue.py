@@ -15,17 +15,17 @@ Intents whose best case does not reach the threshold are skipped, those whose wo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 
 import torch
 from torch import Tensor
 
 from recbole_cafe.layers.scoring import joint_score
-from recbole_cafe.ranking.blocks import columns, counts, items_at_once, places
+from recbole_cafe.ranking.blocks import CELLS, EIGHT, columns, counts, items_at_once, places
 from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.query import Query
-from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, best, check_parts, pairs
 
 BLOCK = 2**22  # scores held at a time: 16 MB of float32
 EPSILON = 2.0**-24  # half the distance of 1 to the next float32
@@ -37,6 +37,9 @@ SELECT = 5.0  # the same for an intent's items and the states that visit it
 READ = 0.05  # a number of the table in its own order
 GATHER = 0.25  # a number of the table by item
 VISIT = 100_000.0  # an intent: some thirty calls
+FEW = 5_000_000.0  # the intents of one state, some hundreds of calls
+SCORE = 15.0  # a score and its part in finding the largest
+SPARE = 16  # of the largest scores in float32 so many more are compared in float64
 
 
 @dataclass
@@ -66,6 +69,11 @@ class Catalogue:
         item2intent: [V], 0 for padding, C for items without intent.
         joint: see :mod:`recbole_cafe.layers.scoring`.
         n_intents: C, padding included.
+        counters: where work is counted.
+        prepared: :meth:`parts` of a catalogue with the same table and intents, which are then not made again.
+
+    Raises:
+        DataError: `prepared` is of another catalogue.
     """
 
     table: Tensor
@@ -73,13 +81,33 @@ class Catalogue:
     joint: str
     n_intents: int
     counters: Counters = field(default_factory=Counters)
+    prepared: InitVar[Mapping[str, Tensor] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prepared: Mapping[str, Tensor] | None) -> None:
+        if prepared is None:
+            self._prepare()
+        else:
+            n_groups, (V, dim) = self.n_intents + 1, self.table.shape
+            shapes = {
+                "items": (V - 1,), "size": (n_groups,), "centre": (n_groups, dim), "radius": (n_groups,),
+                "norm": (n_groups,),
+            }  # fmt: skip
+            check_parts(prepared, shapes)
+            self.items, self.size, self.centre = prepared["items"], prepared["size"], prepared["centre"]
+            self.radius, self.norm = prepared["radius"], prepared["norm"]
+        self.start = torch.cumsum(self.size, 0) - self.size
+        self.n_occupied = int((self.size > 0).sum())
+        self.longest = float(self.norm.max())
+
+    def parts(self) -> dict[str, Tensor]:
+        """What has been made of table and intents, to be stored beside them and given back as `prepared`."""
+        return {name: getattr(self, name) for name in ("items", "size", "centre", "radius", "norm")}
+
+    def _prepare(self) -> None:
         n_groups = self.n_intents + 1
         group = self.item2intent.clone()
         self.items = torch.argsort(group[1:], stable=True) + 1  # item ids by intent, padding left out
         self.size = torch.bincount(group[1:], minlength=n_groups)
-        self.start = torch.cumsum(self.size, 0) - self.size
         dim = self.table.shape[1]
         centre = torch.zeros(n_groups, dim, dtype=torch.float32, device=self.table.device)
         square = torch.zeros(n_groups, device=self.table.device)
@@ -92,16 +120,15 @@ class Catalogue:
             rows, of = self.table.index_select(0, ids), group[ids]
             square.scatter_reduce_(0, of, (rows - centre[of]).square().sum(1), "amax")
             self.norm.scatter_reduce_(0, of, rows.norm(dim=1), "amax")
-        self.n_occupied = int((self.size > 0).sum())
         self.centre = centre
         self.radius = square.sqrt() * (1 + 8 * dim * EPSILON)
 
     @classmethod
-    def of_items(cls, table: Tensor) -> Catalogue:
-        """The items of a model that scores without intents: all in one group. table: [V, D] as above."""
+    def of_items(cls, table: Tensor, prepared: Mapping[str, Tensor] | None = None) -> Catalogue:
+        """The items of a model that scores without intents: all in one group. table: [V, D] and `prepared` as above."""
         group = torch.ones(len(table), dtype=torch.long, device=table.device)
         group[0] = 0
-        return cls(table, group, "item", 2)
+        return cls(table, group, "item", 2, prepared=prepared)
 
     @property
     def n_items(self) -> int:
@@ -146,7 +173,7 @@ class Catalogue:
         need = score - term
         rounding = 8 * torch.finfo(torch.float64).eps * (score.abs() + term.abs())
         rounding = rounding.nan_to_num(posinf=0.0)  # an infinite score: every or no x
-        return self._inverse(need - rounding), self._inverse(need + rounding)
+        return self._inverse(need - rounding, reached=True), self._inverse(need + rounding, reached=False)
 
     def thresholds(self, score: Tensor, terms: Tensor | None) -> tuple[Tensor, Tensor]:
         """:meth:`between` for every intent. score: [B], terms: [B, C + 1] or None. Returns [B, C + 1] each."""
@@ -154,13 +181,13 @@ class Catalogue:
         shape = (len(score), self.n_intents + 1)
         return low.expand(shape), high.expand(shape)
 
-    def _inverse(self, need: Tensor) -> Tensor:
-        """x with f(x; 0) = need."""
+    def _inverse(self, need: Tensor, *, reached: bool) -> Tensor:
+        """x with f(x; 0) = need. reached: whether ln sigmoid(x) is 0 for x above 690, as float64 has it, or never."""
         if self.joint == "sum":
             return need
         # ln sigmoid(x) = need, x = -ln(exp(-need) - 1); for need below -30 that is need itself
         x = torch.where(need < -30, need, -torch.log(torch.expm1(-need.clamp(max=-1e-300))))
-        return torch.where(need >= 0, torch.inf, x)
+        return torch.where(need > 0 if reached else need >= 0, torch.inf, x)
 
     def slack(self, state: Tensor) -> Tensor:
         """[B, C + 1] float64: no float32 product of a state with an item of an intent is further off than this."""
@@ -296,6 +323,7 @@ class Catalogue:
             if logits is not None:
                 x = logits[first:last]
             else:
+                assert state_columns is not None
                 x = torch.mm(self.table[first:last], state_columns, out=product[:n])
             torch.gt(x, high.index_select(0, intent), out=passes[:n])
             torch.ge(x, low.index_select(0, intent), out=reaches[:n])
@@ -353,8 +381,70 @@ class Catalogue:
             items [B, k] (0 where there are fewer) and their scores [B, k] in float64 (-inf there).
         """
         state, terms = _parts(query)
-        B = len(state)
+        B, device = len(state), state.device
         self.counters.possible += B * len(self.items)
+        nothing = torch.empty(0, dtype=torch.long, device=device)
+        gone = (nothing, nothing) if excluded is None else pairs(excluded, device)
+        search = FEW * B if B < EIGHT else VISIT * self.n_occupied
+        if self._dense_cost(B) + SCORE * B * len(self.items) <= search:
+            return self._top_of_all(state, terms, k, gone)
+        return self._top_by_intent(state, terms, k, gone)
+
+    def _top_of_all(
+        self, state: Tensor, terms: Tensor | None, k: int, gone: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The best by all scores in float32, decided in float64. gone: rows and items that are left out."""
+        B, V, device = len(state), self.n_items, state.device
+        self.counters.pairs += B * (V - 1)
+        items = torch.zeros(B, k, dtype=torch.long, device=device)
+        scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=device)
+        n = min(k, V - 1)
+        size = state.double().norm(dim=1) * self.longest
+        wide = 2 * (self.table.shape[1] + 4) * EPSILON * size
+        size = size + 1
+        if terms is not None:
+            size = size + terms.nan_to_num(0.0, 0.0, 0.0).abs().amax(1)
+        wide = 2 * (wide + 16 * EPSILON * size)[:, None]  # of two scores
+        step = max(1, BLOCK // V)
+        for first in range(0, B, step):
+            rows = slice(first, min(first + step, B))
+            own = None if terms is None else terms[rows]
+            product = state[rows] @ self.table.T
+            about = joint_score(product, None if own is None else own.index_select(1, self.item2intent), self.joint)
+            about[:, 0] = -torch.inf
+            if len(gone[0]):
+                mine = (gone[0] >= first) & (gone[0] < rows.stop)
+                about[gone[0][mine] - first, gone[1][mine]] = -torch.inf
+            most = about.topk(min(n + SPARE, V - 1), dim=1)
+            bar = most.values[:, n - 1 : n].double() - wide[rows]
+            if bool(bar.isnan().any()):
+                raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+            candidate = most.indices.sort(dim=1).values  # equal scores by id
+            if most.values.shape[1] < V - 1 and bool(((most.values[:, -1:] >= bar) & (bar > -torch.inf)).any()):
+                low, _ = outwards(bar, bar, torch.zeros_like(bar))
+                r, item = ((about >= low) & (about > -torch.inf)).nonzero(as_tuple=True)
+                score = self._score_pairs(state[rows], own, r, item)
+                items[rows], scores[rows] = best(r, item, score, len(bar), k)
+                continue
+            there = about.gather(1, candidate) > -torch.inf
+            r = torch.arange(len(bar), device=device)[:, None].expand_as(candidate).reshape(-1)
+            score = self._score_pairs(state[rows], own, r, candidate.reshape(-1)).view(candidate.shape)
+            score = score.masked_fill(~there, -torch.inf)
+            order = score.sort(dim=1, descending=True, stable=True)
+            found = candidate.gather(1, order.indices[:, :n])
+            scores[rows, :n] = order.values[:, :n]
+            items[rows, :n] = found.masked_fill(order.values[:, :n] == -torch.inf, 0)
+        return items, scores
+
+    def _score_pairs(self, state: Tensor, terms: Tensor | None, row: Tensor, item: Tensor) -> Tensor:
+        """:meth:`score64` of rows and items, [P] each. state: [B, D], terms: [B, C + 1]."""
+        return self.score64(state[row], None if terms is None else terms[row, self.item2intent[item]], item)
+
+    def _top_by_intent(
+        self, state: Tensor, terms: Tensor | None, k: int, gone: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The best by intents, those with the best best case first. gone: rows and items that are left out."""
+        B = len(state)
         slack = self.slack(state)
         reach = state.double().norm(dim=1)[:, None] * self.radius.double() + 2 * slack
         middle = (state @ self.centre.T).double()
@@ -364,6 +454,8 @@ class Catalogue:
         ranked_best = best_case.gather(1, order)
         items = torch.zeros(B, k, dtype=torch.long, device=state.device)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64, device=state.device)
+        n_gone = torch.bincount(gone[0], minlength=B)
+        gone_keys = gone[0] * self.n_items + gone[1]
         done, width = 0, 1
         while done < self.n_occupied:
             # an intent whose best case is below the k-th best so far cannot add anything
@@ -371,51 +463,107 @@ class Catalogue:
             if not bool(open_.any()):
                 break
             row, column = (open_ & (ranked_best[:, done : done + width] > -torch.inf)).nonzero(as_tuple=True)
-            self._gather_best(row, order[row, done + column], state, terms, slack, items, scores, excluded)
-            done, width = done + width, 2 * width
+            visit = self._visit_one if B < EIGHT else self._visit_many
+            near = visit(row, order[row, done + column], state, terms, slack, scores[:, -1], k, n_gone)
+            self._keep_best(near, gone_keys, state, terms, items, scores)
+            done, width = done + width, 4 * width
         return items, scores
 
-    def _gather_best(self, rows: Tensor, intents: Tensor, state: Tensor, terms: Tensor | None, slack: Tensor,
-                     items: Tensor, scores: Tensor, excluded: Sequence[Tensor] | None) -> None:  # fmt: skip
-        """Merge the items of (state, intent) pairs into the best lists, in place."""
-        k = items.shape[1]
-        n_best = k + max((len(e) for e in excluded or ()), default=0)
-        by_intent = torch.argsort(intents, stable=True)
-        rows, intents = rows[by_intent], intents[by_intent]
+    def _bar(self, score: Tensor, term: Tensor | None, slack: Tensor) -> Tensor:
+        """float32 products below it certainly score less. score: [P] float64; term, slack: [P] of an intent."""
+        return outwards(*self.between(score, term), slack)[0]
+
+    def _visit_many(self, rows: Tensor, intents: Tensor, state: Tensor, terms: Tensor | None, slack: Tensor,
+                    least: Tensor, k: int, n_gone: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Items of (state, intent) pairs that may be among the best, one intent after the other.
+
+        Args:
+            rows: [P].
+            intents: [P].
+            state: [B, D].
+            terms: [B, C + 1] or None.
+            slack: [B, C + 1].
+            least: [B] the k-th best score so far.
+            k: how many are wanted.
+            n_gone: [B] how many items are left out.
+
+        Returns:
+            their rows and items.
+        """
         near_row, near_item = [], []
+        order = torch.argsort(intents, stable=True)
+        rows, intents = rows[order], intents[order]
+        term = None if terms is None else terms[rows, intents]
+        width = slack[rows, intents]
+        bar = self._bar(least[rows], term, width)
         present, count = torch.unique_consecutive(intents, return_counts=True)
-        for intent, who in zip(present.tolist(), rows.split(count.tolist()), strict=True):
+        n_best = k + int(n_gone.max())
+        done = 0
+        for intent, n in zip(present.tolist(), count.tolist(), strict=True):
             first, size = int(self.start[intent]), int(self.size[intent])
-            term = None if terms is None else terms[who, intent, None]
-            width = slack[who, intent, None]
-            low, _ = outwards(*self.between(scores[who, -1:], term), width)
-            step = max(1, BLOCK // max(len(who), self.table.shape[1]))
-            for ids in self.items[first : first + size].split(step):
-                product = state[who] @ self.table.index_select(0, ids).T
-                self.counters.pairs += product.numel()
-                # Of one intent only the k best that are wanted can be among the k best, or what scores the same.
-                bar = low
-                if product.shape[1] > n_best:
-                    kth = product.topk(n_best, dim=1).values[:, -1:].double() - width
-                    kth_score = joint_score(kth, None if term is None else term.double(), self.joint)
-                    bar = torch.maximum(low, outwards(*self.between(kth_score, term), width)[0])
-                at = (product >= bar).nonzero()
-                near_row.append(who[at[:, 0]])
-                near_item.append(ids[at[:, 1]])
-        row, item = torch.cat(near_row), torch.cat(near_item)
-        if excluded is not None and len(row):
-            gone = torch.cat([i * len(self.table) + excluded[i] for i in torch.unique(row).tolist()])
-            keep = ~torch.isin(row * len(self.table) + item, gone)
-            row, item = row[keep], item[keep]
+            mine = slice(done, done + n)
+            done += n
+            who, own_bar = rows[mine], bar[mine]
+            these = columns(state.index_select(0, who))
+            full = torch.full((these.shape[1],), torch.inf, device=state.device)
+            full[:n] = own_bar
+            for ids in self.items[first : first + size].split(items_at_once(these.shape[1])):
+                product = self.table.index_select(0, ids) @ these  # [n, R']
+                self.counters.pairs += len(ids) * n
+                if len(ids) > n_best and bool((own_bar == -torch.inf).any()):
+                    # Of one intent only the k best that are wanted can be among the k best, or what scores the same
+                    kth = product[:, :n].T.topk(n_best, dim=1).values[:, -1].double() - width[mine]
+                    own_term = None if term is None else term[mine]
+                    score = joint_score(kth, None if own_term is None else own_term.double(), self.joint)
+                    full[:n] = torch.maximum(own_bar, self._bar(score, own_term, width[mine]))
+                at, column = places(product >= full)
+                near_row.append(who[column])
+                near_item.append(ids[at])
+        return torch.cat(near_row), torch.cat(near_item)
+
+    def _visit_one(self, rows: Tensor, intents: Tensor, state: Tensor, terms: Tensor | None, slack: Tensor,
+                   least: Tensor, k: int, n_gone: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The same, all intents of a state at once: for few states."""
+        near_row, near_item = [], []
+        for row in torch.unique(rows).tolist():
+            of = intents[rows == row]
+            own_term = None if terms is None else terms[row, of]
+            width = slack[row, of]
+            bar = self._bar(least[row].expand(len(of)), own_term, width)
+            size = self.size[of]
+            end = torch.cumsum(size, 0)
+            which = torch.repeat_interleave(size)
+            ids = self.items[torch.arange(len(which), device=which.device) + (self.start[of] - end + size)[which]]
+            self.counters.pairs += len(ids)
+            chunks = ids.split(max(1, CELLS // 2 // self.table.shape[1]))
+            product = torch.cat([self.table.index_select(0, some) @ state[row] for some in chunks])
+            n_best = k + int(n_gone[row])
+            near = product >= bar[which]
+            if len(ids) > n_best and float(least[row]) == -torch.inf:
+                lowest = product.double() - width[which]
+                lowest = joint_score(lowest, None if own_term is None else own_term.double()[which], self.joint)
+                kth = lowest.topk(n_best).values[-1]
+                near = product >= self._bar(kth.expand(len(of)), own_term, width)[which]
+            at = near.nonzero()[:, 0]
+            near_row.append(torch.full_like(at, row))
+            near_item.append(ids[at])
+        return torch.cat(near_row), torch.cat(near_item)
+
+    def _keep_best(self, near: tuple[Tensor, Tensor], gone: Tensor, state: Tensor, terms: Tensor | None, items: Tensor,
+                   scores: Tensor) -> None:  # fmt: skip
+        """Merge rows and items into the best lists, in place. gone: row V + item of what is left out."""
+        row, item = near
+        if len(gone):
+            kept = ~torch.isin(row * self.n_items + item, gone)
+            row, item = row[kept], item[kept]
         if not len(row):
             return
-        term = None if terms is None else terms[row, self.item2intent[item]]
-        score = self.score64(state[row], term, item)
+        score = self._score_pairs(state, terms, row, item)
         held = (items > 0).nonzero()
         row = torch.cat((held[:, 0], row))
         item = torch.cat((items[held[:, 0], held[:, 1]], item))
         score = torch.cat((scores[held[:, 0], held[:, 1]], score))
-        items[:], scores[:] = best(row, item, score, len(items), k)
+        items[:], scores[:] = best(row, item, score, len(items), items.shape[1])
 
 
 def _parts(query: Query) -> tuple[Tensor, Tensor | None]:

@@ -9,14 +9,15 @@ of the float64 scores a dense ranking compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import InitVar, dataclass
 
 import torch
 from torch import Tensor
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.ranking.query import Query, ScoreOverrides
-from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, best, check_parts, pairs
 
 PAIRS = 2**22  # pairs of a row and an intent, or of a row and an item, looked at in one go
 
@@ -29,19 +30,43 @@ class FactoredCatalogue:
         weight: [V] float64, at least 0; that of padding, item 0, is not read.
         item2intent: [V], 0 for padding, C for items without intent.
         n_intents: C, padding included.
+        prepared: :meth:`parts` of a catalogue with the same weights and intents, which are then not made again.
+
+    Raises:
+        DataError: `prepared` is of another catalogue.
     """
 
     weight: Tensor
     item2intent: Tensor
     n_intents: int
+    prepared: InitVar[Mapping[str, Tensor] | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, prepared: Mapping[str, Tensor] | None) -> None:
+        n_groups = self.n_intents + 1
+        if prepared is None:
+            self._prepare()
+        else:
+            shapes = {"items": (self.n_items - 1,), "size": (n_groups,), "n_levels": (n_groups,), "best": (n_groups,)}
+            check_parts(prepared, {**shapes, "level": None, "before": None})
+            self.items, self.size, self.n_levels = prepared["items"], prepared["size"], prepared["n_levels"]
+            self.best, self.level, self.before = prepared["best"], prepared["level"], prepared["before"]
+            n_levels = int(self.n_levels.clamp(min=0).sum())
+            if not n_levels == len(self.level) == len(self.before) - 1:
+                raise DataError(f"parts of a catalogue: {len(self.level)} levels, its intents have {n_levels}")
+        self.start = torch.cumsum(self.size, 0) - self.size
+        self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
+
+    def parts(self) -> dict[str, Tensor]:
+        """What has been made of weights and intents, to be stored beside them and given back as `prepared`."""
+        names = ("items", "size", "n_levels", "best", "level", "before")
+        return {name: getattr(self, name) for name in names}
+
+    def _prepare(self) -> None:
         device, n_groups = self.weight.device, self.n_intents + 1
         items = torch.arange(1, self.n_items, device=device)
         items = items[torch.argsort(self.weight[items], descending=True, stable=True)]  # equal weights by id
         self.items = items[torch.argsort(self.item2intent[items], stable=True)]  # by intent, best first
         self.size = torch.bincount(self.item2intent[1:], minlength=n_groups)
-        self.start = torch.cumsum(self.size, 0) - self.size
         # The distinct weights of each intent, the largest first
         weight, intent = self.weight[self.items], self.item2intent[self.items]
         is_new = torch.ones(len(items), dtype=torch.bool, device=device)
@@ -50,10 +75,10 @@ class FactoredCatalogue:
         self.level = weight[first]  # [T]
         self.before = torch.cat((first, first.new_tensor([len(items)])))  # [T + 1] items in front of each level
         self.n_levels = torch.bincount(intent[first], minlength=n_groups)
-        self.first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
+        first_level = torch.cumsum(self.n_levels, 0) - self.n_levels
         self.best = torch.zeros(n_groups, dtype=torch.float64, device=device)
         occupied = self.size > 0
-        self.best[occupied] = self.level[self.first_level[occupied]]
+        self.best[occupied] = self.level[first_level[occupied]]
 
     @property
     def n_items(self) -> int:
@@ -195,9 +220,3 @@ def _parts(query: Query) -> tuple[ScoreOverrides, Tensor]:
     if query.overrides is None or query.terms is None:
         raise TypeError("a FactoredCatalogue reads the terms and the overrides of a query")
     return query.overrides, query.terms
-
-
-def pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lists of items, one per row, as rows and items."""
-    size = torch.tensor([len(items) for items in lists], device=device)
-    return torch.arange(len(lists), device=device).repeat_interleave(size), torch.cat(list(lists))

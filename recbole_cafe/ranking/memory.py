@@ -8,17 +8,17 @@ out as what it was counted and put in as what it is. All that decides is compare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from recbole_cafe.ranking.catalogue import Catalogue
-from recbole_cafe.ranking.factored import pairs
 from recbole_cafe.ranking.query import Query, ScoreOverrides, required
-from recbole_cafe.ranking.ranks import Ranks, ScoreError, best
+from recbole_cafe.ranking.ranks import Ranks, ScoreError, best, pairs
 
 ROWS = 256  # rows looked at in one go
+SPARE = 64  # items asked for beyond those that are wanted
 TINY = 1e-290  # scores below it are compared exactly
 
 
@@ -29,10 +29,20 @@ class MemoryCatalogue:
         table: [V, D] float32, row 0 is padding.
         item2intent: [V], 0 for padding, C for items without intent.
         n_intents: C, padding included.
+        prepared: :meth:`parts` of a catalogue with the same table and intents, which are then not made again.
+
+    Raises:
+        DataError: `prepared` is of another catalogue.
     """
 
-    def __init__(self, table: Tensor, item2intent: Tensor, n_intents: int) -> None:
-        self.plain = Catalogue(table, item2intent, "sum", n_intents)
+    def __init__(
+        self, table: Tensor, item2intent: Tensor, n_intents: int, prepared: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self.plain = Catalogue(table, item2intent, "sum", n_intents, prepared=prepared)
+
+    def parts(self) -> dict[str, Tensor]:
+        """As :meth:`Catalogue.parts`."""
+        return self.plain.parts()
 
     @property
     def n_items(self) -> int:
@@ -159,23 +169,62 @@ class MemoryCatalogue:
         Returns:
             items [B, k] (0 where there are fewer) and ln of their scores [B, k] in float64 (-inf there).
         """
+        parts, done = [], 0
+        for part in query.split(ROWS):
+            n = len(required(part.terms, "terms"))
+            parts.append(self._top(part, k, None if excluded is None else excluded[done : done + n]))
+            done += n
+        return torch.cat([items for items, _ in parts]), torch.cat([scores for _, scores in parts])
+
+    def _top(self, query: Query, k: int, excluded: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """:meth:`top` of some rows.
+
+        The best by the scores without overrides, more than are wanted; what is overridden or left out goes, what it is
+        worth with its override comes. If then the last of them might not be the last, still more are asked for.
+        """
         vector, terms, listed = _parts(query)
         B, V, device = len(terms), self.n_items, terms.device
-        gone = [torch.zeros(0, dtype=torch.long, device=device)] * B if excluded is None else excluded
-        special = listed.item.split(torch.bincount(listed.row, minlength=B).tolist())
-        aside = [torch.unique(torch.cat(both)) for both in zip(special, gone, strict=True)]
-        items, scores = self.plain.top(Query(vector, terms), k, aside)
-        of_row, item = pairs(gone, device)
-        kept = ~torch.isin(listed.row * V + listed.item, of_row * V + item)
-        row, item = listed.row[kept], listed.item[kept]
-        held = items > 0
-        special_score = self._overridden(listed, row, item, self._plain(vector, terms, row, item))
-        return best(
-            torch.cat((held.nonzero()[:, 0], row)),
-            torch.cat((items[held], item)),
-            torch.cat((scores[held], special_score)),
-            B, k,
-        )  # fmt: skip
+        nothing = [torch.zeros(0, dtype=torch.long, device=device)] * B
+        of_row, gone = pairs(nothing if excluded is None else excluded, device)
+        gone = of_row * V + gone
+        key = listed.row * V + listed.item
+        n = min(V - 1, k + SPARE + (int(torch.bincount(gone // V, minlength=B).max()) if len(gone) else 0))
+        while True:
+            items, scores = self.plain.top(Query(vector, terms), n)
+            last = scores[:, -1] if n < V - 1 else torch.full_like(scores[:, -1], -torch.inf)
+            row, column = (items > 0).nonzero(as_tuple=True)
+            item, score = items[row, column], scores[row, column]
+            kept = ~torch.isin(row * V + item, torch.cat((key, gone)))
+            row, item, score = row[kept], item[kept], score[kept]
+            own_row, own_item = self._promising(query, row, score, k)
+            kept = ~torch.isin(own_row * V + own_item, gone)
+            own_row, own_item = own_row[kept], own_item[kept]
+            own = self._overridden(listed, own_row, own_item, self._plain(vector, terms, own_row, own_item))
+            found = best(torch.cat((row, own_row)), torch.cat((item, own_item)), torch.cat((score, own)), B, k)
+            if bool((last < found[1][:, -1]).logical_or(last == -torch.inf).all()):
+                return found
+            n = min(V - 1, 4 * n)
+
+    def _promising(self, query: Query, row: Tensor, score: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The rows and items of overrides, less those that cannot be among the k best beside others.
+
+        Args:
+            query: all its parts.
+            row: [P] in order.
+            score: [P] float64 of others, best first in a row.
+            k: how many.
+        """
+        vector, _, listed = _parts(query)
+        if listed.plain is None or listed.error is None:
+            return listed.row, listed.item
+        B = len(vector)
+        size = torch.bincount(row, minlength=B)
+        kth = (torch.cumsum(size, 0) - size + k - 1).clamp(max=max(len(score) - 1, 0))
+        least = score[kth].where(size >= k, -torch.inf) if len(score) else score.new_full((B,), -torch.inf)
+        wide = 2 * self.plain.slack(vector).amax(1) + 2 * listed.error + 1e-12
+        bar = (least - wide).exp() - TINY
+        at = ((listed.plain + listed.extra).mul_(listed.factor) >= bar.index_select(0, listed.row)).nonzero()[:, 0]
+        return listed.row[at], listed.item[at]
 
 
 def _has_nan(x: Tensor) -> bool:

@@ -8,6 +8,7 @@ metric. RecBole breaks ties by whatever order `torch.topk` returns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from recbole_cafe.errors import DataError
 from recbole_cafe.ranking.expectation import expectation
 
-__all__ = ["Ranks", "ScoreError", "best", "expectation", "list_with_target", "rank_of_target"]
+__all__ = ["Ranks", "ScoreError", "best", "check_parts", "expectation", "list_with_target", "pairs", "rank_of_target"]
 
 
 class ScoreError(DataError):
@@ -51,6 +52,14 @@ class Ranks:
             luck: [N] in [0, 1), which of them.
         """
         return self.above + (luck * (self.tied + 1)).long()
+
+    def of(self, chosen: Tensor) -> Ranks:
+        """Those of some targets.
+
+        Args:
+            chosen: [N] bool.
+        """
+        return Ranks(self.above[chosen], self.tied[chosen], self.n_candidates[chosen], self.limit)
 
     @staticmethod
     def cat(parts: list[Ranks]) -> Ranks:
@@ -132,3 +141,28 @@ def best(row: Tensor, item: Tensor, score: Tensor, n_rows: int, k: int) -> tuple
     items[row[keep], place[keep]] = item[keep]
     scores[row[keep], place[keep]] = score[keep]
     return items, scores
+
+
+def pairs(lists: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Lists of items, one per row, as rows and items."""
+    size = torch.tensor([len(items) for items in lists], device=device)
+    return torch.arange(len(lists), device=device).repeat_interleave(size), torch.cat(list(lists))
+
+
+def check_parts(prepared: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...] | None]) -> None:
+    """See that the parts a catalogue is made from are its own.
+
+    Args:
+        prepared: the parts.
+        shapes: the shape of each, None for any.
+
+    Raises:
+        DataError: one is missing, unknown, or of another shape.
+    """
+    if prepared.keys() != shapes.keys():
+        raise DataError(f"parts of a catalogue: found {sorted(prepared)}, expected {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if shape is not None and tuple(prepared[name].shape) != shape:
+            raise DataError(
+                f"part {name} of a catalogue: found the shape {tuple(prepared[name].shape)}, expected {shape}"
+            )

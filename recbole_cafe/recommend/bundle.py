@@ -108,7 +108,7 @@ class Bundle:
         about: where it comes from: data set, digests, versions.
         intent_temperature: the power that makes calibrated probabilities of the intents is one over it; None if there
             was no validation to learn it from.
-        ranked: the tensors that :meth:`Net.ranked` gave.
+        ranked: the tensors that :meth:`Net.ranked` gave; None to make them.
     """
 
     model: str
@@ -119,7 +119,7 @@ class Bundle:
     interactions: Callable[[], Interactions] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     intent_temperature: float | None = None
-    ranked: Mapping[str, Tensor] = field(default_factory=dict)
+    ranked: Mapping[str, Tensor] | None = None
 
     @cached_property
     def catalogue(self) -> Ranking:
@@ -147,7 +147,8 @@ def write(bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = Fal
     path = Path(folder).resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_folder(path, replace=replace, check=partial(check_place, path, replace=replace)) as temporary:
+        check = partial(check_place, path, replace=replace)
+        with whole_folder(path, replace=replace, check=check) as temporary:
             _write_files(bundle, temporary)
     except OutputError:
         raise
@@ -155,17 +156,13 @@ def write(bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = Fal
         raise OutputError(f"{path} cannot be written: {error}") from error
 
 
-def check_place(folder: str | os.PathLike[str], *, replace: bool = False) -> None:
-    """Raise unless a bundle may be written there; asked before training too, not only after it.
-
-    Args:
-        folder: see :func:`write`.
-        replace: see :func:`write`.
+def check_place(folder: str | os.PathLike[str], *, replace: bool) -> None:
+    """Raise unless a bundle may be written to a folder; see :func:`write`.
 
     Raises:
-        OutputError: it is a file, holds something else, or a bundle that may not be replaced.
+        OutputError: it holds something else, or a bundle that is to stay.
     """
-    path = Path(folder).resolve()
+    path = Path(folder)
     if not path.exists():
         return
     if not path.is_dir():
@@ -173,7 +170,9 @@ def check_place(folder: str | os.PathLike[str], *, replace: bool = False) -> Non
     if any(path.iterdir()) and not (path / MANIFEST).is_file():
         raise OutputError(f"{path} holds files and no {MANIFEST}: it is not replaced by a bundle")
     if any(path.iterdir()) and not replace:
-        raise OutputError(f"{path} holds a bundle already; give another folder, or ask for it to be replaced")
+        raise OutputError(
+            f"{path} holds a bundle already; give another folder, or ask for it to be replaced (--replace)"
+        )
 
 
 def _write_files(bundle: Bundle, folder: Path) -> None:
@@ -333,8 +332,23 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
     net.load_state_dict(state, assign=True)
     net.check_loaded()
     known = (lambda: _read_interactions(path, n_items)) if INTERACTIONS in content["sha256"] else None
-    return Bundle(content["model"], content["settings"], length, net.eval().requires_grad_(False), items, known,
-                  content["about"], content["intent_temperature"], ranked)  # fmt: skip
+    _check_order(ranked, n_items, path / WEIGHTS)
+    bundle = Bundle(content["model"], content["settings"], length, net.eval().requires_grad_(False), items, known,
+                    content["about"], content["intent_temperature"], ranked)  # fmt: skip
+    assert bundle.catalogue  # now: its parts may not fit
+    return bundle
+
+
+def _check_order(ranked: Mapping[str, Tensor], n_items: int, path: Path) -> None:
+    """Raise unless the order of items by intent, which leads into every table, has each of them once."""
+    order = ranked.get("items")
+    if order is None or order.dtype != torch.long or order.dim() != 1 or len(order) != n_items - 1:
+        raise BundleError(f"{path}: {RANKED}items should be the {n_items - 1} items in an order")
+    size = ranked.get("size")
+    if size is None or size.dtype != torch.long or (size < 0).any() or int(size.sum()) != n_items - 1:
+        raise BundleError(f"{path}: {RANKED}size should be how many items each intent has, {n_items - 1} in all")
+    if n_items > 1 and (int(order.min()) < 1 or int(torch.bincount(order, minlength=n_items).max()) != 1):
+        raise BundleError(f"{path}: {RANKED}items should have each item once")
 
 
 def build(model: str, settings: Mapping[str, Any], facts: DataFacts, source: Path) -> Net:

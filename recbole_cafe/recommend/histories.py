@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -107,7 +108,9 @@ def token_of(value: object, where: str) -> str:
         return value
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(value)
-    raise DataError(f"{where}: {value!r:.80} is a {type(value).__name__}, expected a token (text or a whole number)")
+    # reprlib: a value may be nested too deeply for repr
+    raise DataError(f"{where}: {reprlib.repr(value)} is a {type(value).__name__}, expected a token (text or a whole "
+                    f"number)")  # fmt: skip
 
 
 def tokens_of(values: object, where: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -29,27 +28,6 @@ PAIRS = 2**18  # pairs of a history and an item scored in one go
 SHARE = 8  # of a catalogue's 1 / SHARE looked at best first; then every allowed item is scored
 
 _logger = logging.getLogger("recbole_cafe.recommend")
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked about histories, with ids in place of tokens; from :meth:`Recommender.question`.
-
-    Attributes:
-        k: how many items a list has.
-        exclude_seen: whether the items of the history are left out.
-        gone: further ids that are left out; None for none.
-        allowed: [V] bool, which items may be in a list; None for all.
-        per_intent: at most so many items of one intent; None for any number.
-        reasons: whether reasons are given.
-    """
-
-    k: int
-    exclude_seen: bool
-    gone: Tensor | None
-    allowed: Tensor | None
-    per_intent: int | None
-    reasons: bool
 
 
 class Recommender:
@@ -83,7 +61,6 @@ class Recommender:
 
     # Lists ------------------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
     def recommend(
         self, histories: Any, k: int = 10, *, exclude_seen: bool = True, exclude: Iterable[Any] | None = None,
         allow: Iterable[Any] | None = None, per_intent: int | None = None, intents: Iterable[Any] | None = None,
@@ -115,50 +92,35 @@ class Recommender:
             DataError: histories of another form, or a token of `exclude`, `allow` or `intents` that is unknown.
             ConfigError: k or per_intent below 1.
         """
-        asked = self.question(
-            k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, per_intent=per_intent, intents=intents,
-            reasons=reasons,
-        )  # fmt: skip
         given = read_histories(histories, self.lookup)
         self._report(given)
-        return self.lists(given, asked)
+        return self.lists(
+            given, k, exclude_seen=exclude_seen, exclude=exclude, allow=allow, per_intent=per_intent, intents=intents,
+            reasons=reasons,
+        )  # fmt: skip
 
-    def question(
-        self, k: int = 10, *, exclude_seen: bool = True, exclude: Iterable[Any] | None = None,
+    @torch.inference_mode()
+    def lists(
+        self, given: Histories, k: int = 10, *, exclude_seen: bool = True, exclude: Iterable[Any] | None = None,
         allow: Iterable[Any] | None = None, per_intent: int | None = None, intents: Iterable[Any] | None = None,
         reasons: bool = False,
-    ) -> Question:  # fmt: skip
-        """What :meth:`recommend` is asked for, with the same arguments, understood once for many histories.
-
-        Raises:
-            DataError, ConfigError: see :meth:`recommend`.
-        """
+    ) -> pa.Table:  # fmt: skip
+        """:meth:`recommend` for histories that have been read; what is unknown in them is not reported again."""
         for name, number in (("k", k), ("per_intent", per_intent)):
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
                 raise ConfigError(f"{name}={number!r}, expected a whole number from 1 on")
+        allowed = self._allowed(allow, intents)
         gone = torch.from_numpy(np.unique(self._known(exclude, "exclude"))) if exclude is not None else None
-        return Question(k, exclude_seen, gone, self._allowed(allow, intents), per_intent, reasons)
-
-    @torch.inference_mode()
-    def lists(self, given: Histories, asked: Question) -> pa.Table:
-        """The lists of histories that have been read. Unknown items are not reported.
-
-        Args:
-            given: the histories.
-            asked: from :meth:`question`.
-
-        Returns:
-            see :meth:`recommend`.
-        """
         parts = []
         for first in range(0, len(given), BATCH):
             part = given.rows(slice(first, min(first + BATCH, len(given))))
-            parts.append(self._lists(part, asked))
-        return pa.concat_tables(parts) if parts else self._table(given, *_nothing(), [] if asked.reasons else None)
+            parts.append(self._lists(part, k, exclude_seen, gone, allowed, per_intent, reasons))
+        return pa.concat_tables(parts) if parts else self._table(given, *_nothing(), [] if reasons else None)
 
-    def _lists(self, given: Histories, asked: Question) -> pa.Table:
+    def _lists(self, given: Histories, k: int, exclude_seen: bool, gone: Tensor | None, allowed: Tensor | None,
+               per_intent: int | None, reasons: bool) -> pa.Table:  # fmt: skip
         """The lists of a batch."""
-        B, k, reasons = len(given), min(asked.k, max(1, self.items.n - 1)), asked.reasons
+        B, k = len(given), min(k, max(1, self.items.n - 1))
         items = torch.zeros(B, k, dtype=torch.long)
         scores = torch.full((B, k), -torch.inf, dtype=torch.float64)
         said: list[list[Any]] = [[] for _ in range(B)]
@@ -168,9 +130,9 @@ class Recommender:
                 continue
             learned = catalogue is self.catalogue
             query = self._query(given, rows) if learned else _share_of_all(len(rows), self.items.n)
-            excluded = self._excluded(given, rows, asked.exclude_seen, asked.gone)
+            excluded = self._excluded(given, rows, exclude_seen, gone)
             at = torch.from_numpy(rows)
-            items[at], score = self._top(catalogue, query, len(rows), k, excluded, asked.allowed, asked.per_intent)
+            items[at], score = self._top(catalogue, query, len(rows), k, excluded, allowed, per_intent)
             scores[at] = self.net.as_given(score) if learned else score
             if reasons:
                 told = self._explained(given, rows, query, items[at]) if learned else [[None] * k for _ in rows]

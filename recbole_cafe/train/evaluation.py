@@ -28,7 +28,7 @@ from tqdm import tqdm
 from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files import candidates as sampled
-from recbole_cafe.files.candidates import AUTHORS_NOTICE, Candidates, Protocol, parse_protocol
+from recbole_cafe.files.candidates import AUTHORS_NOTICE, LATER, Candidates, Protocol, parse_protocol
 from recbole_cafe.files.places import check_folder
 from recbole_cafe.model.net import Ranking
 from recbole_cafe.ranking.query import Query
@@ -156,6 +156,27 @@ class Outcome:
         return Outcome(Ranks.cat([part.ranks for part in parts]), collected)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Rows as they are ranked under a protocol.
+
+    Attributes:
+        history: [B, L] items.
+        user: [B].
+        target: [B].
+        items: [B, 1 + N] the target, then its rivals, 0 for none; None where all items compete.
+        intents: [B, 1 + N] to score the candidates with instead of their own, or None.
+        excluded: where all items compete, those that do not, each once, one tensor per row; None for none.
+    """
+
+    history: Tensor
+    user: Tensor
+    target: Tensor
+    items: Tensor | None
+    intents: Tensor | None
+    excluded: list[Tensor] | None
+
+
 class Evaluation:
     """Ranks and metrics of a model, protocol by protocol.
 
@@ -169,6 +190,9 @@ class Evaluation:
     Attributes:
         ranks: protocol -> ranks of the last test.
         candidate_digests: protocol -> sha256 of its candidates.
+        n_targets: protocol or view -> targets of the last test; `full_later` only where it is known which they are.
+        later: [N] bool, which targets of the last test are strictly later than the item before; None if not known.
+        later_unknown: why it is not known, empty if it is or `full` was not measured.
     """
 
     def __init__(
@@ -179,6 +203,9 @@ class Evaluation:
         self.evaluator = ProtocolEvaluator(config)
         self.ranks: dict[str, Ranks] = {}
         self.candidate_digests: dict[str, str] = {}
+        self.n_targets: dict[str, int] = {}
+        self.later: Tensor | None = None
+        self.later_unknown = ""
         self._candidates: dict[str, Candidates] = {}
         self._told: set[str] = set()
 
@@ -240,7 +267,8 @@ class Evaluation:
             show_progress: draw a bar.
 
         Returns:
-            metric -> value.
+            metric -> value; of `full` also ``full_later/<metric>``, over the targets that are strictly later than the
+            item before, if it is known which they are and there are any.
 
         Raises:
             ScoreError: a score is NaN.
@@ -273,13 +301,55 @@ class Evaluation:
         outcome = _gather(parts, single=self.config["single_spec"])
         if phase == "test":
             self.ranks[protocol.name] = outcome.ranks
-        return self.evaluator.evaluate_ranks(outcome.ranks, outcome.collected, self.collector.data_struct)
+            self.n_targets[protocol.name] = len(dataset)
+        values = self.evaluator.evaluate_ranks(outcome.ranks, outcome.collected, self.collector.data_struct)
+        if table is None:
+            of_later = self._of_later_targets(outcome.ranks, dataset, phase)
+            values.update({f"{LATER}/{key}": value for key, value in of_later.items()})
+        return values
+
+    def _of_later_targets(self, ranks: Ranks, dataset: Any, phase: str) -> dict[str, float]:
+        """The metrics of `full` over the rows whose target is strictly later; none if not known which, or none is."""
+        flags = dataset.later_targets()
+        later = None if flags is None else torch.from_numpy(flags)
+        if phase == "test":
+            self.later, self.later_unknown = later, dataset.later_unknown
+            if later is not None:
+                self.n_targets[LATER] = int(later.sum())
+        if later is None:
+            if LATER not in self._told:
+                self._told.add(LATER)
+                self.logger.warning(f"{LATER}: which targets are later than the item before is unknown: "
+                                    f"{dataset.later_unknown}")  # fmt: skip
+            return {}
+        return self.evaluator.of_ranks(ranks.of(later)) if later.any() else {}
+
+    def prepared(self, eval_data: Any, protocol: Protocol, index: np.ndarray, *, phase: str) -> Prepared:
+        """Some rows with their candidates, for a model of ours.
+
+        Args:
+            eval_data: RecBole's loader of the rows.
+            protocol: the candidates.
+            index: [B] which rows.
+            phase: ``valid`` or ``test``.
+        """
+        dataset = eval_data._dataset
+        batch = eval_data.transform(dataset, dataset[index]).to(self.device)
+        items = intents = excluded = None
+        if protocol.distribution is not None:
+            items, intents = self._candidates_of(batch, self._table(dataset, protocol), protocol, phase)
+        elif self.config["mask_history"]:
+            excluded = [torch.unique(gone) for gone in self._histories(dataset, index)]
+        history, user = batch[self.module.ITEM_SEQ], batch[dataset.uid_field]
+        return Prepared(history, user, batch[dataset.iid_field], items, intents, excluded)
+
+    def _histories(self, dataset: Any, index: np.ndarray) -> list[Tensor]:
+        return [torch.from_numpy(items).to(self.device) for items in dataset.history_items(index)]
 
     def _rank_all(self, batch: Interaction, dataset: Any, index: np.ndarray, catalogue: Ranking | None,
                   luck: Tensor) -> Outcome:  # fmt: skip
         target = batch[dataset.iid_field]
-        history = [torch.from_numpy(items).to(self.device) for items in dataset.history_items(index)] \
-            if self.config["mask_history"] else None  # fmt: skip
+        history = self._histories(dataset, index) if self.config["mask_history"] else None
         collected = {}
         if "data.label" in self.evaluator.needs:
             collected["data.label"] = batch[self.config["LABEL_FIELD"]].cpu()
@@ -316,18 +386,24 @@ class Evaluation:
 
     def _rank_candidates(self, batch: Interaction, table: Candidates, protocol: Protocol, phase: str,
                          luck: Tensor) -> Outcome:  # fmt: skip
-        users, target = batch[self.config["USER_ID_FIELD"]], batch[self.config["ITEM_ID_FIELD"]]
-        negatives = torch.from_numpy(table.negatives[users.cpu().numpy()]).to(self.device)
-        items = torch.cat((target[:, None], negatives), dim=1)  # [B, 1 + N]
-        intents = None
-        if protocol.random_intents and self.scorer.scores_intents:
-            intents = self._random_intents(users, items, phase)
+        target = batch[self.config["ITEM_ID_FIELD"]]
+        items, intents = self._candidates_of(batch, table, protocol, phase)
         scores = self.scorer.score_candidates(batch, items, intents)
         valid = items > 0
         first = torch.zeros(len(items), dtype=torch.long, device=items.device)
         ranks = rank_of_target(scores, first, valid)
         top = self._top(scores, valid, items)
         return Outcome(ranks, self._scored(scores, valid, items) | self._placed(ranks, target, luck, top))
+
+    def _candidates_of(self, batch: Interaction, table: Candidates, protocol: Protocol,
+                       phase: str) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        """[B, 1 + N] the target and its rivals, and the intents to score them with if not their own."""
+        users, target = batch[self.config["USER_ID_FIELD"]], batch[self.config["ITEM_ID_FIELD"]]
+        negatives = torch.from_numpy(table.negatives[users.cpu().numpy()]).to(self.device)
+        items = torch.cat((target[:, None], negatives), dim=1)
+        if protocol.random_intents and self.scorer.scores_intents:
+            return items, self._random_intents(users, items, phase)
+        return items, None
 
     def _scored(self, scores: Tensor, valid: Tensor, items: Tensor) -> dict[str, Tensor]:
         """What metrics need of the scores of candidates, in RecBole's shapes.

@@ -70,22 +70,53 @@ class ProtocolEvaluator(Evaluator):
         Returns:
             metric -> float; ``mrr`` without a cut-off is added when MRR is asked for and all ranks are exact.
         """
-        above, tied, n_candidates = ranks.above.numpy(), ranks.tied.numpy(), ranks.n_candidates.numpy()
+        n_candidates = ranks.n_candidates.numpy()
         struct = _struct(ranks, rows, collected)
         result: OrderedDict = OrderedDict()
         for name, metric in self.metric_class.items():
             if type(metric) in PER_TARGET:
-                for k, value in per_target(metric, above, tied, n_candidates).items():
-                    result[f"{name}@{k}"] = exact_mean(value)
-                if type(metric) is MRR and ranks.limit is None:
-                    longest = int(n_candidates.max())
-                    result["mrr"] = exact_mean(expectation(1.0 / np.arange(1, longest + 1), above, tied))
+                result.update(_of_targets(name, metric, ranks))
             elif type(metric) in PER_LIST + POOLED:
                 for k in metric.topk:
                     result[f"{name}@{k}"] = self._of_lists(metric, k, struct, n_candidates)
             else:
                 result.update({k: float(v) for k, v in metric.calculate_metric(struct).items()})
         return result
+
+    def of_ranks(self, ranks: Ranks) -> OrderedDict:
+        """Those metrics that are means over targets and need their ranks alone: for some of the targets of a run.
+
+        Args:
+            ranks: of the targets, one at least.
+
+        Returns:
+            metric -> float, as :meth:`evaluate_ranks` gives it.
+        """
+        result: OrderedDict = OrderedDict()
+        for name, metric in self.metric_class.items():
+            if type(metric) in PER_TARGET:
+                result.update(_of_targets(name, metric, ranks))
+        return result
+
+    def judges_rows(self, name: str) -> bool:
+        """Whether a metric (``ndcg@10``) is a mean of values that depend on the place of a row's target alone."""
+        return type(self.metric_class[name.partition("@")[0]]) in PER_TARGET
+
+    def per_row(self, ranks: Ranks, name: str) -> np.ndarray:
+        """One metric of each target.
+
+        Args:
+            ranks: of N targets; exact ones for ``mrr`` without a cut-off.
+            name: of a metric that :meth:`judges_rows`, as in a result.
+
+        Returns:
+            [N], whose :func:`exact_mean` is the metric.
+        """
+        above, tied, n_candidates = ranks.above.numpy(), ranks.tied.numpy(), ranks.n_candidates.numpy()
+        metric, at, k = name.partition("@")
+        if not at:
+            return expectation(1.0 / np.arange(1, int(n_candidates.max()) + 1), above, tied)
+        return per_target(self.metric_class[metric], above, tied, n_candidates)[int(k)]
 
     def _of_lists(self, metric: AbstractMetric, k: int, struct: DataStruct, n_candidates: np.ndarray) -> float:
         """RecBole's formula over lists of min(k, candidates) items.
@@ -112,6 +143,16 @@ class ProtocolEvaluator(Evaluator):
         of_lists.set("rec.items", items)
         (value,) = type(metric)(settings).calculate_metric(of_lists).values()
         return float(value)
+
+
+def _of_targets(name: str, metric: TopkMetric, ranks: Ranks) -> dict[str, float]:
+    """One of PER_TARGET, averaged; ``mrr`` without a cut-off beside MRR."""
+    above, tied, n_candidates = ranks.above.numpy(), ranks.tied.numpy(), ranks.n_candidates.numpy()
+    result = {f"{name}@{k}": exact_mean(of) for k, of in per_target(metric, above, tied, n_candidates).items()}
+    if type(metric) is MRR and ranks.limit is None:
+        longest = int(n_candidates.max())
+        result["mrr"] = exact_mean(expectation(1.0 / np.arange(1, longest + 1), above, tied))
+    return result
 
 
 def exact_mean(values: np.ndarray) -> float:

@@ -221,6 +221,13 @@ class ResumeMixin:
             state["average"] = self._average.state_dict()
         checkpoint.save(path, state)
 
+    def _renew_best(self) -> None:
+        """The checkpoint of the best weights, which the model holds, with the present config."""
+        if self._is_first:
+            state = self._load(self.saved_model_file)
+            state |= {"config": checkpoint.plain_config(self.config), "state_dict": self.model.state_dict()}
+            checkpoint.save(self.saved_model_file, state)
+
     def resume_checkpoint(self, resume_file: str | Path) -> None:
         """Go on from a checkpoint, the best of a run (`NAME.pth`) or its last state (`NAME.last`).
 

@@ -28,7 +28,9 @@ from recbole_cafe.train.checkpoint import CheckpointError, part_of
 
 LAST, RUNNING = ".last", ".running"
 # Keys a run may be continued with another value of. Both values are logged.
-MAY_CHANGE = frozenset(["average_from", "epochs", "stopping_step", "learning_rate", "weight_decay", "eval_batch_size"])
+MAY_CHANGE = frozenset(
+    ["average_from", "epochs", "stopping_step", "learning_rate", "weight_decay", "eval_batch_size", "ranking_settings"]
+)
 
 
 class SaveEvery:

@@ -29,13 +29,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.files.candidates import Protocol, parse_protocol
+from recbole_cafe.files.candidates import LATER, Protocol, parse_protocol
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.divergence import Losses
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
 from recbole_cafe.train.gradients import average_gradients, clip_grad_norm
 from recbole_cafe.train.lazy_logits import PromisedLogits
+from recbole_cafe.train.ranking_settings import LEAST_ROWS, Validation, chosen_on, told
 from recbole_cafe.train.resume import ResumeMixin
 from recbole_cafe.train.row_adam import SPARSE_LEARNERS, ChainedOptimizer, RowWise, sparse_tables
 from recbole_cafe.train.run_state import digests_of, refuse_other_data
@@ -55,6 +56,7 @@ class EvaluationMixin(ResumeMixin):
         # RecBole's TraditionalTrainer has one epoch, whatever the config says
         self.eval_step = min(self.eval_step, self.epochs)
         self._losses = Losses()
+        self.chosen: dict[str, Any] = {}  # settings of the ranking, with `ranking_settings: auto`
         self.average_from = config["average_from"] or 0
         if self.average_from and self.scorer.learns:
             self._average = WeightAverage(model.parameters())
@@ -96,10 +98,66 @@ class EvaluationMixin(ResumeMixin):
 
     # Training --------------------------------------------------------------------------------------------------------
 
-    def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """RecBole's `fit`, after :meth:`check`."""
+    def fit(self, train_data: Any, valid_data: Any = None, verbose: bool = True, saved: bool = True,
+            *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+        """RecBole's `fit`, after :meth:`check`; afterwards the settings of the ranking are chosen, if they are to be.
+
+        For that the model takes the best weights, if they are saved.
+        """
         self.check(valid_data)
-        return super().fit(train_data, valid_data, *args, **kwargs)
+        result = super().fit(train_data, valid_data, verbose, saved, *args, **kwargs)
+        if self.config["ranking_settings"] == "auto":
+            self._choose_ranking(valid_data, saved)
+        return result
+
+    @torch.no_grad()
+    def _choose_ranking(self, valid_data: Any, saved: bool) -> None:
+        """Settings that touch no weight, on the validation; into the model, its config and its checkpoint.
+
+        Args:
+            valid_data: RecBole's loader, or None.
+            saved: the best weights are in the checkpoint.
+        """
+        if said := self._why_not_chosen(valid_data):
+            self.logger.info(f"ranking_settings=auto: {said}; those of the configuration stay")
+            return
+        start, net, metric = perf_counter(), self.model.network, self.config["valid_metric"].lower()
+        default = {key: self.config[key] for key in net.tried()}
+        if saved:
+            if not self.config["single_spec"]:
+                torch.distributed.barrier()  # process 0 may still be writing it
+            checkpoint.take_weights(self.model, self._load(self.saved_model_file), self.saved_model_file)
+        self.model.eval()
+        validation = Validation(net, self.evaluation, valid_data, self.protocols[0], metric, self.config["seed"])
+        choice = self._agreed(chosen_on(validation, default))
+        net.rank_with(choice.chosen)
+        self.chosen = told(choice, validation, self.protocols[0].name, start)
+        self.config["ranking_settings"] = choice.changes
+        if saved:
+            self._renew_best()
+        self.seconds["ranking_settings"] = perf_counter() - start
+        share = self.seconds["ranking_settings"] * self.epochs_run / self.seconds["train"] if self.epochs_run else 0.0
+        valid = self.chosen["valid"]
+        self.logger.info(
+            set_color("ranking settings ", "yellow") + f": {choice.changes or 'as they were'}, {metric} under "
+            f"{self.protocols[0].name} {valid['default']:.4f} -> {valid['chosen']:.4f} on {len(choice.before)} rows of "
+            f"the validation, {choice.evaluations} tried in {self.seconds['ranking_settings']:.1f}s"
+            + (f", {share:.2f} of an epoch" if self.scorer.learns else "")
+        )
+
+    def _why_not_chosen(self, valid_data: Any) -> str:
+        """What keeps settings of the ranking from being chosen; empty if nothing does."""
+        if not isinstance(self.model, NetRecommender) or not self.model.network.tried():
+            return f"{self.config['model']} has no settings that touch no weight"
+        if not valid_data:
+            return "there is no validation"
+        if len(valid_data._dataset) < LEAST_ROWS:
+            return f"the validation has {len(valid_data._dataset)} rows, fewer than {LEAST_ROWS}"
+        if self.config["candidates"] == "recbole":
+            return "with candidates=recbole RecBole evaluates, which gives no ranks"
+        if not self.evaluation.evaluator.judges_rows(self.config["valid_metric"].lower()):
+            return f"valid_metric={self.config['valid_metric']} does not judge row by row"
+        return ""
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         """RecBole's optimiser for the `learner`, Adam in PyTorch's fused form (the same update in one pass).
@@ -226,8 +284,8 @@ class EvaluationMixin(ResumeMixin):
             show_progress: draw a bar.
 
         Returns:
-            metric -> value, the keys of the second and later protocols prefixed: ``pop100/ndcg@5``. Values are not
-            rounded. None without data, as in RecBole.
+            metric -> value, the keys of the second and further protocols prefixed: ``pop100/ndcg@5``; with `full` also
+            those of its later targets, ``full_later/ndcg@5``. Values are not rounded. None without data, as in RecBole.
         """
         if not eval_data:
             return None
@@ -248,7 +306,9 @@ class EvaluationMixin(ResumeMixin):
         result: OrderedDict = OrderedDict()
         for i, protocol in enumerate(self._protocols_of(phase)):
             values = self.evaluation.measure(eval_data, protocol, phase=phase, show_progress=show_progress)
-            result.update({key if i == 0 else f"{protocol.name}/{key}": value for key, value in values.items()})
+            named = i == 0  # whose metrics have no prefix; those of a view of `full` bring their own
+            result.update({k if named or k.startswith(f"{LATER}/") else f"{protocol.name}/{k}": v
+                           for k, v in values.items()})  # fmt: skip
         self.seconds["evaluation"] += perf_counter() - start
         self.wandblogger.log_eval_metrics(result, head="eval")
         return result

@@ -35,8 +35,12 @@ class Made:
 
     def run(self, system: str, seed: int, places: Sequence[int], dataset: str = "amazon-x", *, digest: str = "",
             valid: float = 0.5, protocols: Sequence[str] = ("pop100",), candidates: str = "c" * 64,
-            users: Sequence[str] | None = None, **result: Any) -> Path:  # fmt: skip
-        """Users u0, u1, ... whose targets stand at these places of 101 candidates; hit@1 is the share of zeros."""
+            users: Sequence[str] | None = None, later: Sequence[bool] | None = None,
+            **result: Any) -> Path:  # fmt: skip
+        """Users u0, u1, ... whose targets stand at these places of 101 candidates; hit@1 is the share of zeros.
+
+        With `later`, which of them are later than the item before, the run is of `full` and measures `full_later`.
+        """
         digest = digest or f"{system}0"
         folder = store.run_folder(self.out, dataset, system, digest, seed)
         folder.mkdir(parents=True)
@@ -46,10 +50,17 @@ class Made:
         for protocol in protocols:
             columns |= {f"{protocol}.above": above, f"{protocol}.tied": 0 * above,
                         f"{protocol}.n_candidates": 0 * above + 101, f"{protocol}.limit": np.array(-1)}  # fmt: skip
+        if later is not None:
+            columns["full.later"] = np.array(later)
         np.savez(folder / store.RANKS, **columns)
         numbers = {"hit@1": float((above == 0).mean()), "mrr": float((1 / (above + 1)).mean())}
+        of_protocol = dict.fromkeys(protocols, numbers)
+        if later is not None:
+            chosen = above[np.array(later)]
+            of_protocol["full_later"] = {"hit@1": float((chosen == 0).mean()), "mrr": float((1 / (chosen + 1)).mean())}
+            result |= {"n_targets": {"full": len(above), "full_later": len(chosen)}, "later_unknown": ""}
         content = {
-            "seed": seed, "test_result": dict.fromkeys(protocols, numbers), "best_valid_score": valid,
+            "seed": seed, "test_result": of_protocol, "best_valid_score": valid,
             "simulated": False,
             "candidates": {p: candidates for p in protocols if p != "full"}, "epochs": 4, "seconds": {"train": 2.0},
             "parameters": 1234, "versions": {"threads": "1"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -286,9 +287,9 @@ def test_the_page_has_every_table_and_the_commands(
 ) -> None:
     folder = three(made, commands=[["recbole-cafe", "benchmark", "made", "--item_inter_num_interval=[5,inf)"]])
     assert main(["report", "out", "--test=wilcoxon"]) == 0
-    assert "out/report/report.md and 3 files beside it" in capsys.readouterr().out
+    assert "out/report/report.html, report.md and 3 files beside them" in capsys.readouterr().out
     assert {path.name for path in Path("out/report").iterdir()} == {
-        "report.md", "amazon-x-pop100.md", "amazon-x-pop100.csv", "amazon-x-pop100.tex"
+        "report.md", "report.html", "amazon-x-pop100.md", "amazon-x-pop100.csv", "amazon-x-pop100.tex"
     }  # fmt: skip
     page = Path("out/report/report.md").read_text()
     assert (
@@ -336,3 +337,59 @@ def test_a_wrong_report(arguments: list[str], status: int, message: str, made: C
     made().cell("A")
     assert main(["report", *arguments]) == status
     assert message in capsys.readouterr().err
+
+
+# Views of `full` ------------------------------------------------------------------------------------------------------
+
+
+def viewed(made: Callable[..., Any]) -> Any:
+    """Four users, two of them with a later target. hit@1 in the file's order, shuffled (two orders), of later targets:
+    CaFe 3/4, mean of 2/4 and 1/4, 1/2; A 2/4, 1/4 and 1/4, 0."""
+    folder = made(ours=["CaFe"], systems=["CaFe", "A"])
+    later = [True, True, False, False]
+    at = {"CaFe": [0, 1, 0, 0], "A": [1, 1, 0, 0]}
+    shuffled = {"CaFe": ([0, 0, 1, 1], [0, 1, 1, 1]), "A": ([0, 1, 1, 1], [1, 0, 1, 1])}
+    for system in at:
+        folder.cell(system, "beauty", protocols=["full"])
+        folder.cell(system, "mixed", protocols=["full"])
+        folder.plan["cells"]["mixed"][system] |= {"data": "beauty", "settings": {"tie_order": "random"}}
+    (folder.out / store.PLAN).write_text(json.dumps(folder.plan), encoding="utf-8")
+    for system, places in at.items():
+        folder.run(system, 1, places, "beauty", protocols=["full"], later=later)
+        for seed, of in enumerate(shuffled[system], 1):
+            folder.run(system, seed, of, "mixed", protocols=["full"], later=later)
+    return folder
+
+
+def test_full_has_three_views_side_by_side(made: Callable[..., Any]) -> None:
+    lines = report.views(read(viewed(made).out), "beauty")
+    assert lines[2:] == [
+        "| system | file order | ties shuffled | later targets |", "|---|---|---|---|",
+        "| *test targets* | *4* | *4* | *2* |",
+        "| CaFe | 0.7500 | 0.3750 ± 0.1768 | 0.5000 |", "| A | 0.5000 | 0.2500 ± 0.0000 | 0.0000 |", "",
+    ]  # fmt: skip
+    assert report.views(read(made().out), "mixed") == []
+
+
+def test_later_targets_have_a_table_of_their_users(made: Callable[..., Any]) -> None:
+    of = {table.protocol: table for table in tables(read(viewed(made).out)) if table.dataset == "beauty"}
+    assert list(of) == ["full", "full_later"]
+    assert "2 test targets, strictly later than the item before" in of["full_later"].caption
+    assert "ties in time as the file has them" in of["full"].caption
+    row = next(row for row in of["full_later"].rows if row.system == "A")
+    assert (row.values["hit@1"].mean, row.difference.users, row.difference.mean) == (0.0, 2, -0.5)
+
+
+def test_results_that_do_not_know_later_targets_say_so(made: Callable[..., Any]) -> None:
+    folder = made()
+    folder.cell("A", protocols=["full"])
+    folder.run("A", 1, [0, 1], protocols=["full"])
+    folder.run("A", 2, [0, 1], protocols=["full"], later_unknown="the stamps are positions", n_targets={"full": 2})
+    (table,) = tables(read(folder.out))
+    assert table.notes[-2:] == [
+        "Later targets, in 1 runs: unknown, the stamps are positions.",
+        "Later targets, in 1 runs: unknown, the version that made the runs did not measure them.",
+    ]
+    page = report.views(read(folder.out), "amazon-x")
+    assert "| A | 0.5000 ± 0.0000 |  |  |" in page
+    assert page[-3:-1] == ["Ties shuffled: not run.", "Later targets: unknown or none, see the notes of `full`."]

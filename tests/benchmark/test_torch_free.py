@@ -21,7 +21,21 @@ print(*sorted({{"torch", "recbole", "matplotlib"}} & sys.modules.keys()))
 
 
 @pytest.mark.parametrize(
-    "module", ["layout", "store", "packed", "stats", "results", "report", "pages", "figures", "slices"]
+    "module",
+    [
+        "layout",
+        "store",
+        "packed",
+        "stats",
+        "results",
+        "wording",
+        "charts",
+        "html_report",
+        "report",
+        "pages",
+        "figures",
+        "slices",
+    ],
 )
 def test_a_module_that_reads_results_is_light(module: str) -> None:
     program = PROGRAM.format(path=str(PACKAGE), module=module)

@@ -68,9 +68,16 @@ def test_run_writes_everything_about_it(simulated: Path, capsys: pytest.CaptureF
     assert [p.name for p in Path("results").iterdir()] == ["one.json"]
     assert set(result) == set(Result.__dataclass_fields__)
     assert (result["model"], result["dataset"], result["seed"], result["simulated"]) == ("CaFe", "small", 7, True)
-    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert {p: list(values) for p, values in result["test_result"].items()} == {
+        "full": METRICS,
+        "pop20": METRICS,
+        "full_later": METRICS,
+    }
     assert all(0 <= v <= 1 for values in result["test_result"].values() for v in values.values())
-    assert list(result["best_valid_result"]) == METRICS  # of the first protocol
+    assert list(result["best_valid_result"]) == [
+        *METRICS,
+        *(f"full_later/{m}" for m in METRICS),
+    ]  # of the first protocol
     assert result["best_valid_score"] == result["best_valid_result"]["ndcg@10"]
     assert result["epochs"] == 2
     assert set(result["seconds"]) == {"data", "train", "evaluation"}
@@ -112,7 +119,11 @@ def test_recboles_models_run_under_the_same_protocol(model: str, simulated: Path
     arguments = [a for a in tiny(simulated, model=model, result_file="r.json") if a[2:].split("=")[0] not in keys]
     assert main(arguments) == 0
     result = json.loads(Path("r.json").read_text())
-    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert {p: list(values) for p, values in result["test_result"].items()} == {
+        "full": METRICS,
+        "pop20": METRICS,
+        "full_later": METRICS,
+    }
     assert result["config"]["train_layout"] == "last"
 
 
@@ -184,7 +195,11 @@ def test_several_processes_write_one_result(simulated: Path) -> None:
     done = python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, result_file="r.json", epochs=1))
     assert done.returncode == 0, done.stderr
     result = json.loads(Path("r.json").read_text())
-    assert {p: list(values) for p, values in result["test_result"].items()} == {"full": METRICS, "pop20": METRICS}
+    assert {p: list(values) for p, values in result["test_result"].items()} == {
+        "full": METRICS,
+        "pop20": METRICS,
+        "full_later": METRICS,
+    }
     assert len(list(Path("saved").glob("*.pth"))) == 1
     assert len(list(Path("saved/candidates").iterdir())) == 1
     # all thirty users are tested, each once
@@ -524,7 +539,8 @@ def test_list_names_models_data_sets_and_presets(simulated: Path, capsys: pytest
     names = [name.rstrip(",") for line in lines for name in line]
     assert {"SASRec", "FDSA", "GRU4Rec", "Pop", "Random", "BPR", "LightGCN"} <= set(names)  # RecBole's own
     assert not {"FM", "DeepFM", "KGAT"} & set(names)  # which do not run under this protocol
-    assert not {"GRU4RecKG", "KSR", "DIEN", "S3Rec", "FEARec"} & set(names)
+    assert {"FEARec", "CORE"} <= set(names)
+    assert not {"GRU4RecKG", "KSR", "DIEN", "S3Rec"} & set(names)
 
 
 def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str]) -> None:

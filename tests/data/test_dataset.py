@@ -283,8 +283,8 @@ def test_a_missing_stamp_is_named(model: str, cell: str) -> None:
 @pytest.mark.parametrize("model", ["CaFe", "BPR"])
 def test_a_file_without_stamps_is_refused(model: str) -> None:
     write([(u, i) for u, i, _ in random_clicks([5])], header="user_id:token\titem_id:token")
-    with pytest.raises(DataError, match=r"toy has no column 'timestamp' loaded, .*: set TIME_FIELD, or load_col"):
-        create_dataset(config_of(model)).build()
+    with pytest.raises(DataError, match=r"toy\.inter has no column 'timestamp' loaded, .*: set TIME_FIELD, or load_"):
+        create_dataset(config_of(model, user_inter_num_interval="[99,inf)"))  # said before filters that leave nothing
 
 
 @pytest.mark.parametrize(("keep", "expected"), [("first", ["a", "b", "c", "d"]), ("last", ["c", "a", "d", "b"])])
@@ -711,7 +711,9 @@ def test_val_interval_keeps_what_it_says(reader: str, kept: dict[str, Any], n: i
 
 def test_filters_that_leave_nothing_are_named() -> None:
     write(RATED)
-    with pytest.raises(DataError, match=r"the filters leave nothing of inter; .*user_inter_num_interval='\[99,inf\)'"):
+    with pytest.raises(
+        DataError, match=r"the filters leave nothing of toy\.inter; .*user_inter_num_interval='\[99,inf\)'"
+    ):
         create_dataset(config_of("CaFe", user_inter_num_interval="[99,inf)"))
 
 

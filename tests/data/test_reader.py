@@ -373,11 +373,17 @@ def test_types_of_ids_and_times(header: str, settings: dict[str, Any], message: 
         create_dataset(config_of(load_col=None, **settings))
 
 
-def test_a_column_of_tokens_in_two_files_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("tag:token", "x"), ("user_id:float", "1"), ("user_id:token", "u1"), ("timestamp:float", "1"), ("tag:float", "1")],
+)
+@pytest.mark.parametrize("model", ["CaFe", "SASRec", "BPR"])
+def test_a_column_in_two_files_is_refused(model: str, column: str, cell: str) -> None:
     write("inter", f"{HEADER}\ttag:token", *(f"{line}\ta" for line in GOOD))
-    write("item", "item_id:token\ttag:token", "i1\tx")
-    with pytest.raises(AtomicFileError, match=r"toy\.item: column 'tag' is in toy\.inter too, .*load_col"):
-        create_dataset(config_of(load_col=None))
+    write("item", f"item_id:token\t{column}", f"i1\t{cell}")
+    name = column.partition(":")[0]
+    with pytest.raises(AtomicFileError, match=rf"toy\.item: column '{name}' is in toy\.inter too, .*load_col"):
+        create_dataset(config_of(model, load_col=None))
 
 
 @pytest.mark.parametrize(

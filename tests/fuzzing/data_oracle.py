@@ -15,6 +15,8 @@ from fuzzing.outcomes import short
 NAME = "fz"  # of the data set
 LOADED = {"inter": {"user_id", "item_id", "timestamp"}, "item": {"item_id", "intent"}, "user": set()}
 
+OF_ID = {"user_id": "user", "item_id": "item"}  # the file, beside .inter, that may have the column
+
 
 @dataclass
 class Oracle:
@@ -36,9 +38,11 @@ class Oracle:
             part._file(path, keys, model, None if everything else LOADED[ending])
             if part is not self:
                 self.doubts += [what for _, _, what in part.faults]
-        names = [name for columns in self.columns.values() for name in columns if name not in ("user_id", "item_id")]
-        if everything and len(set(names)) < len(names):
-            self.doubts.append("a column in two files")
+        first_of: dict[str, str] = {}
+        for ending, columns in self.columns.items():
+            for column in columns:
+                if {first_of.setdefault(column, ending), ending} not in ({ending}, {"inter", OF_ID.get(column)}):
+                    self.faults.append((f"{NAME}.{ending}", None, f"{column} is in {first_of[column]} too"))
         if not self.faults:
             self._filter()
 

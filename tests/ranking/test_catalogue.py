@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.layers.scoring import JOINTS, intent_terms
 from recbole_cafe.ranking.catalogue import Catalogue, rank_streamed
 from recbole_cafe.ranking.precision import BACKENDS, full_float32
@@ -11,6 +12,14 @@ from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import ScoreError
 
 TRIALS = range(60)
+WAYS = {"every item": -torch.inf, "by intent": torch.inf}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    """What visiting every item seems to cost decides how a catalogue searches."""
+    monkeypatch.setattr(Catalogue, "_dense_cost", lambda *_: WAYS[request.param])
+    return request.param
 
 
 def random_case(trial: int, joint: str):
@@ -20,7 +29,7 @@ def random_case(trial: int, joint: str):
     def between(a: int, b: int) -> int:
         return int(torch.randint(a, b, (1,)))
 
-    n, dim, groups, rows = between(3, 300), between(1, 20), between(2, 12), between(1, 9)
+    n, dim, groups, rows = between(3, 300), between(1, 20), between(2, 12), between(1, 20)
     table = torch.randn(n, dim) * 3 * torch.rand(1)
     state, logit = torch.randn(rows, dim) * 2, torch.randn(rows, groups + 1) * 4
     if trial % 3 == 0:
@@ -51,7 +60,7 @@ def counts(scores: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, to
 
 @pytest.mark.parametrize("joint", JOINTS)
 @pytest.mark.parametrize("trial", TRIALS)
-def test_ranks_are_those_of_brute_force(trial, joint):
+def test_ranks_are_those_of_brute_force(trial, joint, way):
     catalogue, state, terms, target = random_case(trial, joint)
     above, tied = counts(brute_force(catalogue, state, terms), target)
     for ranks in (catalogue.rank(Query(state, terms), target), rank_streamed(catalogue, Query(state, terms), target)):
@@ -67,7 +76,7 @@ def test_ranks_are_those_of_brute_force(trial, joint):
 
 @pytest.mark.parametrize("joint", JOINTS)
 @pytest.mark.parametrize("trial", TRIALS)
-def test_the_best_items_are_those_of_brute_force(trial, joint):
+def test_the_best_items_are_those_of_brute_force(trial, joint, way):
     catalogue, state, terms, target = random_case(trial, joint)
     scores = brute_force(catalogue, state, terms)
     k = min(7, scores.shape[1])
@@ -87,6 +96,45 @@ def test_the_best_items_are_those_of_brute_force(trial, joint):
     ranks = catalogue.rank(Query(state, terms), target, excluded=excluded)
     assert torch.equal(ranks.above, above)
     assert torch.equal(ranks.tied, tied)
+
+
+@pytest.mark.parametrize("joint", JOINTS)
+@pytest.mark.parametrize("rows", [3, 17])
+def test_extreme_numbers_ties_and_too_few_items(rows, joint, way):
+    """Products beyond what a sigmoid tells apart, items of equal vectors, an intent without items, none without intent,
+    more items wanted than there are, all but one left out."""
+    torch.manual_seed(1)
+    table = torch.randn(40, 3).round() * 1e4
+    table[0], table[20:] = 0, table[1:21].clone()
+    item2intent = torch.randint(1, 3, (40,)) * (torch.arange(40) > 0)
+    state = torch.randn(rows, 3).round() * 1e3
+    logit = torch.randn(rows, 5) * 1e3
+    terms = None if joint == "item" else intent_terms(logit, joint)
+    catalogue = Catalogue(table, item2intent, joint, 4)
+    scores, target = brute_force(catalogue, state, terms), torch.randint(1, 40, (rows,))
+    above, tied = counts(scores, target)
+    ranks = catalogue.rank(Query(state, terms), target)
+    assert torch.equal(ranks.above, above) and torch.equal(ranks.tied, tied)
+    gone = [torch.arange(2, 40)] + [torch.tensor([1, 3])] * (rows - 1)
+    for row, items in enumerate(gone):
+        scores[row, items - 1] = -torch.inf
+    best = torch.sort(scores, dim=1, descending=True, stable=True)
+    items, values = catalogue.top(Query(state, terms), 50, gone)
+    assert torch.equal(values[:, :39], best.values) and (values[:, 39:] == -torch.inf).all()
+    assert torch.equal(items[:, :39], torch.where(best.values > -torch.inf, best.indices + 1, 0))
+    assert (items[:, 39:] == 0).all()
+
+
+def test_its_parts_make_it_again(monkeypatch):
+    catalogue, state, terms, target = random_case(5, "sum")
+    monkeypatch.setattr(Catalogue, "_prepare", None)  # not called
+    again = Catalogue(catalogue.table, catalogue.item2intent, "sum", catalogue.n_intents, prepared=catalogue.parts())
+    query = Query(state, terms)
+    assert torch.equal(again.rank(query, target).above, catalogue.rank(query, target).above)
+    assert torch.equal(again.top(query, 3)[0], catalogue.top(query, 3)[0])
+    for wrong in ({"items": catalogue.items[1:]}, {"more": catalogue.items}):
+        with pytest.raises(DataError, match="catalogue: found"):
+            Catalogue(catalogue.table, catalogue.item2intent, "sum", 3, prepared=catalogue.parts() | wrong)
 
 
 def coarse_products_are_allowed() -> bool:
@@ -136,7 +184,8 @@ def test_the_precision_of_products_is_given_back(backends, monkeypatch):
     torch.set_float32_matmul_precision(before)
 
 
-def test_an_intent_that_cannot_matter_is_not_touched():
+@pytest.mark.parametrize("way", ["by intent"], indirect=True)
+def test_an_intent_that_cannot_matter_is_not_touched(way):
     """Two intents of 1,000 items; the second's term puts all of it below any item of the first."""
     torch.manual_seed(0)
     table = torch.randn(2001, 8)

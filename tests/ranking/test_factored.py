@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from recbole_cafe.errors import DataError
 from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import ScoreError
@@ -93,3 +94,13 @@ def test_nan_is_refused(where):
     (query.terms if where == "terms" else query.overrides.extra).fill_(torch.nan)
     with pytest.raises(ScoreError, match="NaN"):
         catalogue.rank(query, target)
+
+
+def test_its_parts_make_it_again(monkeypatch):
+    catalogue, query, target = random_case(2)
+    monkeypatch.setattr(FactoredCatalogue, "_prepare", None)  # not called
+    again = FactoredCatalogue(catalogue.weight, catalogue.item2intent, catalogue.n_intents, catalogue.parts())
+    assert torch.equal(again.rank(query, target).above, catalogue.rank(query, target).above)
+    assert torch.equal(again.top(query, 3)[0], catalogue.top(query, 3)[0])
+    with pytest.raises(DataError, match="part items of a catalogue"):
+        FactoredCatalogue(catalogue.weight[1:], catalogue.item2intent[1:], catalogue.n_intents, catalogue.parts())

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from recbole_cafe.ranking.blocks import columns
 from recbole_cafe.ranking.memory import MemoryCatalogue
 from recbole_cafe.ranking.query import Query, ScoreOverrides
 from recbole_cafe.ranking.ranks import ScoreError
@@ -20,7 +21,7 @@ def random_case(trial):
     def between(a, b):
         return int(torch.randint(a, b, (1,)))
 
-    n, groups, rows, dim = between(3, 300), between(2, 12), between(1, 9), between(1, 6)
+    n, groups, rows, dim = between(3, 300), between(2, 12), between(1, 20), between(1, 6)
     item2intent = torch.randint(1, groups + 1, (n,))
     item2intent[0] = 0
     coarse = trial % 3 == 0
@@ -47,9 +48,26 @@ def dense(catalogue, query):
     return scores
 
 
+def with_hints(catalogue, query, trial):
+    """The same query with what a model that took all products knows besides.
+
+    These are the products, and the plain scores, off by as much as it says they may be; of all rows or of eight at a
+    time."""
+    listed, n = query.overrides, len(query.terms)
+    without = replace(listed, extra=listed.extra * 0, factor=listed.factor * 0 + 1)
+    plain = catalogue.score(replace(query, overrides=without), listed.row, listed.item)
+    error = torch.full((n,), 1e-3).double()
+    off = error[listed.row] * (2 * torch.rand(len(plain)).double() - 1)
+    rows = 8 if trial % 2 else n
+    logits = tuple(catalogue.plain.table @ columns(some) for some in query.vector.split(rows))
+    return replace(query, overrides=replace(listed, plain=(plain + off).exp(), error=error), logits=logits)
+
+
+@pytest.mark.parametrize("hinted", [False, True])
 @pytest.mark.parametrize("trial", TRIALS)
-def test_ranks_are_those_of_brute_force(trial):
+def test_ranks_are_those_of_brute_force(trial, hinted):
     catalogue, query, target = random_case(trial)
+    query = with_hints(catalogue, query, trial) if hinted else query
     everyone = torch.arange(len(target))
     gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
     for excluded in (None, gone):
@@ -68,9 +86,11 @@ def test_ranks_are_those_of_brute_force(trial):
         assert (cut.above[~near] >= 5).all()
 
 
+@pytest.mark.parametrize("hinted", [False, True])
 @pytest.mark.parametrize("trial", TRIALS)
-def test_the_best_are_those_of_brute_force(trial):
+def test_the_best_are_those_of_brute_force(trial, hinted):
     catalogue, query, target = random_case(trial)
+    query = with_hints(catalogue, query, trial) if hinted else query
     gone = [torch.unique(torch.randint(1, catalogue.n_items, (4,))) for _ in target]
     for excluded in (None, gone):
         scores = dense(catalogue, query).nan_to_num(-torch.inf)

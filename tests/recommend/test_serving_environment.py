@@ -1,4 +1,4 @@
-"""The README's way from weights to recommendations, in an environment that has what serving.txt names and nothing else."""
+"""The README's way from weights to recommendations, in an environment of what serving.txt names and nothing else."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_from_a_file(python: Path, shop: Path) -> None:
 def test_by_http_and_the_page(python: Path, shop: Path) -> None:
     serve, ask = commands_of("recommend-serve")
     port = 18_000 + os.getpid() % 1000
-    options = [word for word in shlex.split(serve.rstrip("& "))[1:]]
+    options = shlex.split(serve.rstrip("& "))[1:]
     with subprocess.Popen([python, "-m", "recbole_cafe", *options, f"--port={port}"], cwd=shop.parent,
                           env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"}) as server:  # fmt: skip
         try:

@@ -18,6 +18,7 @@ PROMISED = {
     "sampled_eval": {"ours_cafe", "ratio_cafe", "users", "note", "floor_sasrec"},
     "full_eval": {"ours_sasrec", "share_of_products", "large", "floor_dense", "users"},
     "topk": {"results", "rank", "rank_at_most", "all_equal_to_brute_force", "trained"},
+    "recommend": {"results", "all_equal_to_brute_force", "train_steps", "data"},
     "optimizer": {"sparse_adam", "ratio_sparse_adam", "table", "difference_to_adam"},
     "cafe_plus": {"growth", "data_small", "data_large"},
     "calibration": {"systems", "data"},
@@ -55,6 +56,12 @@ def check_topk(result: dict) -> None:
     assert all(0 < row["share_of_products"] <= 1 for row in result["results"] if "skipped" not in row)
 
 
+def check_recommend(result: dict) -> None:
+    assert result["all_equal_to_brute_force"] is True
+    works = {row["work"].partition(" of ")[0] for row in result["results"]}
+    assert works == {"rank", "20 best"} and all(row["ratio"] > 0 for row in result["results"])
+
+
 def check_full_eval(result: dict) -> None:
     """Both sides rank the same weights, so their metrics agree to the digits RecBole keeps."""
     assert result["ndcg10"]["ours"] == pytest.approx(result["ndcg10"]["recbole"], abs=6e-5)
@@ -82,6 +89,7 @@ def check_step_scaling(result: dict) -> None:
 
 CHECKS = {
     "topk": check_topk,
+    "recommend": check_recommend,
     "full_eval": check_full_eval,
     "optimizer": check_optimizer,
     "step_scaling": check_step_scaling,

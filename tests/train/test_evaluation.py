@@ -145,6 +145,7 @@ def test_metrics_are_recboles_when_there_are_no_ties(make: Any, model: type) -> 
     ours = result_of(trainer, test)
     trainer, _, _, test = make(model, candidates="recbole", **settings)
     recboles = result_of(trainer, test)
+    ours = {key: value for key, value in ours.items() if not key.startswith("full_later/")}
     assert set(ours) - set(recboles) == {"mrr"}
     assert {key.split("@")[0] for key in recboles} == {name.lower() for name in ALL_METRICS}
     for key, value in recboles.items():
@@ -222,6 +223,61 @@ def expected_ranks(test: Any, table: Tensor, clicks: list[tuple[str, str, int]],
     return ranks
 
 
+TIED = {  # user -> items and days; the last is the test target, the one before it that of validation
+    "a": [("i0", 1), ("i1", 1), ("i2", 4), ("i3", 4)],  # not later
+    "b": [("i1", 1), ("i2", 2), ("i3", 2), ("i4", 9)],  # later
+    "c": [("i2", 3), ("i3", 5), ("i4", 5), ("i5", 5)],  # not later
+    "d": [("i3", 2), ("i4", 2), ("i5", 6), ("i0", 7)],  # later
+}
+
+
+def tied_data(folder: Path, of: dict[str, list[tuple[str, int]]]) -> str:
+    clicks = [(user, item, 86_400 * day) for user, items in of.items() for item, day in items]
+    return str(write_data_set(folder, "toy", clicks, {f"i{i}": "c" for i in range(6)}))
+
+
+@pytest.mark.parametrize("order", ["file", "random"])
+@pytest.mark.parametrize("model", [Scores, GeneralScores])
+def test_later_targets_are_the_ranks_of_their_users(make: Any, tmp_path: Path, model: type, order: str) -> None:
+    """Of four users two have a target on a later day than the item before, whatever the order inside a day."""
+    data = {"data_path": tied_data(tmp_path, TIED), "tie_order": order, "tie_seed": 3}
+    trainer, _, valid, test = make(
+        model, metrics=["Hit", "MRR", "ItemCoverage"], topk=[1, 3], valid_metric="MRR@3", **data
+    )
+    flat = trainer.evaluate(test, load_best_model=False)
+    users = test._dataset.id2token("user_id", test._dataset.inter_feat["user_id"].numpy())
+    above = dict(zip(users, trainer.evaluation.ranks["full"].above.tolist(), strict=True))
+    assert (above.keys(), trainer.evaluation.n_targets) == (set("abcd"), {"full": 4, "full_later": 2})
+    assert dict(zip(users, trainer.evaluation.later.tolist(), strict=True)) == {
+        "a": False,
+        "b": True,
+        "c": False,
+        "d": True,
+    }
+    assert {key: value for key, value in flat.items() if key.startswith("full_later/")} == {
+        "full_later/hit@1": sum(above[u] < 1 for u in "bd") / 2,
+        "full_later/hit@3": sum(above[u] < 3 for u in "bd") / 2,
+        "full_later/mrr@1": sum(above[u] < 1 for u in "bd") / 2,
+        "full_later/mrr@3": pytest.approx(sum((above[u] < 3) / (above[u] + 1) for u in "bd") / 2, rel=1e-12),
+        "full_later/mrr": pytest.approx(sum(1 / (above[u] + 1) for u in "bd") / 2, rel=1e-12),
+    }  # fmt: skip
+    if order == "file":  # validation: a's and d's targets are later
+        ranks = dict(trainer.evaluate(valid, load_best_model=False))
+        assert "full_later/mrr" in ranks and trainer.evaluation.n_targets["full_later"] == 2
+
+
+@pytest.mark.parametrize(
+    ("days", "why"), [([1, 2, 3, 4], "the stamps are positions in an order, not times"), ([5, 5, 5, 5], "")]
+)
+def test_without_later_targets_nothing_is_made_up(make: Any, tmp_path: Path, days: list[int], why: str) -> None:
+    clicks = [(user, item, day) for user, items in TIED.items() for (item, _), day in zip(items, days, strict=True)]
+    data_path = str(write_data_set(tmp_path, "toy", clicks, {f"i{i}": "c" for i in range(6)}))
+    trainer, _, _, test = make(Scores, data_path=data_path)
+    assert not any(key.startswith("full_later") for key in result_of(trainer, test))
+    assert trainer.evaluation.later_unknown.startswith(why) and bool(trainer.evaluation.later_unknown) == bool(why)
+    assert trainer.evaluation.n_targets.get("full_later") == (None if why else 0)
+
+
 @pytest.mark.parametrize("mask", [False, True])
 @pytest.mark.parametrize("model", [Scores, GeneralScores])
 def test_history_is_a_candidate_unless_masked(make: Any, clicks: Any, model: type, mask: bool) -> None:
@@ -267,10 +323,10 @@ def test_several_protocols_in_one_run(make: Any) -> None:
     flat = trainer.evaluate(test, load_best_model=False)
     names = [f"{metric}@{k}" for metric in ("ndcg", "mrr") for k in TOP]
     plain = [*names, "mrr"]
-    assert list(flat) == [*plain, *(f"full/{key}" for key in plain), *(f"pop20/{key}" for key in plain)]
+    assert list(flat) == [*plain, *(f"{mode}/{key}" for mode in ("full", "full_later", "pop20") for key in plain)]
     nested = by_protocol(flat, ["uni20", "full", "pop20"])
-    assert list(nested) == ["uni20", "full", "pop20"]
-    assert [list(values) for values in nested.values()] == [plain] * 3
+    assert list(nested) == ["uni20", "full", "pop20", "full_later"]
+    assert [list(values) for values in nested.values()] == [plain] * 4
     assert nested["uni20"]["mrr"] == flat["mrr"]
     assert nested["pop20"]["ndcg@5"] == flat["pop20/ndcg@5"]
     assert set(trainer.evaluation.ranks) == {"uni20", "full", "pop20"}
@@ -285,9 +341,9 @@ def test_several_protocols_in_one_run(make: Any) -> None:
 def test_a_protocol_gives_the_same_alone_and_in_company(make: Any) -> None:
     together, _, _, test = make(Scores, eval_mode=["full", "pop20", "uni20"])
     result = by_protocol(together.evaluate(test, load_best_model=False), ["full", "pop20", "uni20"])
-    for name in result:
+    for name in ("full", "pop20", "uni20"):
         alone, _, _, test = make(Scores, eval_mode=name)
-        assert result_of(alone, test) == result[name]
+        assert by_protocol(result_of(alone, test), [name])[name] == result[name]
 
 
 @pytest.mark.parametrize("size", [1, 7, 59, 1000])

@@ -446,8 +446,8 @@ def test_a_top_k_metric_of_ones_own_is_asked_as_recbole_asks_it(make: Any, regis
     registered(HitAtOdd)
     trainer, _, _, test = make(Scores, metrics=["HitAtOdd", "MRR"], eval_mode=["full", "uni25"], topk=[1, 5, 40])
     result = by_protocol(trainer.evaluate(test, load_best_model=False), ["full", "uni25"])
-    for mode, values in result.items():
-        above = trainer.evaluation.ranks[mode].above
+    for mode in ("full", "uni25"):
+        values, above = result[mode], trainer.evaluation.ranks[mode].above
         for k in (1, 5, 40):
             assert values[f"hitatodd@{k}"] == pytest.approx(float(((above < k) & (above % 2 == 0)).double().mean()))
     trainer, train, valid, _ = make(Scores, metrics=["HitAtOdd"])

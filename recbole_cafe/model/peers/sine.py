@@ -30,9 +30,8 @@ from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.attention import masked_softmax
-from recbole_cafe.model.item_net import ItemNet
+from recbole_cafe.model.item_net import HistoryNet
 from recbole_cafe.model.settings import LossSettings
-from recbole_cafe.ranking.query import Query
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class InterestSettings:
             raise ConfigError(f"tau_ratio={self.tau_ratio} should be above 0")
 
 
-class SINENet(ItemNet):
+class SINENet(HistoryNet):
     """K of P prototypes, an interest for each, and a mixture of the interests: one vector per history.
 
     Args:
@@ -109,11 +108,7 @@ class SINENet(ItemNet):
             # positions of the size of items: larger ones would drown them
             nn.init.normal_(weight, std=initializer_range if weight is self.position else size**-0.5)
 
-    def forward(  # type: ignore[override]  # a history makes one vector, and no states of positions
-        self,
-        history: Tensor,
-        user: Tensor | None = None,  # noqa: ARG002
-    ) -> Tensor:
+    def vector(self, history: Tensor, user: Tensor | None) -> Tensor:  # noqa: ARG002
         """history: [B, L]. Returns [B, D]: what the whole row says, and not what its positions do."""
         real = history > 0
         longest = int(real.sum(1).max())
@@ -146,11 +141,8 @@ class SINENet(ItemNet):
         return torch.einsum("bk,bkd->bd", share, interest)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of the item after the last position, and the regulariser. See :meth:`ItemNet.loss`."""
-        last = (batch.history > 0).sum(1) - 1
-        item = batch.target[torch.arange(len(last), device=last.device), last]
-        has_target = item > 0
-        loss = self.target_loss(self(batch.history)[has_target], item[has_target], batch.user[has_target])
+        """Loss of the item after the last position, and the regulariser. See :meth:`HistoryNet.loss`."""
+        loss = super().loss(batch)
         return loss + self.reg_loss_ratio * self.prototype_covariance() if self.reg_loss_ratio else loss
 
     def prototype_covariance(self) -> Tensor:
@@ -158,7 +150,3 @@ class SINENet(ItemNet):
         centred = self.prototype - self.prototype.mean(1, keepdim=True)
         covariance = centred @ centred.T / centred.shape[1]
         return (covariance.square().sum() - covariance.diagonal().square().sum()) / 2
-
-    def query(self, history: Tensor, user: Tensor | None = None) -> Query:
-        """See :class:`ItemNet`."""
-        return Query(self.query_vector(self(history, user)))

@@ -1,4 +1,4 @@
-"""Histories in files, read row by row: CSV, JSON lines and Parquet of any size.
+"""Files of histories, interactions and items, read row by row: CSV, JSON lines and Parquet of any size.
 
 A file has one of two shapes: a row for each interaction (user, item and, unless rows are in order, time), the rows of a
 user together; or a row for each user (user, items). Memory holds one history at a time, and eight bytes for each user.
@@ -39,24 +39,22 @@ BLOCK = 8192  # rows of Parquet at a time
 _UNREADABLE = (UnicodeDecodeError, csv.Error, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException)
 
 
-def ending_of(path: str | os.PathLike[str], *, packed: bool = False) -> str:
-    """What kind of file it is, by its name.
+class TableError(DataError):
+    """A file of a table that cannot be right; the message names file, row and column, and what was expected."""
 
-    Args:
-        path: the file.
-        packed: whether text may be packed, with a further .gz.
+
+def ending_of(path: Path) -> str:
+    """The ending that says how a file is written; ``.gz`` behind that of text is allowed where it is read.
 
     Raises:
-        DataError: none of ENDINGS.
+        TableError: another ending.
     """
-    name = Path(path).name.lower()
-    if packed and name.endswith(".gz") and not name.endswith(f"{PARQUET}.gz"):
-        name = name.removesuffix(".gz")
-    for ending in ENDINGS:
-        if name.endswith(ending):
-            return ending
-    also = " (text also packed, .gz)" if packed else ""
-    raise DataError(f"{path}: its name should end in one of {', '.join(ENDINGS)}{also}")
+    name = path.name.lower()
+    is_packed = name.endswith(".gz")
+    ending = Path(name.removesuffix(".gz")).suffix
+    if ending not in ENDINGS or (is_packed and ending == PARQUET):
+        raise TableError(f"{path}: expected a name that ends in {', '.join(ENDINGS)} (text packed as .gz is read, too)")
+    return ending
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Source]:
+def opened(path: Path) -> Iterator[Source]:
     """Open a file of rows.
 
     Args:
@@ -88,16 +86,15 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Source]:
         The source.
 
     Raises:
-        DataError: no such file, or a damaged one. Errors of rows name the line (CSV, JSON lines) or the row (Parquet,
+        TableError: no such file, or a damaged one. Errors of rows name the line (CSV, JSON lines) or the row (Parquet,
             from 1).
     """
-    path = Path(path)
-    ending = ending_of(path, packed=True)
+    ending = ending_of(path)
     with contextlib.ExitStack() as stack:
         try:
             raw = stack.enter_context(open(path, "rb"))
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            raise TableError(f"{path} cannot be read: {error.strerror}") from error
         try:
             if ending == PARQUET:
                 yield _parquet(path, raw)
@@ -110,7 +107,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Source]:
                 yield _json_lines(path, raw, text)
         except _UNREADABLE as error:
             said = " ".join(str(error).split())[:300]
-            raise DataError(f"{path}: it is damaged, or not what its name says ({said})") from error
+            raise TableError(f"{path}: it cannot be read, is damaged or not what its name says ({said})") from error
 
 
 def _lines(path: Path, text: IO[str]) -> Iterator[str]:
@@ -118,7 +115,7 @@ def _lines(path: Path, text: IO[str]) -> Iterator[str]:
     while line := text.readline(LONGEST):
         number += 1
         if len(line) == LONGEST:
-            raise DataError(f"{path}: line {number} is longer than {LONGEST:,} characters")
+            raise TableError(f"{path}: line {number} is longer than {LONGEST:,} characters")
         yield line
 
 
@@ -127,7 +124,7 @@ def _csv(path: Path, raw: IO[bytes], text: IO[str], separator: str) -> Source:
     reader = csv.reader(_lines(path, text), delimiter=separator, strict=True)
     columns = next(reader, [])
     if not columns:
-        raise DataError(f"{path} is empty, expected names of columns in its first line")
+        raise TableError(f"{path} is empty, expected names of columns in its first line")
 
     def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
         at = [columns.index(name) for name in names]
@@ -136,12 +133,12 @@ def _csv(path: Path, raw: IO[bytes], text: IO[str], separator: str) -> Source:
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                raise DataError(f"{path}: line {line} cannot be read as CSV: {error}") from error
+                raise TableError(f"{path}: line {line} cannot be read as CSV: {error}") from error
             if cells is None:
                 return
             if cells:
                 if len(cells) != len(columns):
-                    raise DataError(f"{path}: line {line} has {len(cells)} cells, expected {len(columns)}: "
+                    raise TableError(f"{path}: line {line} has {len(cells)} cells, expected {len(columns)}: "
                                     f"{', '.join(columns)!s:.200}")  # fmt: skip
                 yield f"line {line}", [cells[i] for i in at]
             line = reader.line_num + 1
@@ -159,9 +156,9 @@ def _json_lines(path: Path, raw: IO[bytes], text: IO[str]) -> Source:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}: line {number} is not JSON ({error})") from error
+                raise TableError(f"{path}: line {number} is not JSON ({error})") from error
             if not isinstance(value, dict):
-                raise DataError(f"{path}: line {number} is a {type(value).__name__}, expected an object such as "
+                raise TableError(f"{path}: line {number} holds a {type(value).__name__}, expected an object such as "
                                 '{"user": "a", "items": ["x", "y"]}')  # fmt: skip
             yield f"line {number}", value
 
@@ -173,7 +170,7 @@ def _json_lines(path: Path, raw: IO[bytes], text: IO[str]) -> Source:
         for place, value in () if first is None else _chain(first, every):
             for name in names:
                 if name not in value:
-                    raise DataError(f"{path}: {place} has no {name!r}; it has {', '.join(value) or 'nothing'!s:.200}")
+                    raise TableError(f"{path}: {place} has no {name!r}; it has {', '.join(value) or 'nothing'!s:.200}")
             yield place, [value[name] for name in names]
 
     return Source(path, columns, rows, raw.tell)
@@ -232,14 +229,14 @@ def histories_in(source: Source) -> Iterator[History]:
         source: from :func:`opened`.
 
     Raises:
-        DataError: columns of neither shape; a cell that cannot be right; a user whose rows do not stand together.
+        TableError: columns of neither shape; a cell that cannot be right; a user whose rows do not stand together.
     """
     user = _column(source, COLUMNS["user"])
     assert user is not None
     whole, item = _column(source, ITEMS, needed=False), _column(source, COLUMNS["item"], needed=False)
     if (whole is None) == (item is None):
         both = "both of them" if whole else f"neither; there are {', '.join(source.columns)!s:.200}"
-        raise DataError(f"{source.path}: expected a column item (a row for each interaction) or a column items (a row "
+        raise TableError(f"{source.path}: expected a column item (a row for each interaction) or a column items (a row "
                         f"for each user), found {both}")  # fmt: skip
     users = _Users(source.path)
     if whole is not None:
@@ -252,10 +249,10 @@ def histories_in(source: Source) -> Iterator[History]:
 def _column(source: Source, names: Sequence[str], *, needed: bool = True) -> str | None:
     present = [name for name in names if name in source.columns]
     if len(present) > 1 or len(set(source.columns)) < len(source.columns):
-        raise DataError(f"{source.path}: of the columns {', '.join(source.columns)!s:.200} two mean the same")
+        raise TableError(f"{source.path}: of the columns {', '.join(source.columns)!s:.200} two mean the same")
     if not present and needed:
         near = did_you_mean(names[0], source.columns)
-        raise DataError(f"{source.path}: no column {' or '.join(names)}; there are "
+        raise TableError(f"{source.path}: no column {' or '.join(names)}; there are "
                         f"{', '.join(source.columns)!s:.200}{near}")  # fmt: skip
     return present[0] if present else None
 
@@ -266,9 +263,12 @@ def _of_rows(source: Source, user: str, items: str) -> Iterator[History]:
         if isinstance(listed, str):
             tokens = [token for token in listed.split(" ") if token]
         else:
-            tokens = tokens_of(listed, where)
+            try:
+                tokens = tokens_of(listed, where)
+            except DataError as error:
+                raise TableError(str(error)) from error
             if "" in tokens:
-                raise DataError(f"{where}: an item without a name, expected tokens")
+                raise TableError(f"{where}: an item without a name, expected tokens")
         yield History(_token(source, place, user, who), tokens, place)
 
 
@@ -297,10 +297,15 @@ def _of_interactions(source: Source, user: str, item: str, time: str | None) -> 
 
 
 def _token(source: Source, place: str, column: str, cell: Any) -> str:
-    token = cell if type(cell) is str else token_of(cell, f"{source.path}: {place}, column {column}")
-    if not token:
-        raise DataError(f"{source.path}: {place}, column {column} is empty, expected a token")
-    return token
+    if type(cell) is str and cell:
+        return cell
+    where = f"{source.path}: {place}, column {column}"
+    if cell is None or cell == "":
+        raise TableError(f"{where} is empty, expected a token")
+    try:
+        return token_of(cell, where)
+    except DataError as error:
+        raise TableError(str(error)) from error
 
 
 def _seconds(source: Source, place: str, column: str, cell: Any) -> float:
@@ -321,7 +326,7 @@ def _seconds(source: Source, place: str, column: str, cell: Any) -> float:
         with contextlib.suppress(OverflowError):
             if math.isfinite(value):
                 return float(value)
-    raise DataError(f"{source.path}: {place}, column {column}: {cell!r:.80}, expected a finite number or a date such "
+    raise TableError(f"{source.path}: {place}, column {column}: {cell!r:.80}, expected a finite number or a date such "
                     "as 2024-05-31T12:00:00")  # fmt: skip
 
 
@@ -335,13 +340,13 @@ class _Users:
         """The same histories.
 
         Raises:
-            DataError: a user comes again after another.
+            TableError: a user comes again after another.
         """
         new: dict[int, History] = {}
         for history in histories:
             digest = int.from_bytes(hashlib.blake2b(history.user.encode(), digest_size=8).digest(), "little")
             if digest in new or any(_holds(run, digest) for run in self._runs):
-                raise DataError(
+                raise TableError(
                     f"{self._path}: {history.place}: user {history.user!r:.80} comes again after other users, expected "
                     "the rows of a user together; sort the file by user (and time)"
                 )
@@ -366,19 +371,19 @@ def _holds(run: np.ndarray, digest: int) -> bool:
 # Tables and lists of items --------------------------------------------------------------------------------------------
 
 
-def read_tokens(path: str | os.PathLike[str]) -> list[str]:
+def read_tokens(path: Path) -> list[str]:
     """The items that a file names: a column item of CSV, JSON lines or Parquet, or the lines of a .txt.
 
     Raises:
-        DataError: no such file or column, or a cell that is no token.
+        TableError: no such file or column, or a cell that is no token.
     """
-    if Path(path).suffix.lower() == ".txt":
+    if path.suffix.lower() == ".txt":
         try:
-            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}") from error
+            raise TableError(f"{path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: it is not text in UTF-8 ({error})") from error
+            raise TableError(f"{path}: it is not text in UTF-8 ({error})") from error
         return [line for line in lines if line]
     with opened(path) as source:
         column = _column(source, COLUMNS["item"])
@@ -386,23 +391,26 @@ def read_tokens(path: str | os.PathLike[str]) -> list[str]:
         return [_token(source, place, column, cell) for place, (cell,) in source.rows([column])]
 
 
-def read_table(path: str | os.PathLike[str]) -> pa.Table:
-    """A whole file as a table, such as the new items or interactions of an update: text and numbers as they are there.
+def read_table(path: Path) -> pa.Table:
+    """A whole file as a table, such as the new items or interactions of an update.
 
-    In CSV users, items, intents and titles are text, times numbers or dates.
+    Names are text, whole numbers among them; times are seconds since 1970; an empty cell is null.
 
     Raises:
-        DataError: no such file, or a row that cannot be right.
+        TableError: no such file, or a row that cannot be right.
     """
     with opened(path) as source:
         if len(set(source.columns)) < len(source.columns):
-            raise DataError(f"{path}: two of its columns {', '.join(source.columns)!s:.200} have one name")
+            raise TableError(f"{path}: two of its columns {', '.join(source.columns)!s:.200} have one name")
         columns: dict[str, list[Any]] = {name: [] for name in source.columns}
         for place, cells in source.rows(source.columns):
             for name, cell in zip(source.columns, cells, strict=True):
-                is_time = name in COLUMNS["time"]
-                columns[name].append(_seconds(source, place, name, cell) if is_time else cell)
+                if name in COLUMNS["time"]:
+                    cell = _seconds(source, place, name, cell)
+                elif type(cell) is int:  # names may be numbers in one row and text in another
+                    cell = str(cell)
+                columns[name].append(None if cell == "" else cell)
         try:
             return pa.table({name: pa.array(cells) for name, cells in columns.items()})
         except (pa.ArrowException, TypeError, OverflowError) as error:
-            raise DataError(f"{path}: a column holds values of several kinds ({error})") from error
+            raise TableError(f"{path}: a column holds values of several kinds ({error})") from error
