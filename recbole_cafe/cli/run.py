@@ -97,9 +97,9 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
 
     settings |= {"result_file": given.result_file, "quiet": given.quiet}
     if given.export:
-        from recbole_cafe.recommend.bundle import check_place
+        from recbole_cafe.export import check_export
 
-        check_place(given.export, replace=False)  # now, not after hours of training
+        check_export(model, given.export)  # now, not after hours of training
     if given.nproc == 1 and given.world_size <= 0:
         result = run(model, dataset, **settings)
     else:

@@ -18,7 +18,7 @@ from recbole_cafe.files.spark import spark_session
 from recbole_cafe.recommend.bundle import version_of
 from recbole_cafe.recommend.histories import COLUMNS, read_histories
 from recbole_cafe.recommend.recommender import Recommender
-from recbole_cafe.recommend.tables import TableError, format_of
+from recbole_cafe.recommend.tables import TableError, ending_of
 
 _opened: dict[str, Recommender] = {}  # of this worker, by seal
 
@@ -43,10 +43,10 @@ def recommend_on_spark(folder: Path, histories: str, out: Path, options: Mapping
         OutputError: there is something in `out`'s place.
         MachineError: Spark is missing or does not start.
     """
-    ending = format_of(out)
+    ending = ending_of(out)
     if out.exists():
         raise OutputError(f"{out} is there already; give another place")
-    source = format_of(Path(histories))
+    source = ending_of(Path(histories))
     none = Recommender.load(folder).recommend([], **options)  # now, and not in every worker, if it cannot be
     schema = none.schema.set(none.schema.get_field_index("user"), pa.field("user", pa.string()))
     try:

@@ -108,7 +108,7 @@ def test_from_a_file(python: Path, shop: Path) -> None:
     done = run(python, "-m", "recbole_cafe", *shlex.split(command)[1:], cwd=shop.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     lists = (shop.parent / "lists.csv").read_text().splitlines()
-    assert lists[0].startswith("user,rank,item") and sum(line.startswith('"anna",') for line in lists) == 10
+    assert lists[0].startswith("user,rank,item") and sum(line.startswith("anna,") for line in lists) == 10
 
 
 def test_by_http_and_the_page(python: Path, shop: Path) -> None:
