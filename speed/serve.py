@@ -46,7 +46,7 @@ GOAL_TAIL = 20.0  # p99 / median
 def main() -> None:
     """Measure and report."""
     arguments = parser(__doc__, repeats=400)
-    arguments.add_argument("--model", default="CaFePlus", help="default: %(default)s")
+    arguments.add_argument("--model", default="CaFe", help="default: %(default)s")
     arguments.add_argument("--items", type=int, default=100_000, help="catalogue (default: %(default)s)")
     arguments.add_argument("--rate", type=float, default=200, help="questions a second (default: %(default)s)")
     arguments.add_argument("--seconds", type=float, default=60, help="of them (default: %(default)s)")

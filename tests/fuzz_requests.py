@@ -31,6 +31,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,8 @@ SECONDS = 60  # a request may take, on a busy machine
 
 # Runs in the service before the command: tells of what it does once the signal has come
 HOOK = """
-import os, signal, sys
+import faulthandler, os, signal, sys
+faulthandler.register(signal.SIGUSR2)
 TOLD = ("open", "os.", "shutil.", "subprocess.", "socket.connect", "pickle.", "exec", "compile", "ctypes.dlopen", "import")
 told, busy = [], []
 def hook(event, arguments):
@@ -458,7 +460,12 @@ def service(folders: list[Path], log: Path) -> Iterator[tuple[int, subprocess.Po
             yield int(line.rpartition(":")[2]), process
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(2 * SECONDS)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGUSR2)  # where does it hang?
+                time.sleep(1)
+                process.kill()
 
 
 def send(port: int, sent: Sent) -> tuple[int | None, bytes]:
@@ -526,7 +533,13 @@ def main(arguments: list[str] | None = None) -> int:
             last = [judge(models, sent, *send(port, sent)) for sent in warm]
             is_up = process.poll() is None
         touched = _touched(folder / "log", folder / "bundles")
-        faults = [line for line in (folder / "log").read_text(errors="replace").splitlines() if "Traceback" in line]
+        faults = [
+            line
+            for line in (folder / "log").read_text(errors="replace").splitlines()
+            if "Traceback" in line or "Current thread" in line
+        ]
+        if faults:
+            print((folder / "log").read_text(errors="replace")[-3000:])
         is_same = _files(folder / "bundles") == before
     counts = collections.Counter((record["kind"], record["outcome"]) for record in records)
     bad = [record for record in records if record["outcome"] not in GOOD]
