@@ -132,7 +132,7 @@ class EvaluationMixin(ResumeMixin):
         validation = Validation(net, self.evaluation, valid_data, self.protocols[0], metric, self.config["seed"])
         choice = self._agreed(chosen_on(validation, default))
         net.rank_with(choice.chosen)
-        self.chosen = told(choice, validation, self.protocols[0].name, start)
+        self.chosen = told(choice, validation, self.protocols[0].name)
         self.config["ranking_settings"] = choice.changes
         if saved:
             self._renew_best()
