@@ -19,7 +19,8 @@ from recbole_cafe.recommend import Recommender
 
 TINY: dict[str, Any] = {
     "gpu_id": "", "show_progress": False, "epochs": 2, "state": "WARNING", "MAX_ITEM_LIST_LENGTH": toy.MAX_LENGTH,
-    "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 2, "n_local_heads": 1, "eval_mode": "full", "INTENT_FIELD": "intent",
+    "hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 2, "n_local_heads": 1,
+    "eval_mode": "full", "INTENT_FIELD": "intent",
 }  # fmt: skip
 REFUSED = ("AttRec", "RKSA", "RecToolsSASRec", "SSEPT")
 SERVED = [name for name in MODELS if name not in REFUSED]
