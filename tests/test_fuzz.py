@@ -7,7 +7,7 @@ from pathlib import Path
 import fuzz
 import pytest
 
-N = {"data": 80, "tables": 16, "checkpoints": 32, "configs": 48}
+N = {"data": 80, "tables": 16, "checkpoints": 32, "configs": 48, "bundles": 80}
 
 
 @pytest.mark.slow
