@@ -242,6 +242,8 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
     path = Path(folder)
     content = _manifest(path)
     named = content["sha256"]
+    for name in named:
+        _check_plain(path / name)
     with ThreadPoolExecutor() as pool:
         for name, found in zip(named, pool.map(_digest_or_none, [path / name for name in named]), strict=True):
             if found is None:
@@ -275,6 +277,7 @@ def version_of(folder: str | os.PathLike[str]) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
+    _check_plain(file)
     try:
         if file.stat().st_size > LARGEST_MANIFEST:
             raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any bundle's")
@@ -305,6 +308,14 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: sha256 names {sorted(names)!r:.200}, expected {WEIGHTS}, {ITEMS}, {INTENTS} and, "
                           f"for models that count, {INTERACTIONS}")  # fmt: skip
     return content
+
+
+def _check_plain(file: Path) -> None:
+    """Raise if a file is there and is a link, a pipe, a folder: nothing outside of a bundle is read, or waited for."""
+    if file.is_symlink():
+        raise BundleError(f"{file} is a link, expected a file of the bundle's own")
+    if file.exists() and not file.is_file():
+        raise BundleError(f"{file} is not a plain file")
 
 
 def _is_temperature(value: object) -> bool:
