@@ -19,11 +19,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import common
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from common import machine, parser, report, workplace
@@ -57,8 +58,8 @@ def main() -> None:
         write(simulated(options), folder / "bundle")
         here = Recommender.load(folder / "bundle")
         asked = histories(here, max(options.repeats, 500))
-        with serving(options, folder / "bundle") as port:
-            single = one_client(here, port, asked, options.repeats)
+        with serving(options, folder / "bundle") as (port, process):
+            single = one_client(here, port, process, asked, options.repeats)
             load = asyncio.run(many(port, asked, options.rate, options.seconds))
         report(
             options, "serve", machine=machine(options),
@@ -117,8 +118,8 @@ def histories(recommender: Recommender, n: int) -> list[list[str]]:
 
 
 @contextmanager
-def serving(options: argparse.Namespace, folder: Path) -> Iterator[int]:
-    """Run the command. Yields its port."""
+def serving(options: argparse.Namespace, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """Run the command. Yields its port and process."""
     command = [sys.executable, "-m", "recbole_cafe", "serve", str(folder), "--port=0", f"--threads={options.threads}"]
     environment = os.environ | {"PYTHONPATH": str(Path(recbole_cafe.__file__).parents[1])}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -126,7 +127,7 @@ def serving(options: argparse.Namespace, folder: Path) -> Iterator[int]:
         process.stdout.readline()
         line = process.stdout.readline()
         try:
-            yield int(line.rpartition(":")[2])
+            yield int(line.rpartition(":")[2]), psutil.Process(process.pid)
         finally:
             process.terminate()
 
@@ -135,27 +136,38 @@ def body_of(history: Sequence[str]) -> bytes:
     return json.dumps({"history": history, "k": K}).encode()
 
 
-def one_client(here: Recommender, port: int, asked: Sequence[Sequence[str]], n: int) -> dict[str, Any]:
-    """Seconds of one question, here and over a connection that stays open, in turn."""
+def one_client(
+    here: Recommender, port: int, process: psutil.Process, asked: Sequence[Sequence[str]], n: int
+) -> dict[str, Any]:
+    """Seconds of one question, here and over a connection that stays open, in turn; of the clock, and of the processors
+    (on a busy machine these tell more)."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     seconds: dict[str, list[float]] = {"here": [], "http": [], "nothing": []}
     is_equal = True
+    busy = {"here": 0.0, "client": 0.0, "server": 0.0}
     for turn in range(-20, n):  # the first ones warm up
         history = asked[turn % len(asked)]
-        began = perf_counter()
+        began, own = perf_counter(), process_time()
         table = here.recommend([history], K)
-        then = perf_counter()
+        then, own_then, server = perf_counter(), process_time(), sum(process.cpu_times()[:2])
         connection.request("POST", "/recommend", body_of(history), {"content-type": "application/json"})
         answer = json.loads(connection.getresponse().read())
-        end = perf_counter()
+        end, own_end, server_end = perf_counter(), process_time(), sum(process.cpu_times()[:2])
         connection.request("GET", "/health")
         connection.getresponse().read()
         last = perf_counter()
         is_equal &= [row["item"] for row in answer["lists"][0]["items"]] == table["item"].to_pylist()
         if turn >= 0:
+            for name, taken in (
+                ("here", own_then - own),
+                ("client", own_end - own_then),
+                ("server", server_end - server),
+            ):
+                busy[name] += taken / n
             for name, taken in (("here", then - began), ("http", end - then), ("nothing", last - end)):
                 seconds[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in seconds.items()} | {"equal": is_equal}
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    return medians | {"equal": is_equal, "processor_seconds": busy}
 
 
 async def many(port: int, asked: Sequence[Sequence[str]], rate: float, seconds: float) -> dict[str, Any]:
