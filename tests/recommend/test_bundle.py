@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 import toy
 from made import bundle_of
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_cafe.config.signature import signature_of
@@ -189,6 +191,40 @@ def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     return edit
 
 
+def sealed(folder: Path) -> None:
+    """Digests and seal of the files as they are now."""
+
+    def digests(content: dict[str, Any]) -> None:
+        content["sha256"] = {name: bundles._digest(folder / name) for name in content["sha256"]}
+
+    edited(digests)(folder)
+
+
+def retabled(name: str, **columns: pa.Array) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with pa.OSFile(str(folder / name)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        bundles._write_arrow(folder / name, {**dict(zip(table.column_names, table.columns, strict=True)), **columns})
+        sealed(folder)
+
+    return change
+
+
+def reweighted(number: float) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = {key: value.clone() for key, value in load_file(folder / bundles.WEIGHTS).items()}
+        next(value for value in tensors.values() if value.dim() == 2)[1, 1] = number
+        save_file(tensors, folder / bundles.WEIGHTS)
+        sealed(folder)
+
+    return change
+
+
+def piped(folder: Path) -> None:
+    (folder / bundles.ITEMS).unlink()
+    os.mkfifo(folder / bundles.ITEMS)
+
+
 def flipped(folder: Path) -> None:
     blob = bytearray((folder / bundles.WEIGHTS).read_bytes())
     blob[-1] ^= 1
@@ -224,6 +260,14 @@ def linked_manifest(folder: Path) -> None:
         (edited(lambda content: content["settings"].update(hidden=1)), "has no setting hidden"),
         (edited(lambda content: content["settings"].pop("hidden_size")), "hidden_size"),
         (edited(lambda content: content["sha256"].update({"../../etc/passwd": "0"})), "sha256 names"),
+        (edited(lambda content: content["sha256"].update({bundles.ITEMS: 7})), "of .items.arrow. should be text"),
+        (retabled(bundles.ITEMS, item=pa.array(["a", "b", "c", "d", "e", "e"])), "in order, each of them once"),
+        (retabled(bundles.ITEMS, order=pa.array([0, 1, 2, 3, 4, 4], pa.int32())), "in order, each of them once"),
+        (retabled(bundles.ITEMS, order=pa.array([0, 1, 2, 3, 4, 6], pa.int32())), "order should hold numbers"),
+        (retabled(bundles.ITEMS, intent=pa.array([1, 1, 2, 2, 4, 99], pa.int32())), "intent should hold numbers"),
+        (reweighted(float("nan")), "holds numbers that are not finite"),
+        (reweighted(float("inf")), "holds numbers that are not finite"),
+        (piped, "items.arrow is not a plain file"),
         (edited(lambda content: content.update(intent_temperature=0.0)), "should be a number above 0"),
     ],
 )  # fmt: skip
