@@ -438,7 +438,9 @@ def _of_path(sent: Sent, status: int, body: bytes) -> str:
         return "refused a good one" if fine else "refused"
     if status == 200:
         return (
-            "right answer" if sent.path in ("/", "/items", "/docs", "/page/page.js") and sent.method == "GET" else "accepted"
+            "right answer"
+            if sent.path in ("/", "/items", "/docs", "/page/page.js") and sent.method == "GET"
+            else "accepted"
         )
     is_secret = b"root:" in body or b"PATH=" in body
     return "gave a file away" if is_secret else "refused"
