@@ -47,6 +47,7 @@ def run(
     saved: bool = True,
     result_file: str | Path | None = None,
     ranks_file: str | Path | None = None,
+    quiet: bool = False,
 ) -> Result:
     """Train a model and test it under every protocol of `eval_mode`; or, with `final`, train it on all there is.
 
@@ -59,6 +60,7 @@ def run(
         saved: keep the best weights in a checkpoint and test them; otherwise the last epoch's are tested.
         result_file: write the result there as JSON.
         ranks_file: write the test ranks of every user there, see :func:`save_ranks`.
+        quiet: show warnings and errors alone; the log file is the same.
 
     Raises:
         ConfigError, DataError: with the key or file at fault.
@@ -76,7 +78,7 @@ def run(
         raise ConfigError(f"ranks_file={ranks_file}: with candidates=recbole RecBole evaluates, which gives no ranks")
     if ranks_file and config["final"]:
         raise ConfigError(f"ranks_file={ranks_file}: with final=True nothing is held out, so there are no test ranks")
-    _fresh_log(config)
+    _fresh_log(config, quiet=quiet)
     logger = logging.getLogger()
     if parameters := is_simulated(Path(config["data_path"])):
         logger.warning(simulated_notice(config["dataset"], parameters))
@@ -102,14 +104,14 @@ def run(
             trainer.resume_unfinished()
         elif config["resume_from"]:
             trainer.resume_checkpoint(config["resume_from"])
-        shown = config["show_progress"]
+        shown = config["show_progress"] and not quiet and sys.stderr.isatty()  # a file would get every redraw of a bar
         best_score, best_result = trainer.fit(train_data, valid_data, saved=saved, show_progress=shown)
         flat = trainer.evaluate(test_data, load_best_model=saved, show_progress=shown)
         result = Result(
             model=config["model"],
             dataset=config["dataset"],
             seed=config["seed"],
-            simulated=is_simulated(Path(config["data_path"])) is not None,
+            simulated=trainer.simulated,
             test_result={} if config["final"] else by_protocol(flat, config["eval_mode"]),
             best_valid_score=_defined(best_score),
             best_valid_result={k: _defined(v) for k, v in (best_result or {}).items()},
@@ -130,6 +132,7 @@ def run(
             config={**checkpoint.plain_config(config), "resume": None, "resume_from": None},
             final=bool(config["final"]),
             ranking_settings=trainer.chosen,
+            curve=trainer.curve,
             checkpoint=str(trainer.saved_model_file) if saved else "",
         )
         if result.final:
@@ -323,8 +326,8 @@ def _why_empty(phase: str, config: Config) -> str:
     return f"{what} with {shown}; no user has {least} interactions"
 
 
-def _fresh_log(config: Config) -> None:
-    """A log file of its own for each run.
+def _fresh_log(config: Config, *, quiet: bool) -> None:
+    """A log file of its own for each run; with `quiet` the terminal is shown warnings and errors alone.
 
     RecBole's init_logger does nothing when the root logger has handlers, so the second run of a process would write
     into the first one's file.
@@ -337,3 +340,6 @@ def _fresh_log(config: Config) -> None:
     if sys.stdout is colorama.initialise.wrapped_stdout:  # RecBole wraps it in each run, a layer more each time
         colorama.deinit()
     init_logger(config)
+    for handler in root.handlers:
+        if quiet and type(handler) is logging.StreamHandler:
+            handler.setLevel(max(handler.level, logging.WARNING))

@@ -16,11 +16,11 @@ from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.columns import read_columns
+from recbole_cafe.files.places import check_folder
 from recbole_cafe.host.reload import load_data_and_model
-from recbole_cafe.model import MODELS
-from recbole_cafe.model.base import NetRecommender
+from recbole_cafe.model import MODELS, net_class
 from recbole_cafe.model.net import Net
-from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, sorted_order, write
+from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, check_place, sorted_order, write
 from recbole_cafe.recommend.calibration import temperature_of
 from recbole_cafe.train.checkpoint import decode
 
@@ -56,6 +56,34 @@ def export(
     return bundle
 
 
+def check_export(model: str, folder: str | os.PathLike[str]) -> None:
+    """Raise what :func:`export` would raise after the training, where it is known before it.
+
+    Args:
+        model: name of the model.
+        folder: of the bundle.
+
+    Raises:
+        ConfigError: see :func:`export`.
+        OutputError: there is something in its place already.
+    """
+    _check_model(model)
+    check_place(folder, replace=False)
+    check_folder("export", Path(folder).resolve().parent)
+
+
+def _check_model(name: str) -> None:
+    if name not in MODELS:
+        raise ConfigError(f"{name} cannot be exported: it is RecBole's or a model of your own; only "
+                          f"{', '.join(MODELS)} can")  # fmt: skip
+    _check_net(name, net_class(name))
+
+
+def _check_net(name: str, net: Net | type[Net]) -> None:
+    if net.not_served:
+        raise ConfigError(f"{name} cannot be exported: {net.not_served}")
+
+
 def bundle_of(
     config: Any, model: Any, dataset: Any, valid: Any | None, *, title: str | None = None, interactions: bool = True
 ) -> Bundle:
@@ -74,13 +102,9 @@ def bundle_of(
         DataError: see :func:`export`.
     """
     name = config["model"]
-    if not isinstance(model, NetRecommender):
-        raise ConfigError(f"{name} is RecBole's; only models of ours can be exported: {', '.join(MODELS)}")
-    if name not in MODELS:
-        raise ConfigError(f"{name} is a model of your own; only {', '.join(MODELS)} can be exported")
+    _check_model(name)
     net = model.network.cpu().eval()
-    if net.not_served:
-        raise ConfigError(f"{name} cannot be exported: {net.not_served}")
+    _check_net(name, net)
     settings = decode(net_settings(type(net), config))
     users, item = (ids.numpy() for ids in dataset.user_items())
     seen = torch.bincount(torch.from_numpy(item), minlength=dataset.item_num)

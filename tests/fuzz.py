@@ -1,6 +1,6 @@
 """Mutated inputs against the package: every one is read right, dropped and counted, or refused with a clear error.
 
-    python tests/fuzz.py data|tables|checkpoints|configs --n=1000 --seed=0 [--jobs=2] [--out=FILE] [--keep=FOLDER]
+    python tests/fuzz.py KIND --n=1000 --seed=0 [--jobs=2] [--out=FILE] [--keep=FOLDER]
     python tests/fuzz.py data --seed=0 --only=17 --keep=FOLDER      one case again, with its input in FOLDER
 
 A case is made by its kind, seed and number alone. It runs in a process of its own, forked from one that has imported
@@ -8,6 +8,7 @@ everything: a hang is ended, memory is bounded, and nothing is left for the next
 
     equal                 what the package reads is what the independent parse of this file gives
     dropped and counted   the same, after rows were left out whose right number the log or report has
+    another model         of bundles: whoever seals what he has changed may change the model, not break its reader
     clear error           an error of the package's own classes that names the file or key and the place or value
 
 and anything else is a failure: silent (another result, or a fault that was not seen), refused (a good input), raw
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import importlib
 import json
 import os
@@ -39,9 +41,10 @@ from typing import Any
 from fuzzing.children import be_quiet
 from fuzzing.outcomes import Failure, short
 
-KINDS = ("data", "tables", "checkpoints", "configs")  # each a module of `fuzzing`
-GOOD = ("equal", "dropped and counted", "clear error")
-SECONDS = 20  # of a case
+KINDS = ("data", "tables", "checkpoints", "configs", "bundles")  # each a module of `fuzzing`
+GOOD = ("equal", "dropped and counted", "another model", "clear error")
+SECONDS = 20  # of a processor's time, of a case
+PATIENCE = 180  # seconds of a case on a machine that is busy with other things
 MEMORY = 4 << 30  # bytes of address space beyond what the imports take
 
 
@@ -70,12 +73,13 @@ def forked(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))  # SIGKILL, of which Python cannot make an error
         record = json.dumps(one_case(kind, seed, number, folder), default=short).encode()
         with open(writer, "wb") as pipe:
             pipe.write(record)
         os._exit(0)
     os.close(writer)
-    record, end = b"", time.monotonic() + SECONDS
+    record, end = b"", time.monotonic() + PATIENCE
     with open(reader, "rb", buffering=0) as pipe:
         while (left := end - time.monotonic()) > 0 and select.select([pipe], [], [], left)[0]:
             block = pipe.read(1 << 16)
@@ -87,7 +91,7 @@ def forked(kind: str, seed: int, number: int, folder: Path) -> dict[str, Any]:
     status = os.waitpid(child, 0)[1]
     if record and status == 0:
         return json.loads(record)
-    outcome = "hang" if status == signal.SIGKILL and not record else "crash"
+    outcome = "hang" if status == signal.SIGKILL else "crash"
     return {"case": f"{kind}-{seed}-{number}", "mutations": [], "outcome": outcome, "detail": f"wait status {status}"}
 
 
@@ -98,7 +102,8 @@ def worker(kind: str, seed: int, numbers: list[int], keep: Path | None) -> Itera
         with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             record = forked(kind, seed, number, Path(folder))
             if (keep and record["outcome"] not in GOOD) or (keep and len(numbers) == 1):
-                shutil.copytree(folder, keep / record["case"], dirs_exist_ok=True)
+                with contextlib.suppress(shutil.Error):  # a pipe cannot be copied
+                    shutil.copytree(folder, keep / record["case"], symlinks=True, dirs_exist_ok=True)
                 (keep / record["case"] / "case.json").write_text(json.dumps(record, indent=1, ensure_ascii=False))
             yield record
 

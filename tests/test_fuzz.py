@@ -8,7 +8,7 @@ import fuzz
 import fuzz_requests
 import pytest
 
-N = {"data": 80, "tables": 16, "checkpoints": 32, "configs": 48}
+N = {"data": 80, "tables": 16, "checkpoints": 32, "configs": 48, "bundles": 80}
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ from recbole_cafe.benchmark import store
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table, check_comparable, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import gain, stat
 from recbole_cafe.benchmark.wording import title
-from recbole_cafe.errors import missing_package
+from recbole_cafe.errors import DataError, missing_package
+from recbole_cafe.files.result import Result
 from recbole_cafe.files.whole import written_whole
 
 FOLDER = "figures"
@@ -143,6 +144,55 @@ def write(out: Path) -> list[Path]:
     if not written:
         raise store.StoreError(f"{out} has no finished run to draw")
     return written
+
+
+def write_curve(path: Path) -> list[Path]:
+    """Draw the learning curve of a run beside its result: `NAME.curve.png`, `.svg` and `.csv` beside `NAME.json`.
+
+    Args:
+        path: the result.
+
+    Returns:
+        the files.
+
+    Raises:
+        DataError: no result, or one without a curve. MachineError: no matplotlib.
+    """
+    result = Result.load(path)
+    if not result.curve:
+        raise DataError(f"{path} keeps no learning curve: nothing was trained, or an earlier version wrote it")
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise missing_package(error, "benchmark") from error
+    with matplotlib.rc_context(STYLE):
+        return save_figure(Path(path).parent, f"{Path(path).stem}.curve", _curve(result), result.curve)
+
+
+def _curve(result: Result) -> Any:
+    """The loss, and the validation metric where it was measured, against the epoch."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    names = {
+        "loss": "loss, mean over batches",
+        "score": f"validation {title(str(result.config['valid_metric']).lower())}",
+    }
+    known = {key: [at for at in result.curve if at[key] is not None] for key in names}
+    panels = [key for key in names if known[key]] or ["loss"]
+    figure = Figure(figsize=(0.4 + 3.6 * len(panels), 2.8))
+    for axes, key, colour in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, COLOURS, strict=False):
+        axes.plot([at["epoch"] for at in known[key]], [at[key] for at in known[key]], f"{MARKS[0]}-", color=colour,
+                  markersize=3, linewidth=1.2)  # fmt: skip
+        if key == "score" and result.best_epochs:
+            axes.axvline(result.best_epochs, color=GREY, linewidth=0.8, linestyle="--")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+        axes.set_xlabel("epoch")
+        axes.set_title(names[key], loc="left", fontsize=9)
+    dashed = "; dashed: the best" * bool(known["score"])
+    figure.suptitle(f"{result.model} on {result.dataset}, seed {result.seed}{dashed}", fontsize=8)
+    return figure
 
 
 def _dots(table: Table, lines: Sequence[Mapping[str, Any]]) -> Any:

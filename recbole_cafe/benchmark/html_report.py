@@ -22,6 +22,8 @@ from recbole_cafe.benchmark.layout import TESTS
 from recbole_cafe.benchmark.results import Benchmark, SystemRuns, Table
 from recbole_cafe.benchmark.wording import (
     costs,
+    differing_environments,
+    environments,
     footnotes,
     how_to_read,
     p_value,
@@ -244,8 +246,10 @@ def _curves(runs: Sequence[tuple[SystemRuns, int, Mapping[str, Any]]]) -> list[s
 
 
 def _costs(systems: Sequence[SystemRuns]) -> str:
+    differing = differing_environments([r for system in systems for r in system.runs.values()])
     headings = ["system", "model", "s / epoch", "s of training", "s of evaluation", "peak memory, MiB", "epochs",
-                "parameters", "chosen by the search", "settings"]  # fmt: skip
+                "parameters", "chosen by the search", "settings",
+                *(["made with"] if differing else [])]  # fmt: skip
     rows = []
     for system in systems:
         if (cost := costs(system)) is None:
@@ -259,6 +263,7 @@ def _costs(systems: Sequence[SystemRuns]) -> str:
             figure_of(_mean([r.get("peak_memory_mb") for r in results])),
             Cell(", ".join(map(str, cost["epochs"])), _mean(cost["epochs"])), figure_of(cost["parameters"]),
             words(point_text(system.point) + tried, "text long"), words(system.digest),
+            *([words(environments(results, differing), "text long")] if differing else []),
         ])  # fmt: skip
     return sortable(headings, rows) + '<p class="soft">Seconds and memory are means over the seeds.</p>'
 
@@ -272,9 +277,9 @@ def _single_runs(runs: Sequence[tuple[SystemRuns, int, Mapping[str, Any]]]) -> l
     rows = []
     for system, seed, result in runs:
         best, made = result["best_valid_score"], result["benchmark"]
-        commit = (made.get("commit") or "no checkout") + " with changes" * bool(made.get("dirty"))
+        commit = (made.get("commit") or "no checkout")[:12] + " with changes" * bool(made.get("dirty"))
         rows.append([
-            words(system.system), Cell(str(seed), float(seed)), figure_of(best, ".4f"), figure_of(result["epochs"]),
+            words(system.system), Cell(str(seed), seed), figure_of(best, ".4f"), figure_of(result["epochs"]),
             figure_of(result.get("validations_since_best")), figure_of(result["seconds"]["train"], ",.1f"),
             words(commit),
         ])  # fmt: skip

@@ -20,8 +20,8 @@ from recbole_cafe.benchmark.layout import TESTS
 from recbole_cafe.benchmark.results import Benchmark, Table, metrics_of, read, tables
 from recbole_cafe.benchmark.stats import stat
 from recbole_cafe.benchmark.wording import (
-    ENVIRONMENT,
     costs,
+    differing_environments,
     environments,
     footnotes,
     how_to_read,
@@ -88,7 +88,7 @@ def _markdown_tests(table: Table) -> list[str]:
 def _markdown_costs(table: Table) -> list[str]:
     """With a column for what differs in the environments of the runs, if anything does."""
     runs = [result for row in table.rows for result in row.runs.runs.values()]
-    differing = [key for key in ENVIRONMENT if len({r["versions"].get(key) for r in runs}) > 1]
+    differing = differing_environments(runs)
     header = ["system", "model", "s / epoch", "epochs", "parameters", "chosen by the search", "settings",
               *(["made with"] if differing else [])]  # fmt: skip
     lines = [markdown_row(header), "|---" * len(header) + "|"]

@@ -34,6 +34,11 @@ def environments(results: Iterable[Mapping[str, Any]], keys: Sequence[str] = ENV
     return "; ".join(sorted({", ".join(parts) for parts in told}))
 
 
+def differing_environments(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The entries of ENVIRONMENT in which some runs differ."""
+    return [key for key in ENVIRONMENT if len({r["versions"].get(key) for r in results}) > 1]
+
+
 def title(metric: str) -> str:
     """ndcg@5 as NDCG@5, hit as HR."""
     name, at, cut = metric.partition("@")

@@ -55,10 +55,20 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     parser.add_argument("--test", choices=TESTS, default="t", help="paired test over users (default: %(default)s)")
 
     parser = add_verb(
-        verbs, "figures", figures_command, summary="Draw the figures of a benchmark's folder, in FOLDER/figures.",
-        examples="recbole-cafe figures runs/figure4",
+        verbs, "figures", figures_command,
+        summary="Draw the figures of a benchmark's folder, in FOLDER/figures; or what one run has learned, beside it.",
+        examples="recbole-cafe figures runs/figure4\n"
+                 "recbole-cafe figures --curve result.json\n"
+                 "recbole-cafe figures --attention saved/CaFe-ml-100k-....pth\n"
+                 "recbole-cafe figures --items saved/CaFe-ml-100k-....pth",
     )  # fmt: skip
-    parser.add_argument("folder", type=Path, help="folder of a benchmark")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("folder", type=Path, nargs="?", help="folder of a benchmark")
+    of.add_argument("--attention", type=Path, metavar="CHECKPOINT",
+                    help="what the first layers of CaFe or CaFePlus attend to, mean over the test users")  # fmt: skip
+    of.add_argument("--items", type=Path, metavar="CHECKPOINT",
+                    help="t-SNE of the item vectors of CaFe or CaFePlus, and how they agree with intents")  # fmt: skip
+    of.add_argument("--curve", type=Path, metavar="RESULT.json", help="loss and validation of a run, epoch by epoch")
 
     parser = add_verb(
         verbs, "slices", slices_command,
@@ -114,9 +124,15 @@ def report_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
 def figures_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Draw the figures of a benchmark."""
-    from recbole_cafe.benchmark.figures import write
+    if given.attention or given.items:
+        from recbole_cafe.benchmark import inside
 
-    print("\n".join(map(str, write(given.folder))))
+        written = inside.write_attention(given.attention) if given.attention else inside.write_items(given.items)
+    else:
+        from recbole_cafe.benchmark.figures import write, write_curve
+
+        written = write_curve(given.curve) if given.curve else write(given.folder)
+    print("\n".join(map(str, written)))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import textwrap
 import time
@@ -133,7 +134,8 @@ def simulate_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
             **{**PRESETS[given.preset], **asked},
         )  # fmt: skip
     except ConfigError as error:  # all of its settings were typed
-        raise UsageError(f"simulate: {error}") from error
+        typed = re.sub(r"\b(?:n_)?(users|items|intents|interactions|seed)=", r"--\1=", str(error))
+        raise UsageError(f"simulate: {typed}") from error
     manifest = is_simulated(folder)
     assert manifest is not None  # it has just been written
     print(

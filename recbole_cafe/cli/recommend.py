@@ -32,16 +32,21 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
                  "recbole-cafe recommend shop --histories=h.parquet --out=lists.jsonl --reasons --per_intent=2",
     )  # fmt: skip
     parser.add_argument("bundle", type=Path, help="folder that `export` wrote")
-    text = "CSV, JSON lines or Parquet: user, item and perhaps time, rows of a user together; or user and items"
+    text = ("CSV, JSON lines or Parquet (text also packed, .gz): columns user, item and perhaps time, the rows of a "
+            "user together; or user and items, a list or items with spaces between")  # fmt: skip
     parser.add_argument("--histories", required=True, metavar="FILE", type=Path, help=text)
-    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help=".csv, .jsonl or .parquet")
+    text = ".csv, .tsv, .jsonl or .parquet; a command that was killed goes on where it was when it is given again"
+    parser.add_argument("--out", required=True, metavar="FILE", type=Path, help=text)
     parser.add_argument("--k", type=at_least(1), default=10, help="items of a list (default: %(default)s)")
     parser.add_argument("--keep_seen", action="store_true", help="items of the history may be in its list")
     parser.add_argument("--per_intent", type=at_least(1), help="at most so many items of an intent in a list")
     parser.add_argument("--intents", type=listed, metavar="A,B", help="items of these intents alone")
-    parser.add_argument("--allow", type=Path, metavar="FILE", help="a table with a column item: these items alone")
+    text = "a .txt of an item a line, or a table with a column item: these items alone"
+    parser.add_argument("--allow", type=Path, metavar="FILE", help=text)
     parser.add_argument("--exclude", type=Path, metavar="FILE", help="the same: none of these items")
     parser.add_argument("--reasons", action="store_true", help="say why")
+    text = "spark: --histories may be a folder or a pattern, --out is a folder of files (default: %(default)s)"
+    parser.add_argument("--engine", choices=("local", "spark"), default="local", help=text)
     parser = add_verb(
         verbs, "update", update_command, summary="Let a bundle take in new items and interactions, without training.",
         examples="recbole-cafe update shop --items=new_items.csv --interactions=yesterday.csv\n"
@@ -68,6 +73,7 @@ def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 def recommend_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Write lists."""
     from recbole_cafe.recommend.batch import recommend_file
+    from recbole_cafe.recommend.tables import read_tokens
 
     options: dict[str, Any] = {"k": given.k, "exclude_seen": not given.keep_seen, "reasons": given.reasons}
     for name in ("per_intent", "intents"):
@@ -75,12 +81,20 @@ def recommend_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
             options[name] = value
     for name in ("allow", "exclude"):
         if (path := vars(given)[name]) is not None:
-            options[name] = _items_of(path)
+            options[name] = read_tokens(path)
+    if given.engine == "spark":
+        from recbole_cafe.recommend.spark import recommend_on_spark
+
+        rows = recommend_on_spark(given.bundle, str(given.histories), given.out, options)
+        print(f"{given.out}: {rows} rows")
+        return 0
     done = recommend_file(given.bundle, given.histories, given.out, options)
     before = f", {done.resumed} of them from a command that was killed" if done.resumed else ""
     print(f"{given.out}: {done.rows} rows for {done.histories} histories{before}")
     if done.unknown:
         print(f"{done.unknown} items of the histories are not in the bundle; they were left out")
+    if done.empty:
+        print(f"{done.empty} histories have no item of the bundle; they got what is popular")
     return 0
 
 
@@ -105,17 +119,3 @@ def update_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     write(bundle, out, replace=given.out is None)
     print(f"{out}: {bundle.items.n - 1} items, {int(bundle.items.seen.sum())} interactions")
     return 0
-
-
-def _items_of(path: Path) -> list[str]:
-    """The items of a table.
-
-    Raises:
-        TableError: it cannot be read.
-    """
-    from recbole_cafe.recommend.histories import column_of, text_of
-    from recbole_cafe.recommend.tables import read_table
-
-    table = read_table(path)
-    items: list[str] = text_of(column_of(table, "item", str(path)), "item", str(path)).to_pylist()
-    return items

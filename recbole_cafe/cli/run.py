@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, named, parse_arguments
+from recbole_cafe.cli.closing import closing
 from recbole_cafe.config.props import preset, preset_model
 from recbole_cafe.errors import OF_THE_USER, UsageError
 from recbole_cafe.files.result import Result
@@ -32,6 +33,9 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     ):  # fmt: skip
         parser = add_verb(verbs, name, handler, summary=summary, examples=examples, keys=True)
         _add_options(parser)
+        if name == "run":
+            parser.add_argument("--quiet", action="store_true",
+                                help="show warnings and the result; the log file keeps the rest")  # fmt: skip
     parser = add_verb(
         verbs, "exec", exec_command, summary="Run a script of RecBole's with our models known to it.",
         examples="recbole-cafe exec run_recbole_group.py --model_list=CaFe,SASRec --dataset=ml-100k",
@@ -91,11 +95,11 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     model, dataset, settings = settings_of(given, rest)
     from recbole_cafe.experiment import run, run_distributed
 
-    settings["result_file"] = given.result_file
+    settings |= {"result_file": given.result_file, "quiet": given.quiet}
     if given.export:
-        from recbole_cafe.recommend.bundle import check_place
+        from recbole_cafe.export import check_export
 
-        check_place(given.export, replace=False)  # now, not after hours of training
+        check_export(model, given.export)  # now, not after hours of training
     if given.nproc == 1 and given.world_size <= 0:
         result = run(model, dataset, **settings)
     else:
@@ -110,9 +114,9 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         from recbole_cafe.export import export
 
         export(result.checkpoint, given.export)
-        print(f"{given.export}: a bundle; ask it: recbole-cafe recommend {given.export} --histories=FILE --out=FILE")
-    if logging.getLogger().level > logging.INFO:  # else the log has just shown it
+    if given.quiet or logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
+    print("\n".join(closing(result, given.result_file, given.export)))
     return 0
 
 

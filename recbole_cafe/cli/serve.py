@@ -55,7 +55,7 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         raise missing_package(error, "serve") from error
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # twice as many lines, which few collectors read
-    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    prometheus_client.disable_created_metrics()
     torch.set_num_threads(given.threads or min(MOST_THREADS, os.cpu_count() or 1))
     served = open_all(given.bundles)
     listening = _listening(given.host, given.port)

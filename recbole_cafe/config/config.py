@@ -95,6 +95,8 @@ AT_LEAST = {
     "metric_decimal_place": 0,
     "loss_decimal_place": 0,
 }  # fmt: skip  whole numbers
+# Keys that a model of RecBole's reads and its YAML leaves out
+UNLISTED: dict[str, set[str]] = {"FEARec": {"contrast", "tau", "sim"}}
 NOT_NEGATIVE = ("learning_rate", "weight_decay")
 GROUP = ("nproc", "world_size", "ip", "port", "offset")  # what a process of several is told beside its `local_rank`
 
@@ -162,9 +164,9 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
 
 
 def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:
-    """Every key that means something for a model; of RecBole's models, those of its YAML files."""
+    """Every key that means something for a model; of RecBole's models, those of its YAML files and UNLISTED."""
     listed = general_arguments + training_arguments + evaluation_arguments + dataset_arguments
-    own = net_keys(model_class) if is_ours(model_class) else set()
+    own = net_keys(model_class) if is_ours(model_class) else UNLISTED.get(model_class.__name__, set())
     return set(config.internal_config_dict) | set(listed) | HOST_KEYS | own
 
 

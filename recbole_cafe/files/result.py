@@ -21,6 +21,7 @@ _LATER: dict[str, Any] = {
     "n_targets": {},
     "later_unknown": "the version that wrote the result did not measure them",
     "ranking_settings": {},
+    "curve": [],
 }  # keys that older results lack -> their value there
 
 
@@ -54,6 +55,9 @@ class Result:
         final: all interactions were trained on, so that there is no validation and no test.
         ranking_settings: with `ranking_settings: auto` the settings of the ranking to begin with and those that were
             chosen, and how the validation was with them; else empty.
+        curve: for each epoch `epoch` (from 1), `loss` (mean over its batches; null if nothing is learned) and `score`
+            (of the validation metric; null if it was not validated). Empty in results of versions that did not write
+            it.
         command: the command line.
         n_targets: protocol or view -> targets that were ranked. Empty in results of versions that did not write it,
             and where RecBole evaluated.
@@ -80,6 +84,7 @@ class Result:
     checkpoint: str
     final: bool = False
     ranking_settings: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, float | None]] = field(default_factory=list)
     command: list[str] = field(default_factory=lambda: list(sys.argv))
     n_targets: dict[str, int] = field(default_factory=dict)
     later_unknown: str = ""

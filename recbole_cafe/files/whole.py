@@ -100,13 +100,21 @@ def whole_folder(folder: Path, *, replace: bool, check: Callable[[], None]) -> I
 
     Yields:
         The temporary folder to write to.
+
+    Raises:
+        OutputError: the disk is full.
     """
     check()
     with beside(folder, "tmp") as temporary:
-        yield temporary
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:  # on the disk before it counts, should the power fail
-                os.fsync(file.fileno())
+        try:
+            yield temporary
+            for path in temporary.iterdir():
+                with open(path, "rb") as file:  # on the disk before it counts, should the power fail
+                    os.fsync(file.fileno())
+        except OSError as error:
+            if not isinstance(error, OutputError) and (refused := output_error(folder, error)):
+                raise refused from error
+            raise
         check()
         _put_in_place(temporary, folder, replace)
 

@@ -113,6 +113,38 @@ class SelfAttention(nn.Module):
         mixed: Tensor = self.output(torch.cat(groups)[packing.back])
         return mixed
 
+    @torch.no_grad()
+    def weights(self, x: Tensor, packing: Packing, query: Tensor | None = None) -> list[Tensor]:
+        """The attention weights, to look at.
+
+        Args:
+            x: see :meth:`forward`.
+            packing: where the positions are.
+            query: see :meth:`forward`.
+
+        Returns:
+            for each of `packing.groups` [b, M, l, l]: of each head, what each query position gives to each key
+            position. Rows beyond the end of a history mean nothing.
+
+        Raises:
+            ConfigError: local heads of a form without weights.
+        """
+        q, k, v = self.query(x if query is None else query), self.key(x), self.value(x)  # [N, D]
+        split, weights = self.n_heads - self.n_local_heads, []
+        for at, real in zip(packing.groups, packing.real_of_groups, strict=True):
+            b, length = at.shape
+            heads = (t[at].view(b, length, self.n_heads, self.head_size).transpose(1, 2) for t in (q, k, v))
+            q_at, k_at, v_at = heads  # [b, M, l, d]
+            score = (q_at[:, :split] @ k_at[:, :split].transpose(-1, -2)) * self.scale
+            allowed = real[:, None, None, :]
+            if self.causal:
+                allowed = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+            parts = [masked_softmax(score, allowed)]
+            if self.local is not None:
+                parts.append(self.local.weights(q_at[:, split:], k_at[:, split:], v_at[:, split:], real))
+            weights.append(torch.cat(parts, dim=1))
+        return weights
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """Rows of one group, [b, l, D] each; real: [b, l]. Returns [b * l, D]."""
         b, length, size = q.shape

@@ -4,6 +4,7 @@ They work on the N real positions of a batch, [N, D], never on padding (recbole_
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -137,6 +138,20 @@ class SequenceEncoder(nn.Module):
         for block in self.blocks:
             x = block(x, packing, source)
         return self.norm(x) if self.arrangement == "pre" else x
+
+    def first_weights(self, x: Tensor, packing: Packing) -> list[Tensor]:
+        """The attention weights of the first block, whose attention is a :class:`SelfAttention`; see there.
+
+        Args:
+            x: [N, D] embeddings, as for :meth:`forward`.
+            packing: where they are.
+        """
+        block: Any = self.blocks[0]
+        x = self.enter(x, packing)
+        normed = x if self.arrangement == "post" else block.attention_norm(x)
+        attended, query = (x, normed) if block.residual == "query" else (normed, None)
+        weights: list[Tensor] = block.attention.weights(attended, packing, query)
+        return weights
 
     def enter(self, x: Tensor, packing: Packing) -> Tensor:
         """What the first block gets. [N, D] to [N, D]."""

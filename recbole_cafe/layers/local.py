@@ -101,6 +101,14 @@ class Local(nn.Module):
         """[b, H, l, d] three times and [b, l] to [b, H, l, d]."""
         raise NotImplementedError
 
+    def weights(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
+        """The weights of :meth:`forward`, [b, H, l, l]; a row for each query.
+
+        Raises:
+            ConfigError: the form has none that can be told, such as a convolution.
+        """
+        raise ConfigError(f"local heads of the form {type(self).__name__.lower()} tell no attention weights")
+
 
 class Theta(Local):
     """Weights re-scaled by content and distance: CaFe's item encoder, and with `local_positions` LOCKER's ``adapt``.
@@ -136,10 +144,20 @@ class Theta(Local):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """See :class:`Local`."""
+        return self._carry(q, k, v, real, v)
+
+    def weights(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+        """See :class:`Local`."""
+        length = real.shape[1]
+        one_hot = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
+        return self._carry(q, k, v, real, one_hot)
+
+    def _carry(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, carried: Tensor) -> Tensor:
+        """What the weights, made of q, k and v, make of `carried`, [b, H, l, ...]."""
         bias = self.log_theta(k if self.source == "qk" else v).masked_fill(~self.allowed(real), float("-inf"))
         if self.positions is not None:
             q, k = self.positions(q, k, real)
-        return self.attend(q, k, v, bias)
+        return self.attend(q, k, carried, bias)
 
     def log_theta(self, content: Tensor) -> Tensor:
         """ln theta without the terms that cancel. content: [b, H, l, d] projections. Returns [b, H, l, l]."""

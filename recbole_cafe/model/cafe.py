@@ -94,6 +94,25 @@ class Towers(Net):
         coarse = self.intent_encoder(self.intent_embedding(intents), packing)  # [N, D] intents: coarse, dense
         return fine + coarse, coarse, packing  # Eq. 7
 
+    @torch.no_grad()
+    def first_attention(self, history: Tensor) -> tuple[Packing, dict[str, list[Tensor]]]:
+        """What the first blocks attend to, as in Figure 2 of the paper.
+
+        Args:
+            history: [B, L].
+
+        Returns:
+            where the real positions are, and "items" and "intents" (without its tower, "items" alone) -> weights as
+            :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
+        """
+        packing = Packing(history > 0)
+        items = packing.pack(history)
+        weights = {"items": self.item_encoder.first_weights(self.item_embedding(items), packing)}
+        if self.intent_encoder is not None and self.intent_embedding is not None:
+            embedded = self.intent_embedding(self.item2intent[items])
+            weights["intents"] = self.intent_encoder.first_weights(embedded, packing)
+        return packing, weights
+
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
         """The cosine of the items' vectors; see :meth:`Net.similar`."""
         return cosines(self.item_embedding.weight, item)

@@ -13,6 +13,7 @@ from recbole_cafe.files.atomic import ID_ROLE, PLAIN, TIME_ROLE, AtomicFileError
 from recbole_cafe.files.columns import Columns, read_columns
 from recbole_cafe.files.whole import restore
 from recbole_cafe.prepare.simulate import is_simulated
+from recbole_cafe.prepare.ties import count_ties, sentence
 
 RARE = 5  # interactions; an item with fewer belongs to the long tail
 SHORT = 3  # interactions a user needs: one to learn from, one for validation, one for test
@@ -61,6 +62,14 @@ _WORDS = {
     "long_tail_interactions": "interactions with such items",
     "repeats": "interactions with an item that the user already had",
     "ties": "interactions that share user and time with another",
+    "tied_test": "test targets at the time of the item before",
+    "tied_valid": "validation targets at the time of the item before",
+    "tied_pairs": "steps between items at one time",
+    "tied_repeated": "pairs of items with two such steps or more",
+    "tied_reversed": "of them in both orders",
+    "tied_reversed_shuffled": "the same with ties shuffled",
+    "tied_cyclic": "steps that contradict one order of all items",
+    "tied_cyclic_shuffled": "the same with ties shuffled",
     "short_users": f"users with fewer than {SHORT} interactions",
     "intents": "intents that occur",
     "items_without_row": "items without a row in the .item file",
@@ -72,8 +81,8 @@ _WORDS = {
     "same_intent": "steps after which the intent stays the same",
     "same_intent_chance": "the same if a user's interactions came in random order",
 }
-_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "short_users", "one_intent_users",
-           "same_intent", "same_intent_chance"}  # fmt: skip
+_SHARES = {"long_tail_items", "long_tail_interactions", "repeats", "ties", "tied_test", "tied_valid", "short_users",
+           "one_intent_users", "same_intent", "same_intent_chance"}  # fmt: skip
 
 
 def _shown(key: str, value: Any) -> str:
@@ -148,6 +157,9 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
     _count(findings, table.rename(columns={user: "user", item: "item", time: "time"}))
     if features is not None:
         _count_intents(findings, table[user], table[item], table[time], features)
+    findings.numbers |= count_ties(
+        table[user].cat.codes.to_numpy(), table[item].cat.codes.to_numpy(), table[time].to_numpy(dtype=np.float64)
+    )
     _judge(findings)
     return findings
 
@@ -239,6 +251,12 @@ def _count_intents(findings: Findings, user: pd.Series, item: pd.Series, time: p
 def _judge(findings: Findings) -> None:
     """Sentences from the numbers."""
     numbers = findings.numbers
+    _judge_intents(findings)
+    findings.expectation.append(f"In this data set {sentence(numbers)}.")
+
+
+def _judge_intents(findings: Findings) -> None:
+    numbers = findings.numbers
     without = numbers.get("items_without_intent", 0)
     if without:
         share = without / numbers["items"]
@@ -272,7 +290,7 @@ def _judge(findings: Findings) -> None:
         )
     if numbers["intents_per_user"] < 1.5:
         findings.warnings.append("users hardly change their intent: its sequence has little to learn")
-    findings.expectation = _expectation(numbers)
+    findings.expectation += _expectation(numbers)
 
 
 def _expectation(numbers: dict[str, Any]) -> list[str]:

@@ -21,7 +21,7 @@ from recbole_cafe.prepare.pipeline import CORES, DUPLICATES, RARE, Options, Repo
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.report import paper_row, readme
 from recbole_cafe.prepare.simulate import MANIFEST, is_simulated
-from recbole_cafe.prepare.sources import amazon, atomic, table, tmall
+from recbole_cafe.prepare.sources import amazon, atomic, sequences, table, tmall
 
 # Settings for the data sets of arXiv:2204.01839, Table 1. The paper does not say how it filtered; these are ours, and
 # the row that a run prints beside the paper's shows how near they come. docs/data.md has the reasons.
@@ -88,6 +88,26 @@ def add_arguments(add_source: Callable[[str, str, str], argparse.ArgumentParser]
     _columns(one, user=None, item=None, time=None)
     one.add_argument("--items-item", metavar="COLUMN", help="the item in --items (default: as --item)")
     one.add_argument("--format", choices=table.FORMATS, help="default: by the name's ending")
+    _shared(one, None)
+
+    one = add_source(
+        "sequences", "Text files with a line for each user, 'user item item ...' in order, as S3-Rec's Beauty, Sports, "
+        "Toys and Yelp are passed around; attributes of the items as JSON; times or gaps in a file of the same lines.",
+        "recbole-cafe prepare sequences --name=beauty --sequences=Beauty.txt --attributes=Beauty_item2attributes.json\n"
+        "recbole-cafe prepare sequences --name=beauty --sequences=Beauty.txt --attributes=Beauty_item2attributes.json "
+        "--gaps=Beauty_gaps.txt --unit=day",
+    )  # fmt: skip
+    one.add_argument("--sequences", required=True, metavar="FILE", help="user item item ..., a line a user")
+    one.add_argument("--attributes", metavar="FILE", help="JSON object, item -> list of attributes; without it the "
+                     "items have no intent")  # fmt: skip
+    one.add_argument("--intent", choices=sequences.CHOICES, default="last",
+                     help="which attributes; path: all, coarse to fine (default: %(default)s)")  # fmt: skip
+    when = one.add_mutually_exclusive_group()
+    when.add_argument(
+        "--times", metavar="FILE", help="user time time ..., the lines of --sequences; default: positions"
+    )
+    when.add_argument("--gaps", metavar="FILE", help="the same with the time since the item before")
+    one.add_argument("--unit", choices=sequences.UNITS, default="s", help="of times and gaps (default: %(default)s)")
     _shared(one, None)
 
 
@@ -223,12 +243,15 @@ def _options(args: argparse.Namespace) -> Options:
             given[name] = seconds
     if args.min_rating is not None and args.source in ("table", "atomic") and not args.rating:
         raise ConfigError("--min-rating needs --rating, the column of the rating")
+    if args.min_rating is not None and args.source == "sequences":
+        raise ConfigError("--min-rating: sequences have no ratings")
     if args.min_rating is not None and args.source == "tmall":
         raise ConfigError(
             "--min-rating: a log of Tmall has no ratings; --actions=buy,cart,favourite chooses among actions"
         )
     base = PRESETS[args.source] if args.preset else {}
-    return Options(**base | given, strict=args.strict)
+    without = args.source == "sequences" and args.attributes is None
+    return Options(**base | given, strict=args.strict, without_intents=without)
 
 
 # The raw files --------------------------------------------------------------------------------------------------------
@@ -298,4 +321,12 @@ def _check_pattern(form: str) -> None:
         raise ConfigError(f"--time-format={form}: expected auto, s, ms, us or a pattern such as %d.%m.%Y")
 
 
-TASKS = {"amazon": _amazon, "tmall": _tmall, "atomic": _atomic, "table": _table}
+def _sequences(args: argparse.Namespace) -> list[dict[str, Any]]:
+    times = {"times": args.times or args.gaps, "gaps": args.gaps is not None, "unit": args.unit}
+    tasks = [_task("sequences", "interactions", args.sequences, **times)]
+    if args.attributes is not None:
+        tasks.append(_task("sequences", "items", args.attributes, intent=args.intent))
+    return tasks
+
+
+TASKS = {"amazon": _amazon, "tmall": _tmall, "atomic": _atomic, "table": _table, "sequences": _sequences}

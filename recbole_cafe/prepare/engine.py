@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from recbole_cafe.errors import missing_package
+from recbole_cafe.errors import ConfigError, MachineError, OutputError, missing_package
+from recbole_cafe.files.spark import search_path, spark_session
 from recbole_cafe.prepare import raw
 from recbole_cafe.prepare.raw import PrepareError
 from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
@@ -31,7 +31,7 @@ from recbole_cafe.prepare.tasks import run_task, run_task_or_tell
 ENGINES = ("duckdb", "spark")
 SMALL = 1 << 25  # bytes of raw files that this process reads itself
 _BATCH = 1 << 16
-_CONFIGURED = ("PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "SPARK_REMOTE")  # somebody else says where Spark runs
+_OF_THE_DISK = re.compile("IO Error|No space left|quota|File too large|Could not (write|read|sync)|Input/output error")
 _NOT_INSTALLED = (
     "Spark's executors lack this package; install it in the Python that they run (PYSPARK_PYTHON), on every machine: "
     "pip install recbole-cafe"
@@ -50,8 +50,8 @@ class Engine(Protocol):
     def keep(self, expression: Any, name: str) -> Any:
         """Compute an Ibis table once; the name may be used again, for a table that replaces the old one."""
 
-    def one(self, expression: Any) -> dict[str, Any]:
-        """Return the only row of a table."""
+    def table(self, expression: Any) -> pa.Table:
+        """Return all rows of a small table."""
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """Yield the rows of an ordered table, never all at once."""
@@ -71,7 +71,9 @@ def connect(engine: str, work: Path, *, memory: str, threads: int) -> Engine:
 
     Raises:
         MachineError: the engine is not installed.
-        PrepareError: it does not start.
+        ConfigError: it does not start with this memory and these threads.
+        OutputError: the work folder cannot be written.
+        PrepareError: Spark does not start.
     """
     try:
         return (DuckDB if engine == "duckdb" else Spark)(work, memory=memory, threads=threads)
@@ -95,13 +97,15 @@ class DuckDB:
             self.connection = ibis.duckdb.connect(
                 work / "work.duckdb", threads=threads, memory_limit=memory, temp_directory=str(spill)
             )
+        except duckdb.IOException as error:
+            raise _cannot_write(work, error) from None
         except duckdb.Error as error:
-            raise PrepareError(
-                f"--memory={memory} --threads={threads}: DuckDB does not start with these ({error}); expected a size "
-                "such as 2GB and at least one thread"
+            raise ConfigError(
+                f"--memory={memory} --threads={threads}: DuckDB does not start with these ({_flat(error)}); expected a "
+                "size such as 2GB and at least one thread"
             ) from None
-        self.connection.raw_sql("SET preserve_insertion_order = false")
-        self.connection.raw_sql("SET enable_progress_bar = false")
+        self._run("SET preserve_insertion_order = false")
+        self._run("SET enable_progress_bar = false")
         self._generation = 0
         self._kept: dict[str, str] = {}  # table of this session -> its name with the generation
 
@@ -126,39 +130,58 @@ class DuckDB:
         with self._limits():
             table = self.connection.create_table(f"{name}_{self._generation}", expression)
         if name in self._kept:
-            self.connection.raw_sql(f'DROP TABLE "{self._kept[name]}"')
+            self._run(f'DROP TABLE "{self._kept[name]}"')
         self._kept[name] = f"{name}_{self._generation}"
         return table
 
-    def one(self, expression: Any) -> dict[str, Any]:
+    def table(self, expression: Any) -> pa.Table:
         """See `Engine`."""
         with self._limits():
-            return self.connection.to_pyarrow(expression).to_pylist()[0]
+            return self.connection.to_pyarrow(expression)
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """See `Engine`."""
         with self._limits():
-            yield from self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH)
+            batches = iter(self.connection.to_pyarrow_batches(expression, chunk_size=_BATCH))
+        while True:
+            with self._limits():  # not around the yield, or it would take what the reader of the batches fails at
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _run(self, statement: str) -> None:
+        with self._limits():
+            self.connection.raw_sql(statement)
 
     @contextlib.contextmanager
     def _limits(self) -> Iterator[None]:
         """Name the option by which a user changes what DuckDB has run out of. Any other error of it is a bug of ours.
 
+        DuckDB's class says what it did when it failed, not why: a full disk is an IOException, a TransactionException
+        at a commit, or a FatalException of the statement after it, and Arrow's OSError among batches.
+
         Raises:
-            PrepareError: too little memory, or a disk that is full.
+            MachineError: too little memory.
+            OutputError: a disk that is full or cannot be read back.
         """
         import duckdb
 
         try:
             yield
-        except duckdb.OutOfMemoryException as error:
-            raise PrepareError(f"--memory={self.memory} is too little: {error}") from None
-        except duckdb.IOException as error:
-            raise PrepareError(f"--work: DuckDB cannot write or read back its tables in {self.work}: {error}") from None
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            if isinstance(error, duckdb.OutOfMemoryException) or "Out of Memory Error" in str(error):
+                raise MachineError(f"--memory={self.memory} is too little: {_flat(error)}") from None
+            if isinstance(error, (duckdb.IOException, OSError)) or _OF_THE_DISK.search(str(error)):
+                raise _cannot_write(self.work, error) from None
+            raise
 
     def close(self) -> None:
         """See `Engine`."""
-        self.connection.disconnect()
+        import duckdb
+
+        with contextlib.suppress(duckdb.Error):  # on a full disk; its tables go in any case
+            self.connection.disconnect()
 
 
 class Spark:
@@ -170,29 +193,14 @@ class Spark:
 
     def __init__(self, work: Path, *, memory: str, threads: int) -> None:
         """Start; see `connect`."""
-        # Spark warns of pandas 3, of which it does less here than it fears for
-        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
         import ibis
-        from pyspark.sql import SparkSession
 
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        builder = SparkSession.builder.appName("recbole-cafe prepare")
-        self._is_foreign = SparkSession.getActiveSession() is not None
-        if not self._is_foreign and not any(map(os.environ.get, _CONFIGURED)):
-            local = {
-                "spark.master": f"local[{threads}]",
-                "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
-                "spark.sql.shuffle.partitions": str(4 * threads), "spark.ui.enabled": "false",
-                "spark.driver.host": "localhost", "spark.driver.bindAddress": "127.0.0.1",
-                "spark.local.dir": str(work / "spill"), "spark.executorEnv.PYTHONPATH": _search_path(),
-            }  # fmt: skip
-            for key, value in local.items():
-                builder = builder.config(key, value)
-        try:
-            self.session = builder.getOrCreate()
-        except Exception as error:  # Java is missing or too old; Py4J has no class of its own for it
-            raise PrepareError(f"Spark does not start: {error}; it needs Java 17 (JAVA_HOME)") from error
-        self.session.sparkContext.setLogLevel("ERROR")
+        local = {
+            "spark.master": f"local[{threads}]", "spark.local.dir": str(work / "spill"),
+            "spark.driver.memory": memory.replace("GB", "g").replace("MB", "m"),
+            "spark.sql.shuffle.partitions": str(4 * threads),
+        }  # fmt: skip
+        self.session, self._is_foreign = spark_session("recbole-cafe prepare", local)
         self.connection = ibis.pyspark.connect(self.session)
         self.work, self._generation = work, 0
         self._kept: dict[str, Path] = {}  # table of this session -> its folder
@@ -225,9 +233,9 @@ class Spark:
         self._kept[name] = path
         return self.connection.read_parquet(str(path), table_name=f"{name}_{self._generation}")
 
-    def one(self, expression: Any) -> dict[str, Any]:
+    def table(self, expression: Any) -> pa.Table:
         """See `Engine`."""
-        return self.connection.to_pyarrow(expression).to_pylist()[0]
+        return self.connection.to_pyarrow(expression)
 
     def batches(self, expression: Any) -> Iterator[pa.RecordBatch]:
         """See `Engine`."""
@@ -243,9 +251,12 @@ class Spark:
             self.session.stop()
 
 
-def _search_path() -> str:
-    """Where this process finds its modules, so that a worker on this machine finds the same ones."""
-    return os.pathsep.join(filter(None, sys.path))
+def _cannot_write(work: Path, error: Exception) -> OutputError:
+    return OutputError(f"--work: DuckDB cannot write or read back its tables in {work}: {_flat(error)}")
+
+
+def _flat(error: Exception) -> str:
+    return " ".join(str(error).split("Possible solutions")[0].split())
 
 
 # Reading on this machine ----------------------------------------------------------------------------------------------
@@ -265,7 +276,7 @@ def _in_workers(tasks: Sequence[dict[str, Any]], work: Path, threads: int, bar: 
     waiting = sorted(range(len(tasks)), key=lambda i: raw.size_of(tasks[i]["path"]) or 0)
     running: dict[int, subprocess.Popen[bytes]] = {}
     results: dict[int, dict[str, Any]] = {}
-    environment = os.environ | {"PYTHONPATH": _search_path()}
+    environment = os.environ | {"PYTHONPATH": search_path()}
     try:
         while waiting or running:
             while waiting and len(running) < max(1, threads):

@@ -47,6 +47,7 @@ class Options:
     min_intent: int = 1
     rare: str = "parent"
     strict: bool = False
+    without_intents: bool = False  # the source has none, and a data set without any is wanted
 
     def __post_init__(self) -> None:
         """Check each choice.
@@ -329,7 +330,7 @@ class _Pipeline:
             marked = marked.mutate(rare=(_.size < kept.min_intent).fill_null(False))
             if kept.rare == "parent":
                 up = _.rare & (_.depth > 1)
-                if self.engine.one(marked.agg(n=up.sum().fill_null(0)))["n"]:
+                if self._one(marked.agg(n=up.sum().fill_null(0)))["n"]:
                     lower = marked.mutate(depth=ibis.ifelse(up, _.depth - 1, _.depth))
                     items = self.engine.keep(lower.select("item", "levels", "kinds", "depth"), "chosen")
                     continue
@@ -352,24 +353,24 @@ class _Pipeline:
 
         self._choose()
         rows = self.rows
-        counts = self.engine.one(
+        counts = self._one(
             rows.agg(
                 interactions=_.count(), users=_.user.nunique(), items=_.item.nunique(), first=_.time.min(),
                 last=_.time.max(), fractions=(_.time % 1 != 0).sum().fill_null(0),
                 largest=_.time.abs().max(),
             )
         )  # fmt: skip
-        n_rows = self.engine.one(self.items.agg(n=_.count(), kinds=(_.kinds > 1).sum().fill_null(0)))
+        n_rows = self._one(self.items.agg(n=_.count(), kinds=(_.kinds > 1).sum().fill_null(0)))
         per_item = self.engine.keep(rows.group_by("item").agg(n=_.count()), "counts")
         joined = per_item.left_join(self.items, "item").select("item", "n", "intent")
         known = joined.filter(_.intent.notnull()).group_by("intent").agg(items=_.count(), interactions=_.n.sum())
-        sizes = self.engine.connection.to_pyarrow(known)
+        sizes = self.engine.table(known)
         self.report.numbers = {
             **{key: counts[key] for key in ("interactions", "users", "items", "first", "last")},
             "items_with_several_intents": n_rows["kinds"],
             **intent_numbers(sizes, counts["items"], counts["interactions"]),
         }
-        if not self.report.numbers["intents"]:
+        if not self.report.numbers["intents"] and not self.options.without_intents:
             role = "items" if any(file["role"] == "items" for file in self.report.files) else "interactions"
             raise PrepareError(self._nothing(f"no item has an intent in {self._paths(role)}"))
         whole = not counts["fractions"] and counts["largest"] < 2**53
@@ -385,10 +386,14 @@ class _Pipeline:
 
     # Steps ------------------------------------------------------------------------------------------------------------
 
+    def _one(self, expression: Any) -> dict[str, Any]:
+        """The only row of a table."""
+        return self.engine.table(expression).to_pylist()[0]
+
     def _count(self, rows: Any) -> int:
         from ibis import _
 
-        return self.engine.one(rows.agg(n=_.count()))["n"]
+        return self._one(rows.agg(n=_.count()))["n"]
 
     def _keep(self, rows: Any, what: str) -> None:
         self.rows = self.engine.keep(rows, "rows")

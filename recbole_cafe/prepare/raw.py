@@ -66,6 +66,7 @@ class Source:
         self.schema, self.strict = SCHEMAS[task["role"]], bool(task["strict"])
         self.faults: dict[str, dict[str, Any]] = {}
         self.read, self.kept = 0, 0  # records
+        self.per_line = 1  # of a reader that makes several rows of a line, which it numbers line * per_line + n
         self._progress = progress
         self._file: _Counted | None = None
 
@@ -219,7 +220,7 @@ class Source:
         def refuse(row: int, kind: str, value: object) -> None:
             if not bad[row]:
                 bad[row] = True
-                self.fault(kind, lines[row], value)
+                self.fault(kind, lines[row] // self.per_line, value)
 
         for field, values in zip(list(self.schema)[:-1], columns[:-1], strict=True):
             array = _strings(values, refuse) if field.type == pa.string() else pa.array(values, field.type)

@@ -18,6 +18,7 @@ SOURCES = {
     "[IJCAI-16](https://tianchi.aliyun.com/dataset/53)",
     "atomic": "RecBole's atomic files",
     "table": "tables of your own",
+    "sequences": "sequences of items, a line a user",
 }
 _DEFAULTS = Options()
 
@@ -51,7 +52,9 @@ def readme(source: str, command: str, options: Options, report: Report, written:
     """
     numbers = report.numbers
     changed = {
-        key: value for key, value in vars(options).items() if value != getattr(_DEFAULTS, key) and key != "strict"
+        key: value
+        for key, value in vars(options).items()
+        if value != getattr(_DEFAULTS, key) and key not in ("strict", "without_intents")
     }
     filters = ", ".join(f"{key.replace('_', '-')} = {_plain(value)}" for key, value in changed.items())
     table = [

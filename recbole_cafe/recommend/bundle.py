@@ -242,6 +242,8 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
     path = Path(folder)
     content = _manifest(path)
     named = content["sha256"]
+    for name in named:
+        _check_plain(path / name)
     with ThreadPoolExecutor() as pool:
         for name, found in zip(named, pool.map(_digest_or_none, [path / name for name in named]), strict=True):
             if found is None:
@@ -275,6 +277,7 @@ def version_of(folder: str | os.PathLike[str]) -> str:
 
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
+    _check_plain(file)
     try:
         if file.stat().st_size > LARGEST_MANIFEST:
             raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any bundle's")
@@ -293,9 +296,16 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not _is_temperature(content.get("intent_temperature")):
         raise BundleError(f"{file}: intent_temperature should be a number above 0 or null, found "
                           f"{content.get('intent_temperature')!r:.60}")  # fmt: skip
+    for name, digest in content["sha256"].items():
+        if not isinstance(digest, str):
+            raise BundleError(f"{file}: sha256 of {name!r:.60} should be text, found {digest!r:.60}")
     if content["format"] != FORMAT:
         raise BundleError(f"{file} has format {content['format']}, this version of recbole-cafe reads {FORMAT}")
-    if content["seal"] != _seal(content):
+    try:
+        seal = _seal(content)
+    except (RecursionError, ValueError) as error:
+        raise BundleError(f"{file} is damaged: {error}") from error
+    if content["seal"] != seal:
         raise BundleError(f"{file} was changed after it was written: its seal does not fit")
     if content["model"] not in MODELS:
         hint = did_you_mean(content["model"], MODELS)
@@ -305,6 +315,14 @@ def _manifest(path: Path) -> dict[str, Any]:
         raise BundleError(f"{file}: sha256 names {sorted(names)!r:.200}, expected {WEIGHTS}, {ITEMS}, {INTENTS} and, "
                           f"for models that count, {INTERACTIONS}")  # fmt: skip
     return content
+
+
+def _check_plain(file: Path) -> None:
+    """Raise if a file is there and is a link, a pipe, a folder: nothing outside of a bundle is read, or waited for."""
+    if file.is_symlink():
+        raise BundleError(f"{file} is a link, expected a file of the bundle's own")
+    if file.exists() and not file.is_file():
+        raise BundleError(f"{file} is not a plain file")
 
 
 def _is_temperature(value: object) -> bool:
@@ -320,12 +338,12 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
     ranked = {name.removeprefix(RANKED): value for name, value in stored.items() if name.startswith(RANKED)}
     state = {name: value for name, value in stored.items() if not name.startswith(RANKED)}
     for name, value in stored.items():
-        if value.is_floating_point() and len(value.shape) < 2 and bool(value.isnan().any()):
-            raise BundleError(f"{path / WEIGHTS}: {name} holds NaN")
+        if value.is_floating_point() and value.numel() and not all(map(math.isfinite, map(float, value.aminmax()))):
+            raise BundleError(f"{path / WEIGHTS}: {name} holds numbers that are not finite")
     nothing = torch.zeros(0, dtype=torch.long)
     facts = DataFacts(n_items=n_items, n_users=1, max_seq_length=length, train_pairs=lambda: (nothing, nothing),
                       intents=lambda: ItemIntents(items.intent, n_intents))  # fmt: skip
-    with tables_given_later(), _no_more_numbers_than(sum(value.numel() for value in state.values())):
+    with tables_given_later(), _no_more_numbers_than(sum(value.numel() for value in state.values()), path):
         net = build(content["model"], content["settings"], facts, path / MANIFEST)
     if net.not_served:
         raise BundleError(f"{path}: {content['model']} cannot be asked outside of training: {net.not_served}")
@@ -379,7 +397,7 @@ def build(model: str, settings: Mapping[str, Any], facts: DataFacts, source: Pat
 
 
 @contextmanager
-def _no_more_numbers_than(n: int) -> Iterator[None]:
+def _no_more_numbers_than(n: int, path: Path) -> Iterator[None]:
     """Settings must not ask for a larger net than the weights have numbers for: a small file, gigabytes of memory."""
     made = 0
 
@@ -387,7 +405,7 @@ def _no_more_numbers_than(n: int) -> Iterator[None]:
         nonlocal made
         made += 0 if parameter is None else parameter.numel()
         if made > n:
-            raise BundleError(f"its settings are those of a larger net than its weights ({n} numbers) are")
+            raise BundleError(f"{path}: its settings are those of a larger net than its weights ({n} numbers) are")
 
     hook = register_module_parameter_registration_hook(count)
     try:
@@ -404,8 +422,8 @@ def _mapped(path: Path) -> pa.Table:
 
 
 def _column(table: pa.Table, name: str, kind: pa.DataType, path: Path) -> pa.Array:
-    if name not in table.column_names:
-        raise BundleError(f"{path} has no column {name}; it has {', '.join(table.column_names)!s:.200}")
+    if table.column_names.count(name) != 1:
+        raise BundleError(f"{path}: expected one column {name}, found {', '.join(table.column_names)!s:.200}")
     column = table[name]
     if column.type != kind:
         raise BundleError(f"{path}: column {name} is of type {column.type}, expected {kind}")
@@ -434,6 +452,9 @@ def _read_items(path: Path, n_items: int, n_intents: int) -> Items:
     intent = _numbers(_column(table, "intent", pa.int32(), file), 1, n_intents, file, "intent")
     seen = _numbers(_column(table, "seen", pa.int64(), file), 0, 1 << 52, file, "seen")
     order = _numbers(_column(table, "order", pa.int32(), file), 0, max(0, n_items - 2), file, "order")
+    in_order = token.take(pa.array(order))
+    if not pc.all(pc.less(in_order.slice(0, max(0, n_items - 2)), in_order.slice(1))).as_py():
+        raise BundleError(f"{file}: column order should put the names of the items in order, each of them once")
     title = _column(table, "title", pa.string(), file) if "title" in table.column_names else None
     return Items(token, _with_padding(intent), _with_padding(seen), intents, title, order)
 

@@ -143,9 +143,20 @@ def read_histories(given: Any, lookup: Lookup) -> Histories:
         raise DataError(f"histories: {given!r:.80} is a {type(given).__name__}, expected a list of lists of items, or "
                         f"a table with the columns user and item")  # fmt: skip
     lists = [tokens_of(history, f"histories[{i}]") for i, history in enumerate(given)]
+    return histories_of(pa.array(np.arange(len(lists))), lists, lookup)
+
+
+def histories_of(user: pa.Array, lists: Sequence[Sequence[str]], lookup: Lookup) -> Histories:
+    """Histories from lists of tokens.
+
+    Args:
+        user: [B] whose they are.
+        lists: B lists, oldest first.
+        lookup: of the bundle's items.
+    """
     ids = lookup.ids([token for tokens in lists for token in tokens])
     row = np.repeat(np.arange(len(lists)), [len(tokens) for tokens in lists])
-    return _known(pa.array(np.arange(len(lists))), row, ids)
+    return _known(user, row, ids)
 
 
 def is_table(given: Any) -> bool:

@@ -1,118 +1,416 @@
-"""Files of histories, interactions and items, a block at a time: CSV, JSON lines, Parquet."""
+"""Files of histories, interactions and items, read row by row: CSV, JSON lines and Parquet of any size.
+
+A file has one of two shapes: a row for each interaction (user, item and, unless rows are in order, time), the rows of a
+user together; or a row for each user (user, items). Memory holds one history at a time, and eight bytes for each user.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import datetime
 import gzip
+import hashlib
+import io
 import json
-from collections.abc import Iterator
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow.parquet as pq
 
-from recbole_cafe.errors import DataError
-from recbole_cafe.recommend.histories import COLUMNS
+from recbole_cafe.errors import DataError, did_you_mean
+from recbole_cafe.recommend.histories import COLUMNS, token_of, tokens_of
 
-FORMATS = (".csv", ".jsonl", ".parquet")
-LINES = 20_000  # of JSON, read at a time
-BLOCK = 1 << 24  # bytes of CSV
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+PARQUET = ".parquet"
+ENDINGS = (*SEPARATORS, *JSON_LINES, PARQUET)
+ITEMS = ("items", "history")  # what the column of a row that holds a whole history may be called
+LONGEST = 1 << 26  # characters of a line
+BLOCK = 8192  # rows of Parquet at a time
+# What a file that is damaged, or not what its name says, raises while it is read
+_UNREADABLE = (UnicodeDecodeError, csv.Error, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException)
 
 
 class TableError(DataError):
-    """A file of a table that cannot be read; the message names file, row and column."""
+    """A file of a table that cannot be right; the message names file, row and column, and what was expected."""
 
 
-def format_of(path: Path) -> str:
-    """The ending that says how a file is written; ``.gz`` behind it is allowed where it is read.
+def ending_of(path: Path) -> str:
+    """The ending that says how a file is written; ``.gz`` behind that of text is allowed where it is read.
 
     Raises:
         TableError: another ending.
     """
-    name = path.name.removesuffix(".gz")
-    ending = "." + name.rpartition(".")[2].lower()
-    if ending not in FORMATS or (path.suffix == ".gz" and ending == ".parquet"):
-        raise TableError(
-            f"{path}: expected a name that ends in {', '.join(FORMATS)} (.csv.gz and .jsonl.gz are read, too)"
-        )
+    name = path.name.lower()
+    is_packed = name.endswith(".gz")
+    ending = Path(name.removesuffix(".gz")).suffix
+    if ending not in ENDINGS or (is_packed and ending == PARQUET):
+        raise TableError(f"{path}: expected a name that ends in {', '.join(ENDINGS)} (text packed as .gz is read, too)")
     return ending
 
 
-def read_blocks(path: Path) -> Iterator[pa.Table]:
-    """A table, some rows at a time. Cells of CSV are text, empty ones null.
+@dataclass(frozen=True)
+class Source:
+    """An open file of rows.
+
+    Attributes:
+        path: where it is.
+        columns: their names.
+        rows: given names of columns, yields where each row is, for messages, and its cells: text in CSV, what the file
+            says elsewhere.
+        position: how many of the file's bytes have been read.
+    """
+
+    path: Path
+    columns: Sequence[str]
+    rows: Callable[[Sequence[str]], Iterator[tuple[str, Sequence[Any]]]]
+    position: Callable[[], int]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """Open a file of rows.
+
+    Args:
+        path: the file; its name says what it is.
+
+    Yields:
+        The source.
 
     Raises:
-        TableError: no such file, or a damaged one.
+        TableError: no such file, or a damaged one. Errors of rows name the line (CSV, JSON lines) or the row (Parquet,
+            from 1).
     """
-    ending = format_of(path)
-    if not path.is_file():
-        raise TableError(f"there is no file {path}")
-    try:
-        if ending == ".parquet":
-            with pa.parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield pa.Table.from_batches([batch])
-        elif ending == ".csv":
-            yield from _csv(path)
+    ending = ending_of(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise TableError(f"{path} cannot be read: {error.strerror}") from error
+        try:
+            if ending == PARQUET:
+                yield _parquet(path, raw)
+                return
+            unpacked = stack.enter_context(gzip.open(raw)) if path.name.lower().endswith(".gz") else raw
+            text = stack.enter_context(io.TextIOWrapper(unpacked, encoding="utf-8-sig", newline=""))
+            if ending in SEPARATORS:
+                yield _csv(path, raw, text, SEPARATORS[ending])
+            else:
+                yield _json_lines(path, raw, text)
+        except _UNREADABLE as error:
+            said = " ".join(str(error).split())[:300]
+            raise TableError(f"{path}: it cannot be read, is damaged or not what its name says ({said})") from error
+
+
+def _lines(path: Path, text: IO[str]) -> Iterator[str]:
+    number = 0
+    while line := text.readline(LONGEST):
+        number += 1
+        if len(line) == LONGEST:
+            raise TableError(f"{path}: line {number} is longer than {LONGEST:,} characters")
+        yield line
+
+
+def _csv(path: Path, raw: IO[bytes], text: IO[str], separator: str) -> Source:
+    csv.field_size_limit(LONGEST)  # of a field; 131,072 unless told otherwise
+    reader = csv.reader(_lines(path, text), delimiter=separator, strict=True)
+    columns = next(reader, [])
+    if not columns:
+        raise TableError(f"{path} is empty, expected names of columns in its first line")
+
+    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        at = [columns.index(name) for name in names]
+        line = reader.line_num + 1  # where a row begins; it may go over several lines
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise TableError(f"{path}: line {line} cannot be read as CSV: {error}") from error
+            if cells is None:
+                return
+            if cells:
+                if len(cells) != len(columns):
+                    raise TableError(f"{path}: line {line} has {len(cells)} cells, expected {len(columns)}: "
+                                    f"{', '.join(columns)!s:.200}")  # fmt: skip
+                yield f"line {line}", [cells[i] for i in at]
+            line = reader.line_num + 1
+
+    return Source(path, columns, rows, raw.tell)
+
+
+def _json_lines(path: Path, raw: IO[bytes], text: IO[str]) -> Source:
+    lines = enumerate(_lines(path, text), start=1)
+
+    def objects() -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, line in lines:
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise TableError(f"{path}: line {number} is not JSON ({error})") from error
+            if not isinstance(value, dict):
+                raise TableError(f"{path}: line {number} holds a {type(value).__name__}, expected an object such as "
+                                '{"user": "a", "items": ["x", "y"]}')  # fmt: skip
+            yield f"line {number}", value
+
+    every = objects()
+    first = next(every, None)
+    columns = list(first[1]) if first else ["user", "items"]
+
+    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        for place, value in () if first is None else _chain(first, every):
+            for name in names:
+                if name not in value:
+                    raise TableError(f"{path}: {place} has no {name!r}; it has {', '.join(value) or 'nothing'!s:.200}")
+            yield place, [value[name] for name in names]
+
+    return Source(path, columns, rows, raw.tell)
+
+
+def _chain(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _parquet(path: Path, raw: IO[bytes]) -> Source:
+    file = pq.ParquetFile(raw)
+    size, n_rows, read = os.fstat(raw.fileno()).st_size, file.metadata.num_rows, 0
+
+    def rows(names: Sequence[str]) -> Iterator[tuple[str, Sequence[Any]]]:
+        nonlocal read
+        for batch in file.iter_batches(BLOCK, columns=list(names)):
+            cells = [_plain(batch.column(name)) for name in names]
+            for number, row in enumerate(zip(*cells, strict=True), start=read + 1):
+                yield f"row {number}", row
+            read += len(batch)
+
+    return Source(path, file.schema_arrow.names, rows, lambda: size * read // max(1, n_rows))
+
+
+def _plain(column: pa.Array) -> list[Any]:
+    """Cells as Python's values. Nanoseconds, for which pandas would be needed, as microseconds."""
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        column = column.cast(pa.timestamp("us", column.type.tz), safe=False)
+    cells: list[Any] = column.to_pylist()
+    return cells
+
+
+# Histories ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class History:
+    """One history.
+
+    Attributes:
+        user: token.
+        items: tokens, oldest first.
+        place: where it begins in the file.
+    """
+
+    user: str
+    items: list[str]
+    place: str
+
+
+def histories_in(source: Source) -> Iterator[History]:
+    """The histories of a file, in its order.
+
+    Args:
+        source: from :func:`opened`.
+
+    Raises:
+        TableError: columns of neither shape; a cell that cannot be right; a user whose rows do not stand together.
+    """
+    user = _column(source, COLUMNS["user"])
+    assert user is not None
+    whole, item = _column(source, ITEMS, needed=False), _column(source, COLUMNS["item"], needed=False)
+    if (whole is None) == (item is None):
+        both = "both of them" if whole else f"neither; there are {', '.join(source.columns)!s:.200}"
+        raise TableError(f"{source.path}: expected a column item (a row for each interaction) or a column items (a row "
+                        f"for each user), found {both}")  # fmt: skip
+    users = _Users(source.path)
+    if whole is not None:
+        yield from users.once(_of_rows(source, user, whole))
+    else:
+        assert item is not None
+        yield from users.once(_of_interactions(source, user, item, _column(source, COLUMNS["time"], needed=False)))
+
+
+def _column(source: Source, names: Sequence[str], *, needed: bool = True) -> str | None:
+    present = [name for name in names if name in source.columns]
+    if len(present) > 1 or len(set(source.columns)) < len(source.columns):
+        raise TableError(f"{source.path}: of the columns {', '.join(source.columns)!s:.200} two mean the same")
+    if not present and needed:
+        near = did_you_mean(names[0], source.columns)
+        raise TableError(f"{source.path}: no column {' or '.join(names)}; there are "
+                        f"{', '.join(source.columns)!s:.200}{near}")  # fmt: skip
+    return present[0] if present else None
+
+
+def _of_rows(source: Source, user: str, items: str) -> Iterator[History]:
+    for place, (who, listed) in source.rows([user, items]):
+        where = f"{source.path}: {place}, column {items}"
+        if isinstance(listed, str):
+            tokens = [token for token in listed.split(" ") if token]
         else:
-            yield from _json_lines(path)
-    except (pa.ArrowException, EOFError, OSError, UnicodeDecodeError) as error:
-        raise TableError(f"{path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+            try:
+                tokens = tokens_of(listed, where)
+            except DataError as error:
+                raise TableError(str(error)) from error
+            if "" in tokens:
+                raise TableError(f"{where}: an item without a name, expected tokens")
+        yield History(_token(source, place, user, who), tokens, place)
+
+
+def _of_interactions(source: Source, user: str, item: str, time: str | None) -> Iterator[History]:
+    who: str | None = None
+    began, items, times = "", list[str](), list[float]()
+
+    def history() -> History:
+        assert who is not None
+        if time is None:
+            return History(who, items, began)
+        order = np.argsort(np.array(times), kind="stable")
+        return History(who, [items[i] for i in order.tolist()], began)
+
+    for place, cells in source.rows([user, item] if time is None else [user, item, time]):
+        of = _token(source, place, user, cells[0])
+        if of != who:
+            if who is not None:
+                yield history()
+            who, began, items, times = of, place, [], []
+        items.append(_token(source, place, item, cells[1]))
+        if time is not None:
+            times.append(_seconds(source, place, time, cells[2]))
+    if who is not None:
+        yield history()
+
+
+def _token(source: Source, place: str, column: str, cell: Any) -> str:
+    if type(cell) is str and cell:
+        return cell
+    where = f"{source.path}: {place}, column {column}"
+    if cell is None or cell == "":
+        raise TableError(f"{where} is empty, expected a token")
+    try:
+        return token_of(cell, where)
+    except DataError as error:
+        raise TableError(str(error)) from error
+
+
+def _seconds(source: Source, place: str, column: str, cell: Any) -> float:
+    """A number, or a date as seconds since 1970; dates without a time zone are taken as UTC."""
+    value = cell
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            with contextlib.suppress(ValueError):
+                value = datetime.datetime.fromisoformat(value)
+    if isinstance(value, datetime.datetime):
+        zone = value if value.tzinfo else value.replace(tzinfo=datetime.timezone.utc)
+        return zone.timestamp()
+    if isinstance(value, datetime.date):
+        return float(value.toordinal() - datetime.date(1970, 1, 1).toordinal()) * 86_400
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(value):
+                return float(value)
+    raise TableError(f"{source.path}: {place}, column {column}: {cell!r:.80}, expected a finite number or a date such "
+                    "as 2024-05-31T12:00:00")  # fmt: skip
+
+
+class _Users:
+    """Which users there were, in eight bytes each: sorted runs of digests, merged when there are two of a size."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._runs = path, list[np.ndarray]()
+
+    def once(self, histories: Iterator[History]) -> Iterator[History]:
+        """The same histories.
+
+        Raises:
+            TableError: a user comes again after another.
+        """
+        new: dict[int, History] = {}
+        for history in histories:
+            digest = int.from_bytes(hashlib.blake2b(history.user.encode(), digest_size=8).digest(), "little")
+            if digest in new or any(_holds(run, digest) for run in self._runs):
+                raise TableError(
+                    f"{self._path}: {history.place}: user {history.user!r:.80} comes again after other users, expected "
+                    "the rows of a user together; sort the file by user (and time)"
+                )
+            new[digest] = history
+            if len(new) == BLOCK:
+                self._keep(np.sort(np.fromiter(new, dtype=np.uint64, count=len(new))))
+                new = {}
+            yield history
+
+    def _keep(self, run: np.ndarray) -> None:
+        while self._runs and len(self._runs[-1]) <= len(run):
+            run = np.sort(np.concatenate((self._runs.pop(), run)))
+        self._runs.append(run)
+
+
+def _holds(run: np.ndarray, digest: int) -> bool:
+    key = np.uint64(digest)
+    place = int(np.searchsorted(run, key))
+    return place < len(run) and run[place] == key
+
+
+# Tables and lists of items --------------------------------------------------------------------------------------------
+
+
+def read_tokens(path: Path) -> list[str]:
+    """The items that a file names: a column item of CSV, JSON lines or Parquet, or the lines of a .txt.
+
+    Raises:
+        TableError: no such file or column, or a cell that is no token.
+    """
+    if path.suffix.lower() == ".txt":
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except OSError as error:
+            raise TableError(f"{path} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise TableError(f"{path}: it is not text in UTF-8 ({error})") from error
+        return [line for line in lines if line]
+    with opened(path) as source:
+        column = _column(source, COLUMNS["item"])
+        assert column is not None
+        return [_token(source, place, column, cell) for place, (cell,) in source.rows([column])]
 
 
 def read_table(path: Path) -> pa.Table:
-    """All of a table; see :func:`read_blocks`."""
-    blocks = list(read_blocks(path))
-    return pa.concat_tables(blocks, promote_options="default") if blocks else pa.table({})
+    """A whole file as a table, such as the new items or interactions of an update.
 
+    Names are text, whole numbers among them; times are seconds since 1970; an empty cell is null.
 
-def _csv(path: Path) -> Iterator[pa.Table]:
-    names = [name for aliases in COLUMNS.values() for name in aliases] + ["items", "intent", "title"]
-    convert = pa.csv.ConvertOptions(
-        column_types={name: pa.string() for name in names if name not in COLUMNS["time"]}
-        | {name: pa.float64() for name in COLUMNS["time"]},
-        strings_can_be_null=True, null_values=[""],
-    )  # fmt: skip
-    with pa.csv.open_csv(path, read_options=pa.csv.ReadOptions(block_size=BLOCK), convert_options=convert) as file:
-        for batch in file:
-            yield pa.Table.from_batches([batch])
-
-
-def _json_lines(path: Path) -> Iterator[pa.Table]:
-    opened: Any = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = []
-        first = 1
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                rows.append(_object(line, path, number))
-            if len(rows) == LINES:
-                yield _table(rows, path, first)
-                rows, first = [], number + 1
-        if rows:
-            yield _table(rows, path, first)
-
-
-def _object(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: line {number} is not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise TableError(f"{path}: line {number} holds a {type(row).__name__}, expected an object")
-    for key, value in row.items():
-        if isinstance(value, list):
-            row[key] = [str(cell) if type(cell) is int else cell for cell in value]
-        elif type(value) is int and key not in COLUMNS["time"]:
-            row[key] = str(value)  # names of users and items may be numbers in one row and text in another
-    return row
-
-
-def _table(rows: list[dict[str, Any]], path: Path, first: int) -> pa.Table:
-    try:
-        names = dict.fromkeys(name for row in rows for name in row)
-        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
-    except (pa.ArrowException, TypeError, OverflowError) as error:
-        raise TableError(f"{path}: lines {first} to {first + len(rows) - 1}: a column of more than one type "
-                         f"({' '.join(str(error).split())[:200]})") from error  # fmt: skip
+    Raises:
+        TableError: no such file, or a row that cannot be right.
+    """
+    with opened(path) as source:
+        if len(set(source.columns)) < len(source.columns):
+            raise TableError(f"{path}: two of its columns {', '.join(source.columns)!s:.200} have one name")
+        columns: dict[str, list[Any]] = {name: [] for name in source.columns}
+        for place, cells in source.rows(source.columns):
+            for name, cell in zip(source.columns, cells, strict=True):
+                if name in COLUMNS["time"]:
+                    cell = _seconds(source, place, name, cell)
+                elif type(cell) is int:  # names may be numbers in one row and text in another
+                    cell = str(cell)
+                columns[name].append(None if cell == "" else cell)
+        try:
+            return pa.table({name: pa.array(cells) for name, cells in columns.items()})
+        except (pa.ArrowException, TypeError, OverflowError) as error:
+            raise TableError(f"{path}: a column holds values of several kinds ({error})") from error

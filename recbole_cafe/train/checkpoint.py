@@ -287,11 +287,11 @@ def load(
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint file {path}")
     with open(path, "rb") as file:
-        head = file.read(2)
+        head = file.read(4)
     bare = head[:1] == b"\x80"  # a bare pickle, as torch wrote once, without checksums
     if bare and not trust_checkpoint:
         raise _unsafe(path, "it is a bare pickle")
-    if not bare and head != b"PK":
+    if not bare and head != b"PK\3\4":  # a zip archive with something in it
         size = os.path.getsize(path)
         raise CheckpointError(f"{path} is not a checkpoint, or only the beginning of one ({size} bytes)")
     try:

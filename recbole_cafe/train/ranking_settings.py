@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -198,14 +197,13 @@ def chosen_on(validation: Validation, default: Settings) -> Choice:
     return choice
 
 
-def told(choice: Choice, validation: Validation, protocol: str, since: float) -> dict[str, Any]:
+def told(choice: Choice, validation: Validation, protocol: str) -> dict[str, Any]:
     """A choice as a result and a log say it.
 
     Args:
         choice: what came out.
         validation: what it was chosen on.
         protocol: name of the candidates.
-        since: when it began, by `perf_counter`.
     """
     checks = ~validation.decides
     return {
@@ -219,5 +217,4 @@ def told(choice: Choice, validation: Validation, protocol: str, since: float) ->
             "default": float(choice.before[checks].mean()), "chosen": float(choice.after[checks].mean())
         },
         "evaluations": choice.evaluations,
-        "seconds": perf_counter() - since,
     }  # fmt: skip

@@ -8,6 +8,7 @@ stream as it was there.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -52,6 +53,8 @@ class ResumeMixin:
         save_every: when the last state is saved; never, unless `recbole_cafe.run` says so, which also removes it.
         seconds: of training and evaluation.
         epochs_run: that were trained.
+        curve: of each of them, see recbole_cafe.files.result.Result.
+        simulated: whether the data are.
         digests: of the data; `fit` takes them from its loader, unless they are known before.
     """
 
@@ -62,6 +65,8 @@ class ResumeMixin:
         self.saved_model_file = self._file_name()
         self.seconds = {"train": 0.0, "evaluation": 0.0}
         self.epochs_run = 0
+        self.simulated = is_simulated(config["data_path"]) is not None
+        self.curve: list[dict[str, float | None]] = []
         self.save_every = SaveEvery(0)
         self.lock = Lock(self.saved_model_file)
         self._keeps_state = False
@@ -168,6 +173,7 @@ class ResumeMixin:
 
     def _valid_epoch(self, valid_data: Any, show_progress: bool = False) -> tuple[float, Mapping[str, float]]:
         score, self._valid_result = super()._valid_epoch(valid_data, show_progress=show_progress)
+        self.curve[-1]["score"] = float(score) if math.isfinite(score) else None
         return score, self._valid_result
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -208,8 +214,9 @@ class ResumeMixin:
             "best_valid_result": self.best_valid_result,
             "best_epoch": self._best_epoch,
             "epochs_run": self.epochs_run,
+            "curve": self.curve,
             "seconds": self.seconds,
-            "simulated": is_simulated(self.config["data_path"]) is not None,
+            "simulated": self.simulated,
             "data": None if self.digests is None else dict(self.digests),
             "random": streams,
             "state_dict": self.model.state_dict(),
@@ -268,6 +275,7 @@ class ResumeMixin:
         self.best_valid_result = state.get("best_valid_result")
         self._best_epoch = state.get("best_epoch", epoch)
         self.epochs_run = state.get("epochs_run", 0)
+        self.curve = part_of(state, "curve", list, path) if "curve" in state else []
         self.seconds.update(state.get("seconds") or {})
         checkpoint.take_weights(self.model, state, path)
         self._take_optimizer(part_of(state, "optimizer", dict, path), path, set(changed))

@@ -13,6 +13,7 @@ own evaluation instead.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import OrderedDict
 from functools import cache, partial, wraps
@@ -131,7 +132,7 @@ class EvaluationMixin(ResumeMixin):
         validation = Validation(net, self.evaluation, valid_data, self.protocols[0], metric, self.config["seed"])
         choice = self._agreed(chosen_on(validation, default))
         net.rank_with(choice.chosen)
-        self.chosen = told(choice, validation, self.protocols[0].name, start)
+        self.chosen = told(choice, validation, self.protocols[0].name)
         self.config["ranking_settings"] = choice.changes
         if saved:
             self._renew_best()
@@ -211,6 +212,9 @@ class EvaluationMixin(ResumeMixin):
             self._average.add()
         self.seconds["train"] += perf_counter() - start
         self.epochs_run += 1
+        total = math.fsum(loss) if isinstance(loss, tuple) else loss  # RecBole's losses of several parts
+        mean = total / len(train_data) if self.scorer.learns and len(train_data) else None
+        self.curve.append({"epoch": epoch_idx + 1, "loss": mean, "score": None})
         return loss
 
     def _check_nan(self, loss: Tensor) -> None:

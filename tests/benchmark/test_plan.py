@@ -62,15 +62,17 @@ def test_the_hash_is_of_what_decides_about_numbers(bench_file: Callable[..., str
         (toy_path / "toy" / "toy.link").unlink()
 
 
-def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[..., str], toy_path: Path,
+@pytest.mark.parametrize("key", ["average_from", "final", "ranking_settings"])
+def test_a_key_that_came_later_leaves_earlier_hashes_alone(bench_file: Callable[..., str], toy_path: Path, key: str,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    """Runs from before there was `average_from` are found; with it hashed they would not be."""
-    file = bench_file(systems={"CaFe": {"model": "CaFe"}})
-    (now,) = make_plan(file).cells[0].points
+    """Runs from before there was the key are found; with it hashed they would not be."""
+    counts = {"model": "IntentBackoff", "ranking_settings": "fixed"}
+    file = bench_file(systems={"CaFe": {"model": "CaFe"}, "counts": counts})
+    now = [list(cell.points) for cell in make_plan(file).cells]
     real = plan_module.checkpoint.plain_config
-    earlier = lambda config: {k: v for k, v in real(config).items() if k != "average_from"}  # noqa: E731
+    earlier = lambda config: {k: v for k, v in real(config).items() if k != key}  # noqa: E731
     monkeypatch.setattr(plan_module.checkpoint, "plain_config", earlier)
-    assert list(make_plan(file).cells[0].points) == [now]
+    assert [list(cell.points) for cell in make_plan(file).cells] == now
 
 
 def test_a_key_that_went_leaves_earlier_hashes_alone(bench_file: Callable[..., str],

@@ -263,6 +263,30 @@ def test_random_tie_order_is_seeded_and_permutes_ties_only(model: str) -> None:
     assert len({tuple(item.split("_")[1] for item in sequence) for sequence in first.values()}) > 1
 
 
+def test_the_order_of_ties_has_a_seed_of_its_own() -> None:
+    """With `tie_seed` it is the same whatever the run's seed; without one it is that of `tie_seed` = the run's seed."""
+    write(tied_clicks())
+
+    def shuffled(**seeds: int) -> tuple[dict[str, list[str]], str]:
+        parts = create_dataset(config_of("CaFe", tie_order="random", **seeds)).build()
+        return sequences(parts[0]), parts[0].digests["interactions"]
+
+    fixed = shuffled(seed=1, tie_seed=5)
+    assert fixed == shuffled(seed=2, tie_seed=5) == shuffled(seed=5)
+    other = shuffled(seed=1, tie_seed=6)
+    assert fixed[0] != other[0] and fixed[1] != other[1]  # the digest tells the orders apart
+
+
+@pytest.mark.parametrize("model", ["CaFe", "SASRec", "BPR"])
+def test_a_test_target_of_the_time_of_the_item_before_is_not_later(model: str) -> None:
+    clicks = [("a", "x", 5), ("a", "y", 5), ("a", "z", 5), ("b", "x", 5), ("b", "y", 7), ("b", "z", 9)]
+    write(clicks)
+    test = create_dataset(config_of(model)).build()[2]
+    users = test.id2token("user_id", test.inter_feat["user_id"].numpy())
+    assert dict(zip(users, test.later_targets().tolist(), strict=True)) == {"a": False, "b": True}
+    assert test.later_unknown == ""
+
+
 def test_tie_order_random_changes_nothing_without_ties() -> None:
     clicks = random_clicks(LENGTHS)
     write(clicks)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from recbole_cafe.errors import ConfigError
+from recbole_cafe.errors import ConfigError, OutputError
 from recbole_cafe.files import atomic_writer, whole
 from recbole_cafe.files.atomic import ITEM, TIME, USER, AtomicFileError, checksum
 from recbole_cafe.files.atomic_writer import Stream, Written, write_dataset
@@ -231,6 +235,30 @@ class TestReplacing:
         with pytest.raises(KeyboardInterrupt):
             write(shop, "shop", texts={"README.md": interrupted}, replace=True)
         assert snapshot(shop.parent) == before
+
+    def test_a_full_disk_is_said_by_the_name_of_the_folder(self, shop: Path) -> None:
+        before = snapshot(shop.parent)
+
+        def full(_: Written) -> str:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with pytest.raises(OutputError, match=r"shop cannot be written: the disk is full"):
+            write(shop, "shop", texts={"README.md": full}, replace=True)
+        assert snapshot(shop.parent) == before
+
+    def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes(self, tmp_path: Path) -> None:
+        code = """if True:
+            import os, pathlib, signal
+            from recbole_cafe.files.whole import written_whole
+            with written_whole(pathlib.Path("a.json")) as file:
+                file.write(b"half")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)"""
+        environment = os.environ | {"PYTHONPATH": str(Path(whole.__file__).parents[2])}
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+        assert done.returncode == -signal.SIGKILL and len(list(tmp_path.iterdir())) == 1
+        whole.write_json(tmp_path / "b.json", {})
+        assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
     def test_killed_between_the_two_renames_the_old_data_set_comes_back(self, shop: Path) -> None:
         before = snapshot(shop)

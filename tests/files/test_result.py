@@ -17,6 +17,7 @@ RESULT = Result(
     model="CaFe", dataset="amazon", seed=7, simulated=True, test_result={"full": {"ndcg@5": 0.25}},
     best_valid_score=0.5, best_valid_result={"ndcg@5": 0.5},
     epochs=3, validations_since_best=1, seconds={"train": 1.5}, peak_memory_mb=100.0,
+    curve=[{"epoch": 1, "loss": 0.5, "score": None}],
     parameters=12, data={"users": 3, "nested": [1, None]}, candidates={"pop100": "abc"}, digests={"items": "def"},
     versions={"torch": "2"},
     config={"seed": 7, "loss": None}, checkpoint="", command=["recbole-cafe", "run"],
@@ -59,6 +60,7 @@ def test_keys_of_others_are_passed_over_and_whole_numbers_are_numbers(tmp_path: 
 def test_what_older_results_lack_is_none(tmp_path: Path) -> None:
     loaded = Result.load(stored(tmp_path / "r.json", without="validations_since_best"))
     assert loaded.validations_since_best is None and loaded.epochs == 3
+    assert Result.load(stored(tmp_path / "r.json", without="curve")).curve == []
 
 
 @pytest.mark.parametrize(

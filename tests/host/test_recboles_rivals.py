@@ -6,8 +6,10 @@ import pytest
 import torch
 import toy
 from contract import QUIET, build
+from recbole.utils import get_model
 
-from recbole_cafe import run
+from recbole_cafe import Config, run
+from recbole_cafe.config.config import known_keys
 
 AUTHORS_FLAGS = {  # of FEARec; RecBole's YAML leaves out the first three, and with them every contrast
     "contrast": "us_x", "tau": 1, "sim": "dot", "global_ratio": 0.6, "dual_domain": True, "spatial_ratio": 0.1,
@@ -26,6 +28,12 @@ def test_fearec_finds_other_histories_of_the_same_target(flags: dict[str, object
     made.model.train()
     made.model.calculate_loss(batch[:64]).backward()
     assert made.model.item_embedding.weight.grad.abs().max() > 0
+
+
+def test_a_benchmark_may_set_what_fearecs_yaml_leaves_out() -> None:
+    config = Config("FEARec", toy.NAME)
+    assert {"contrast", "tau", "sim", "global_ratio"} <= known_keys(config, config.model_class)
+    assert "contrast" not in known_keys(config, get_model("SASRec"))
 
 
 @pytest.mark.parametrize("model", ["FEARec", "CORE"])

@@ -37,6 +37,8 @@ def test_the_numbers_are_those_counted_by_hand(shop: Path) -> None:
             "users": 3, "items": 4, "interactions": 6, "per_item": 1.5, "per_item_median": 1.0, "per_user": 2.0,
             "long_tail_items": 1.0, "long_tail_interactions": 1.0, "repeats": 1 / 6, "ties": 2 / 6,
             "short_users": 2 / 3,
+            "tied_test": 1 / 2, "tied_valid": 0.0, "tied_pairs": 1, "tied_repeated": 0, "tied_reversed": 0,
+            "tied_reversed_shuffled": 0, "tied_cyclic": 0, "tied_cyclic_shuffled": 0,
             "intents": 2, "items_without_row": 1, "items_without_intent": 2, "unseen_items": 1, "intents_per_user": 1.5,
             "one_intent_users": 0.0, "intent_items_median": 1.0, "same_intent": 0.0, "same_intent_chance": 1 / 3,
         }

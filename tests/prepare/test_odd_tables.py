@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import resource
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,9 +95,44 @@ def test_a_table_without_anything_is_named(rows: str, told: str, capsys: pytest.
     assert nothing_is_left()
 
 
-@pytest.mark.parametrize("option", ["--memory=much", "--memory=1KB", "--threads=0"])
-def test_what_the_engine_cannot_work_with_names_the_option(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("option", "status"), [("--memory=much", 2), ("--memory=1KB", 1), ("--threads=0", 2)])
+def test_what_the_engine_cannot_work_with_names_the_option(
+    option: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("t.csv").write_text(ROWS)
-    assert prepare("t.csv", option) == 1
+    assert prepare("t.csv", option) == status
     assert option in capsys.readouterr().err
+    assert nothing_is_left()
+
+
+def many_rows() -> None:
+    rng = random.Random(1)
+    rows = (f"user{rng.randrange(2000)},item{rng.randrange(3000)},{at},c{at % 9}\n" for at in range(6000))
+    Path("t.csv").write_text("user,item,time,category\n" + "".join(rows))
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (5_000, "OutputError: --work: DuckDB cannot write"),  # when it starts
+        (20_000, "00000.parquet cannot be written: the file would be larger"),  # the rows that were read
+        (200_000, "OutputError: --work: DuckDB cannot write"),  # when it commits a table
+    ],
+)
+def test_a_disk_without_room_is_said(size: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    many_rows()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        assert prepare("t.csv", "--threads=1") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert nothing_is_left()
+
+
+def test_too_little_memory_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    many_rows()
+    assert prepare("t.csv", "--memory=2MB", "--threads=1") == 1
+    assert "MachineError: --memory=2MB is too little" in capsys.readouterr().err.splitlines()[-1]
     assert nothing_is_left()

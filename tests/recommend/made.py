@@ -16,7 +16,7 @@ from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.model import net_class
 from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, build, sorted_order
 
-SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 2}
+SMALL = {"hidden_size": 8, "inner_size": 8, "n_layers": 1, "n_heads": 2, "n_local_heads": 1}
 LENGTH = 6
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import toy
 from recbole_cafe import run
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.result import Result
-from recbole_cafe.train import checkpoint
+from recbole_cafe.train import checkpoint, resume
 from recbole_cafe.train.checkpoint import CheckpointError
 from recbole_cafe.train.run_state import Lock, SaveEvery
 
@@ -247,3 +248,19 @@ def test_recboles_own_run_leaves_its_checkpoint_alone(toy_path: Path, tmp_path: 
     trainer.fit(prepared.train, prepared.test, verbose=False)
     assert files(tmp_path / "stock") == [".pth"]
     assert trainer.lock._handle is None
+
+
+def test_a_run_leaves_its_checkpoint_and_no_thread(train: Callable[..., Any], tmp_path: Path) -> None:
+    train("CaFe", "first")  # RecBole starts threads that every run shares
+    before = threading.active_count()
+    result = train("CaFe", "second")
+    assert threading.active_count() == before
+    assert list((tmp_path / "second").rglob("*.*")) == [Path(result.checkpoint)]
+
+
+def test_whether_data_are_simulated_is_read_once(train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    monkeypatch.setattr(resume, "is_simulated", lambda folder: read.append(folder) or {"simulated": True})
+    result = train("CaFe", "saved")
+    assert len(read) == 1
+    assert result.simulated is True and checkpoint.load(result.checkpoint)["simulated"] is True
