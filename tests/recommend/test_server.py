@@ -431,6 +431,13 @@ def test_the_command_serves_until_it_is_ended(tmp_path: Path, end: signal.Signal
         address = process.stdout.readline().removeprefix("listening at ").strip()
         assert address.startswith("http://127.0.0.1:")
         assert httpx.post(f"{address}/recommend", json={"history": ["i3"]}).status_code == 200
+        with httpx.Client(base_url=address) as client:
+            seconds = []
+            for _ in range(30):
+                began = time.perf_counter()
+                client.get("/health")
+                seconds.append(time.perf_counter() - began)
+        assert min(seconds) < 0.03  # no answer waits for an acknowledgement, which takes 40 ms
         process.send_signal(end)
         assert process.wait(30) == 0
         assert process.stdout.read() == "stopped\n"
