@@ -241,9 +241,13 @@ class IntentBackoffNet(Net):
         )  # fmt: skip
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
-        """Counts over the geometric mean of both items' counts: c*(u, v) / sqrt(N(u) N(v)); see :meth:`Net.similar`."""
+        """Counts over the geometric mean of both items' counts: c*(u, v) / sqrt(N(u) N(v)); see :meth:`Net.similar`.
+
+        An item after which less was counted than it was counted itself, such as one that is always the last, has
+        N(v) = c*(u, v): it occurred so often.
+        """
         _, other, count = self.items.of(torch.tensor([item]))
-        return other, count / (self.items.total[item] * self.items.total[other]).clamp(min=1e-300).sqrt()
+        return other, count / (self.items.total[item] * self.items.total[other].maximum(count)).sqrt()
 
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""

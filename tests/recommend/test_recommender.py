@@ -173,14 +173,12 @@ FEW = {"a": "x", "b": "x", "c": "y", "d": ""}
 
 
 def test_similar_items_of_counts_by_hand() -> None:
-    """a is followed by b twice, by c once; b by c. Transitions: a 3 times first, b twice second, ..."""
+    """Followed: a by b twice and by c once, b by c once, c by nothing: N = 3, 1, 0."""
     asked = Recommender(bundle_of("IntentBackoff", {"u1": "ab", "u2": "ab", "u3": "ac", "u4": "bc", "u5": "d"}, FEW,
-                                  window=1, backward=0.0))  # fmt: skip
+                                  window=1, backward=0.0, discount=0.0))  # fmt: skip
     found = asked.similar_items("a").to_pylist()
     assert [row["item"] for row in found] == ["b", "c"]
-    ab, ac, bc = 2, 1, 1
-    a, b, c = ab + ac, ab + bc, ac + bc
-    expected = [ab / np.sqrt(a * b), ac / np.sqrt(a * c)]
+    expected = [2 / np.sqrt(3 * max(1, 2)), 1 / np.sqrt(3 * max(0, 1))]
     assert [row["similarity"] for row in found] == pytest.approx(expected)
     assert asked.similar_items("d").num_rows == 0
     assert [row["item"] for row in asked.similar_items("a", k=1).to_pylist()] == ["b"]
