@@ -249,6 +249,7 @@ class CaFePlusNet(Towers):
     ) -> None:
         super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables)
         self.n_items, self.counts, self.levels = data.n_items, counts, levels
+        self.kept_vectors: Tensor | None = None  # those of a bundle, which are not made again for each query
         users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, data.n_items) if levels.item_memory else None
         seen = torch.bincount(items, minlength=data.n_items).float()
@@ -488,6 +489,7 @@ class CaFePlusNet(Towers):
             vectors, prepared = self._vectors(slice(0, self.n_items)).detach(), None
         else:
             vectors, prepared = ranked["vectors"], {name: part for name, part in ranked.items() if name != "vectors"}
+            self.kept_vectors = vectors  # the weights stay as they are: what is served is not trained on
         return MemoryCatalogue(vectors, self.item2intent, self.n_intents, prepared)
 
     def ranked(self) -> dict[str, Tensor]:
@@ -529,6 +531,8 @@ class CaFePlusNet(Towers):
 
         [...] to [..., D + 1], popularity last; without `item_net` popularity alone, [..., 1].
         """
+        if self.kept_vectors is not None:
+            return self.kept_vectors[items]
         seen, popularity = self.inside.seen[items], self._popularity(items)[..., None]
         if not self.levels.item_net:
             return popularity
