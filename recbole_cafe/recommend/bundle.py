@@ -347,6 +347,9 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
         net = build(content["model"], content["settings"], facts, path / MANIFEST)
     if net.not_served:
         raise BundleError(f"{path}: {content['model']} cannot be asked outside of training: {net.not_served}")
+    for name, made in net.named_parameters():  # buffers that a counting net makes of no data are of any type
+        if name in state and state[name].dtype != made.dtype:
+            raise BundleError(f"{path / WEIGHTS}: {name} is of type {state[name].dtype}, expected {made.dtype}")
     net.load_state_dict(state, assign=True)
     net.check_loaded()
     known = (lambda: _read_interactions(path, n_items)) if INTERACTIONS in content["sha256"] else None

@@ -210,10 +210,14 @@ def retabled(name: str, **columns: pa.Array) -> Callable[[Path], None]:
     return change
 
 
-def reweighted(number: float) -> Callable[[Path], None]:
+def reweighted(number: float | torch.dtype) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         tensors = {key: value.clone() for key, value in load_file(folder / bundles.WEIGHTS).items()}
-        next(value for value in tensors.values() if value.dim() == 2)[1, 1] = number
+        name, value = next((name, value) for name, value in tensors.items() if value.dim() == 2)
+        if isinstance(number, torch.dtype):
+            tensors[name] = value.to(number)
+        else:
+            value[1, 1] = number
         save_file(tensors, folder / bundles.WEIGHTS)
         sealed(folder)
 
@@ -267,6 +271,7 @@ def linked_manifest(folder: Path) -> None:
         (retabled(bundles.ITEMS, intent=pa.array([1, 1, 2, 2, 4, 99], pa.int32())), "intent should hold numbers"),
         (reweighted(float("nan")), "holds numbers that are not finite"),
         (reweighted(float("inf")), "holds numbers that are not finite"),
+        (reweighted(torch.float64), "is of type torch.float64, expected torch.float32"),
         (piped, "items.arrow is not a plain file"),
         (edited(lambda content: content.update(intent_temperature=0.0)), "should be a number above 0"),
     ],
