@@ -119,5 +119,5 @@ def test_a_result_without_a_curve(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert main(["figures", "--curve", str(tmp_path / "r.json")]) == 1
     assert "r.json keeps no learning curve: nothing was trained, or an earlier version" in capfd.readouterr().err
     assert main(["figures"]) == 2
-    assert "figures: one of the arguments folder --curve" in capfd.readouterr().err
+    assert "figures: one of the arguments folder --attention --items --curve" in capfd.readouterr().err
     assert main(["figures", "out", "--curve=r.json"]) == 2

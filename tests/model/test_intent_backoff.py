@@ -75,7 +75,7 @@ def probabilities(made, *histories):
 
 
 def test_the_names_of_the_settings_are_those_of_the_yaml():
-    assert set(PLAIN) == set(read_yaml(model_yaml(IntentBackoff))) - {"MAX_ITEM_LIST_LENGTH"}
+    assert set(PLAIN) == set(read_yaml(model_yaml(IntentBackoff))) - {"MAX_ITEM_LIST_LENGTH", "ranking_settings"}
 
 
 def test_a_history_of_one_item_by_hand():

@@ -340,7 +340,7 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(*self.SMALL_OPTIONS[:-2], "--interactions=10", f"--out={tmp_path}") == 2
-        assert "n_interactions=10: expected at least 200" in capsys.readouterr().err
+        assert "--interactions=10: expected at least 200" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []
 
     def test_the_presets_have_the_papers_shapes(self) -> None:

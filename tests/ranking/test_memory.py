@@ -55,7 +55,7 @@ def with_hints(catalogue, query, trial):
     time."""
     listed, n = query.overrides, len(query.terms)
     without = replace(listed, extra=listed.extra * 0, factor=listed.factor * 0 + 1)
-    plain = catalogue.score(replace(query, overrides=without), listed.row, listed.item)
+    plain = catalogue.scores_of(replace(query, overrides=without), listed.row, listed.item)
     error = torch.full((n,), 1e-3).double()
     off = error[listed.row] * (2 * torch.rand(len(plain)).double() - 1)
     rows = 8 if trial % 2 else n

@@ -26,7 +26,7 @@ from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.experiment import create_dataset, data_preparation
 from recbole_cafe.files.result import Result
 from recbole_cafe.host.reload import load_data_and_model
-from recbole_cafe.model.intent_backoff import IntentBackoff
+from recbole_cafe.model.faces import IntentBackoff
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.checkpoint import CheckpointError
 
