@@ -37,7 +37,8 @@ DIRECTION: dict[str, set[str]] = {
     "recommend": {"config", "data", "errors", "files", "layers", "model", "ranking"},
     "export": {"config", "data", "errors", "files", "host", "model", "recommend", "train"},
     "benchmark": {
-        "config", "data", "environment", "errors", "experiment", "files", "host", "model", "prepare", "ranking", "train",
+        "config", "data", "environment", "errors", "experiment", "files", "host", "model", "prepare", "ranking",
+        "train",
     },
     "cli": {
         "benchmark", "config", "data", "environment", "errors", "experiment", "export", "files", "host", "model",

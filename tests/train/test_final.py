@@ -242,7 +242,7 @@ def test_a_finished_run_gives_settings_and_epochs(
     arguments = {"final_from": path, "epochs": 1, "result_file": out, "state": "WARNING", "show_progress": False,
                  **{key: toy_keys[key] for key in ("data_path", "checkpoint_dir")}}  # fmt: skip
     assert main(["run", *(f"--{key}={value}" for key, value in arguments.items())]) == 0
-    assert capsys.readouterr().out.strip().splitlines()[-1].startswith("final: CaFe after 1 epoch on all 845 ")
+    assert "\nfinal: CaFe after 1 epoch on all 845 " in "\n" + capsys.readouterr().out
     result = Result.load(out)
     assert (result.final, result.epochs, result.dataset) == (True, 1, toy.NAME)
 
