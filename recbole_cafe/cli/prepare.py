@@ -1,4 +1,4 @@
-"""`recbole-cafe prepare amazon | tmall | atomic | table`: make a data set from raw files of any size."""
+"""`recbole-cafe prepare amazon | tmall | atomic | table | sequences`: make a data set from raw files of any size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def add_to(verbs: Verbs, chosen: str) -> None:
     if chosen == "prepare":
         from recbole_cafe.prepare.command import add_arguments
 
-        sources = parser.add_subparsers(dest="source", required=True, metavar="amazon | tmall | atomic | table")
+        sources = parser.add_subparsers(
+            dest="source", required=True, metavar="amazon | tmall | atomic | table | sequences"
+        )
         add_arguments(lambda name, summary, examples: add_documented(sources, name, summary=summary, examples=examples))
 
 

@@ -299,7 +299,7 @@ def test_a_failure_is_one_line(
         ("simulate --items=0", "simulate: --items=0: expected at least 1"),
         ("simulate --intents=9 --items=5", "simulate: --intents=9: expected at most --items=5"),
         ("help trian", "no command 'trian'"),
-        ("prepare", "prepare: the following arguments are required: amazon | tmall | atomic | table"),
+        ("prepare", "prepare: the following arguments are required: amazon | tmall | atomic | table | sequences; see"),
         ("trian --epochs=3", "no command 'trian'; there are run, show-config, exec, export, "),
         ("benchmrk quick", "did you mean benchmark?"),
         ("--nothing", "unknown option --nothing"),
