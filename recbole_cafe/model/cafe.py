@@ -247,7 +247,3 @@ class CaFeNet(Towers):
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""
         table = self.item_embedding.weight.detach()
         return Catalogue(table, self.item2intent, self.joint, self.n_intents, prepared=ranked)
-
-    def ranked(self) -> dict[str, Tensor]:
-        """The parts of the catalogue; see :meth:`Net.ranked`."""
-        return self.catalogue().parts()

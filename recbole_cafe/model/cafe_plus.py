@@ -51,13 +51,12 @@ from recbole_cafe.model.counts import (
     Evidence,
     dense_evidence,
     dense_repeats,
-    item_evidence,
     newest_first,
     repeat_rate,
     with_repeats,
 )
-from recbole_cafe.model.net import Reading
-from recbole_cafe.model.reasons import Reasons, counted, undiscounted
+from recbole_cafe.model.net import Reading, parts_of
+from recbole_cafe.model.reasons import Reasons, of_counts
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings
 from recbole_cafe.ranking.blocks import EIGHT, columns, items_at_once
 from recbole_cafe.ranking.catalogue import EPSILON
@@ -332,9 +331,7 @@ class CaFePlusNet(Towers):
         """(1) with the present settings."""
         newest, vector, terms = reading.newest, reading.vector, reading.terms
         lookup, levels = self.counts.lookup, self.levels
-        evidence = reading.kept(
-            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
-        )
+        evidence = reading.evidence(self.items, lookup, self.n_items)
         mass = rest = None
         log_share = terms.new_zeros(len(terms), dtype=torch.float64)
         if self.items is not None:
@@ -355,9 +352,7 @@ class CaFePlusNet(Towers):
     def probabilities(self, reading: Heard) -> Tensor:
         """(1) of every item; see :meth:`Net.probabilities`."""
         n_rows, levels, lookup = len(reading.vector), self.levels, self.counts.lookup
-        evidence = reading.kept(
-            "evidence", (lookup.decay,), lambda: item_evidence(self.items, reading.newest, lookup, n_items=self.n_items)
-        )
+        evidence = reading.evidence(self.items, lookup, self.n_items)
         settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior)
         net: Tensor = reading.kept("net", settings, lambda: self._net(reading))
         counted, place = dense_evidence(evidence, n_rows, self.n_items)
@@ -488,7 +483,7 @@ class CaFePlusNet(Towers):
         if ranked is None:
             vectors, prepared = self._vectors(slice(0, self.n_items)).detach(), None
         else:
-            vectors, prepared = ranked["vectors"], {name: part for name, part in ranked.items() if name != "vectors"}
+            vectors, prepared = ranked["vectors"], parts_of(ranked)
             self.kept_vectors = vectors  # the weights stay as they are: what is served is not trained on
         return MemoryCatalogue(vectors, self.item2intent, self.n_intents, prepared)
 
@@ -500,9 +495,7 @@ class CaFePlusNet(Towers):
     def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
         """The terms of (1), each times what repeats make of it; see :meth:`Net.reasons`."""
         newest, overrides = newest_first(history), required(query.overrides, "overrides")
-        source, count, part = counted(self.items, newest, self.counts.lookup, row, item, n_items=self.n_items)
         extra, factor = overrides.of(row, item)
-        amount = part * (extra * factor / part.sum(1).clamp(min=TINY))[:, None]
         vector, terms = required(query.vector, "vector"), required(query.terms, "terms")
         norm, intent = required(query.log_norm, "log_norm"), self.item2intent[item]
         logit = (vector[row].double() * self._vectors(item).double()).sum(1)
@@ -512,8 +505,8 @@ class CaFePlusNet(Towers):
         weight = self._popularity(torch.arange(self.n_items, device=item.device)).double().exp()
         weight[0] = 0
         of_intent = torch.bincount(self.item2intent, weights=weight, minlength=self.n_intents + 1)
-        return Reasons(
-            counted=self.counts.counted, source=source, count=undiscounted(count, self.counts.discount), amount=amount,
+        return replace(
+            of_counts(self.counts, self.items, newest, row, item, extra * factor, n_items=self.n_items),
             weight=through / probability.clamp(min=TINY), intent_probability=probability, share_in_intent=inside,
             popularity_share=weight[item] / of_intent[intent],
         )  # fmt: skip

@@ -47,6 +47,7 @@ history and R of them are with an item among the L before. With P(h) the sum of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,12 @@ from recbole_cafe.model.counts import (
     Lookup,
     dense_evidence,
     dense_repeats,
-    item_evidence,
     newest_first,
     repeat_rate,
     with_repeats,
 )
 from recbole_cafe.model.net import Net, Reading
-from recbole_cafe.model.reasons import Reasons, counted, undiscounted
+from recbole_cafe.model.reasons import Reasons, of_counts
 from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, required
 
@@ -172,9 +172,7 @@ class IntentBackoffNet(Net):
     def asked(self, reading: Reading) -> Query:
         """(1) with the present settings."""
         newest, lookup = reading.newest, self.counts.lookup
-        evidence = reading.kept(
-            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
-        )
+        evidence = reading.evidence(self.items, lookup, self.n_items)
         mass, rest = self.items.masses(newest, lookup)
         terms = self._intent_probability(newest) * (rest / mass)[:, None]
         plain = terms[evidence.row, self.item2intent[evidence.item]] * self.within[evidence.item]
@@ -186,9 +184,7 @@ class IntentBackoffNet(Net):
     def probabilities(self, reading: Reading) -> Tensor:
         """(1) of every item; see :meth:`Net.probabilities`."""
         newest, lookup = reading.newest, self.counts.lookup
-        evidence = reading.kept(
-            "evidence", (lookup.decay,), lambda: item_evidence(self.items, newest, lookup, n_items=self.n_items)
-        )
+        evidence = reading.evidence(self.items, lookup, self.n_items)
         mass, rest = self.items.masses(newest, lookup)
         terms = (self._intent_probability(newest) * (rest / mass)[:, None]).float().T  # [C + 1, B]
         probability, place = dense_evidence(evidence, len(newest), self.n_items)
@@ -228,14 +224,12 @@ class IntentBackoffNet(Net):
     def reasons(self, history: Tensor, query: Query, row: Tensor, item: Tensor) -> Reasons:
         """The terms of (1), each times what (3) makes of it; see :meth:`Net.reasons`."""
         newest, overrides = newest_first(history), required(query.overrides, "overrides")
-        source, count, part = counted(self.items, newest, self.counts.lookup, row, item, n_items=self.n_items)
         extra, factor = overrides.of(row, item)
-        amount = part * (extra * factor / part.sum(1).clamp(min=TINY))[:, None]
         intent, inside = self.item2intent[item], self.within[item]
         probability = self._intent_probability(newest)[row, intent]
         through = required(query.terms, "terms")[row, intent] * factor
-        return Reasons(
-            counted=self.counts.counted, source=source, count=undiscounted(count, self.counts.discount), amount=amount,
+        return replace(
+            of_counts(self.counts, self.items, newest, row, item, extra * factor, n_items=self.n_items),
             weight=through / probability.clamp(min=TINY), intent_probability=probability, share_in_intent=inside,
             popularity_share=inside,
         )  # fmt: skip
@@ -252,7 +246,3 @@ class IntentBackoffNet(Net):
     def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> FactoredCatalogue:
         """The items as :mod:`recbole_cafe.ranking.factored` ranks them."""
         return FactoredCatalogue(self.within, self.item2intent, self.n_intents, prepared=ranked)
-
-    def ranked(self) -> dict[str, Tensor]:
-        """The parts of the catalogue; see :meth:`Net.ranked`."""
-        return self.catalogue().parts()

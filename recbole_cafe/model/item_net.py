@@ -17,7 +17,7 @@ from recbole_cafe.layers.cloze import Cloze
 from recbole_cafe.layers.embedding import PaddedEmbedding, cosines
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.model.net import Net
+from recbole_cafe.model.net import Net, parts_of
 from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.model.settings import SOFTMAX, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
@@ -149,8 +149,8 @@ class ItemNet(Net):
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights: one group."""
         if ranked is None:
             return Catalogue.of_items(self.item_vectors().detach())
-        prepared = {name: part for name, part in ranked.items() if name != "vectors"}
-        return Catalogue.of_items(ranked.get("vectors", self.item_embedding.weight[: self.n_items].detach()), prepared)
+        table = ranked.get("vectors", self.item_embedding.weight[: self.n_items].detach())
+        return Catalogue.of_items(table, parts_of(ranked))
 
     def ranked(self) -> dict[str, Tensor]:
         """The parts of the catalogue, and the vectors of the items where they are not just the rows of their table."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.model.counts import Evidence, Lookup, TransitionCounts, item_evidence
 from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks
@@ -35,13 +36,8 @@ class Ranking(Protocol):
     def scores_of(self, query: Query, row: Tensor, item: Tensor) -> Tensor:
         """The scores that decide of items in rows of the query. row, item: [P]. Returns [P] float64."""
 
-
-@runtime_checkable
-class Loadable(Protocol):
-    """A part of a net with buffers that point into each other."""
-
-    def check(self) -> None:
-        """Raise ValueError unless they fit."""
+    def parts(self) -> dict[str, Tensor]:
+        """What has been made of the weights, to be stored beside them and given back."""
 
 
 @dataclass
@@ -69,6 +65,18 @@ class Reading:
             self._kept.pop(name, None)  # not two at a time
             self._kept[name] = (settings, make())
         return self._kept[name][1]
+
+    def evidence(self, table: TransitionCounts | None, lookup: Lookup, n_items: int) -> Evidence:
+        """The evidence of the histories; of the settings it depends on the decay alone."""
+        made: Evidence = self.kept(
+            "evidence", (lookup.decay,), lambda: item_evidence(table, self.newest, lookup, n_items=n_items)
+        )
+        return made
+
+
+def parts_of(ranked: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The parts of the catalogue among what :meth:`Net.ranked` gave, which may hold the items' vectors, too."""
+    return {name: part for name, part in ranked.items() if name != "vectors"}
 
 
 class Net(nn.Module):
@@ -181,8 +189,11 @@ class Net(nn.Module):
     # Outside of training ----------------------------------------------------------------------------------------------
 
     def ranked(self) -> dict[str, Tensor]:
-        """What :meth:`catalogue` makes of the weights and a bundle stores, so that it need not be made again."""
-        return {}
+        """What :meth:`catalogue` makes of the weights and a bundle stores, so that it need not be made again.
+
+        These are the catalogue's parts and, where it does not read the net's own table, the items' `vectors`.
+        """
+        return self.catalogue().parts()
 
     def as_given(self, score: Tensor) -> Tensor:
         """A score that a catalogue ranks by, float64, as the user gets it: a probability where the net has them."""
@@ -237,5 +248,5 @@ class Net(nn.Module):
             ValueError: numbers that would lead out of a table.
         """
         for part in self.modules():
-            if isinstance(part, Loadable):
+            if isinstance(part, TransitionCounts):
                 part.check()

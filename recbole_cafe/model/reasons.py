@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_cafe.model.counts import Lookup, TransitionCounts
+from recbole_cafe.model.counts import CountSettings, TransitionCounts
+
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -42,21 +44,20 @@ class Reasons:
     intent_relevance: Tensor | None = None
 
 
-def counted(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, row: Tensor, item: Tensor, *,
-            n_items: int) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """The evidence of each source for given items, a_i c*(u_i, v).
+def of_counts(counts: CountSettings, table: TransitionCounts | None, newest: Tensor, row: Tensor, item: Tensor,
+              added: Tensor, *, n_items: int) -> Reasons:  # fmt: skip
+    """What each item of the history has added to the probabilities of given items, in proportion to a_i c*(u_i, v).
 
     Args:
+        counts: how they were counted and are looked up.
         table: None if nothing is remembered.
         newest: [B, L] items, newest first, 0 for none.
-        lookup: how they are looked up.
         row: [P] rows of `newest`.
         item: [P]; a pair of row and item at most once.
+        added: [P] what all of them together have added.
         n_items: V.
-
-    Returns:
-        [P, S] each: the sources, c* of them and the item, and a_i c*, float64.
     """
+    lookup = counts.lookup
     sources = newest[:, : lookup.length]
     value = torch.zeros(len(row), sources.shape[1], dtype=torch.float64, device=newest.device)
     if table is not None and len(row):
@@ -68,10 +69,16 @@ def counted(table: TransitionCounts | None, newest: Tensor, lookup: Lookup, row:
             hit = asked[at] == key
             value[order[at[hit]], i] = count[hit]
     decay = lookup.decay ** torch.arange(sources.shape[1], dtype=torch.float64, device=newest.device)
-    return sources[row], value, value * decay
+    part = value * decay
+    return Reasons(
+        counted=counts.counted,
+        source=sources[row],
+        count=_undiscounted(value, counts.discount),
+        amount=part * (added / part.sum(1).clamp(min=TINY))[:, None],
+    )
 
 
-def undiscounted(count: Tensor, discount: float) -> Tensor:
+def _undiscounted(count: Tensor, discount: float) -> Tensor:
     """c from c* = c - D min(c, 1). Any shape; a count that was discounted to nothing stays 0."""
     if discount >= 1:
         return torch.where(count > 0, count + discount, 0.0)

@@ -261,11 +261,6 @@ def read(folder: str | os.PathLike[str]) -> Bundle:
         raise BundleError(f"{path}: its parts do not fit each other ({type(error).__name__}: {said})") from error
 
 
-def is_bundle(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder looks like one."""
-    return (Path(folder) / MANIFEST).is_file()
-
-
 def version_of(folder: str | os.PathLike[str]) -> str:
     """What tells one bundle from another in the same place: the seal of its manifest, unverified.
 
