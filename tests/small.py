@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from recbole_cafe.config.props import props_dir, read_yaml
 from recbole_cafe.config.signature import arguments_of
 from recbole_cafe.data.facts import DataFacts, ItemIntents
+from recbole_cafe.layers.packing import left_padded
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}  # float64
 V, C, L = 20, 5, 6  # 19 items, 4 intents
@@ -116,3 +117,12 @@ def hidden_intents_do_not_matter(made: Any) -> None:
     buffer[8] = 3 - buffer[8] % 2
     assert (made(rows)[0] - before).abs().max() > 1e-3
     buffer.copy_(kept)
+
+
+def all_positions(made: Any, seq: Tensor) -> Tensor:
+    """[B, L, D]: the last block at every position, on left-padded rows, of a net whose states know the whole row."""
+    items = left_padded(seq, made.max_seq_length)
+    x: Tensor = made.enter(items)
+    for block in made.blocks:
+        x = block(x, items > 0, newest=False)
+    return x

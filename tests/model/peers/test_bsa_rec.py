@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from contract import ModelContract, build
-from small import EXACT, NEXT, USERS, L, from_yaml, histories, layer_norm, scores, share, small
+from small import EXACT, NEXT, USERS, L, all_positions, from_yaml, histories, layer_norm, scores, share, small
 
 from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.errors import ConfigError
@@ -107,15 +107,6 @@ def test_all_blocks_start_with_the_same_s():
 
 
 # The net --------------------------------------------------------------------------------------------------------------
-
-
-def all_positions(made, seq):
-    """[B, L, D]: the last block at every position, on left-padded rows."""
-    items = left_padded(seq, made.max_seq_length)
-    x = made.enter(items)
-    for block in made.blocks:
-        x = block(x, items > 0, newest=False)
-    return x
 
 
 def test_the_net_is_its_equations_position_by_position():
