@@ -53,12 +53,12 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         from recbole_cafe.recommend.server import app_of
     except ImportError as error:
         raise missing_package(error, "serve") from error
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # twice as many lines, which few collectors read
-    prometheus_client.disable_created_metrics()
-    torch.set_num_threads(given.threads or min(MOST_THREADS, os.cpu_count() or 1))
     served = open_all(given.bundles)
     listening = _listening(given.host, given.port)
+    # There is something to serve: what belongs to the whole process is set now, and not by a command that fails
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    prometheus_client.disable_created_metrics()  # twice as many lines, which few collectors read
+    torch.set_num_threads(given.threads or min(MOST_THREADS, os.cpu_count() or 1))
     host, port = listening.getsockname()[:2]
     for one in served.values():
         print(f"{one.name}: {one.now.recommender.bundle.model}, {one.now.recommender.items.n - 1:,} items, version "

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+import torch
 from serving import N_ITEMS, ODD_TITLE, made, running, written
 
 from recbole_cafe.cli.main import main
@@ -463,3 +464,4 @@ def test_what_the_command_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     status, error = said(folder)
     assert status == 1 and "pip install 'recbole-cafe[serve]'" in error
+    assert torch.get_num_threads() == 1  # a command that fails leaves the process as it was
