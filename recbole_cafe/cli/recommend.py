@@ -85,10 +85,9 @@ def recommend_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     if given.engine == "spark":
         from recbole_cafe.recommend.spark import recommend_on_spark
 
-        rows = recommend_on_spark(given.bundle, str(given.histories), given.out, options)
-        print(f"{given.out}: {rows} rows")
-        return 0
-    done = recommend_file(given.bundle, given.histories, given.out, options)
+        done = recommend_on_spark(given.bundle, str(given.histories), given.out, options)
+    else:
+        done = recommend_file(given.bundle, given.histories, given.out, options)
     before = f", {done.resumed} of them from a command that was killed" if done.resumed else ""
     print(f"{given.out}: {done.rows} rows for {done.histories} histories{before}")
     if done.unknown:

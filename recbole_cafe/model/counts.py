@@ -180,7 +180,7 @@ class TransitionCounts(nn.Module):
         self.register_buffer("total", total)  # [n] N
         # of what is stored, so that (1) sums to one
         kept = torch.bincount(torch.from_numpy(source[keep]), weights=value.double(), minlength=n)
-        self.register_buffer("kept", kept)  # [n] N*
+        self.register_buffer("kept", kept.double())  # [n] N*; whole numbers if nothing is counted
 
     def check(self) -> None:
         """Raise unless the table fits itself: it may have been read from a file.

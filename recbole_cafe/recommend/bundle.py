@@ -342,7 +342,7 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
         net = build(content["model"], content["settings"], facts, path / MANIFEST)
     if net.not_served:
         raise BundleError(f"{path}: {content['model']} cannot be asked outside of training: {net.not_served}")
-    for name, made in net.named_parameters():  # buffers that a counting net makes of no data are of any type
+    for name, made in net.state_dict().items():
         if name in state and state[name].dtype != made.dtype:
             raise BundleError(f"{path / WEIGHTS}: {name} is of type {state[name].dtype}, expected {made.dtype}")
     net.load_state_dict(state, assign=True)
@@ -352,7 +352,18 @@ def _assembled(path: Path, content: Mapping[str, Any]) -> Bundle:
     bundle = Bundle(content["model"], content["settings"], length, net.eval().requires_grad_(False), items, known,
                     content["about"], content["intent_temperature"], ranked)  # fmt: skip
     assert bundle.catalogue  # now: its parts may not fit
+    _try(bundle)
     return bundle
+
+
+@torch.inference_mode()
+def _try(bundle: Bundle) -> None:
+    """Ask a bundle once: of what does not fit together, only the arithmetic knows all."""
+    if bundle.items.n > 1:
+        query = bundle.net.query(torch.tensor([[1, bundle.items.n - 1][: bundle.max_seq_length]]))
+        score = bundle.catalogue.top(query, 1)[1]
+        if not bool(score.isfinite().all()):
+            raise ValueError("the scores of its model are not finite")
 
 
 def _check_order(ranked: Mapping[str, Tensor], n_items: int, path: Path) -> None:
@@ -363,7 +374,7 @@ def _check_order(ranked: Mapping[str, Tensor], n_items: int, path: Path) -> None
     size = ranked.get("size")
     if size is None or size.dtype != torch.long or (size < 0).any() or int(size.sum()) != n_items - 1:
         raise BundleError(f"{path}: {RANKED}size should be how many items each intent has, {n_items - 1} in all")
-    if n_items > 1 and (int(order.min()) < 1 or int(torch.bincount(order, minlength=n_items).max()) != 1):
+    if n_items > 1 and (int(order.min()) < 1 or int(order.max()) >= n_items or int(torch.bincount(order).max()) != 1):
         raise BundleError(f"{path}: {RANKED}items should have each item once")
 
 

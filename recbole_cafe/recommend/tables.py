@@ -231,75 +231,117 @@ def histories_in(source: Source) -> Iterator[History]:
     Raises:
         TableError: columns of neither shape; a cell that cannot be right; a user whose rows do not stand together.
     """
-    user = _column(source, COLUMNS["user"])
-    assert user is not None
-    whole, item = _column(source, ITEMS, needed=False), _column(source, COLUMNS["item"], needed=False)
-    if (whole is None) == (item is None):
-        both = "both of them" if whole else f"neither; there are {', '.join(source.columns)!s:.200}"
-        raise TableError(f"{source.path}: expected a column item (a row for each interaction) or a column items (a row "
-                        f"for each user), found {both}")  # fmt: skip
-    users = _Users(source.path)
-    if whole is not None:
-        yield from users.once(_of_rows(source, user, whole))
-    else:
-        assert item is not None
-        yield from users.once(_of_interactions(source, user, item, _column(source, COLUMNS["time"], needed=False)))
+    shape, users = shape_of(source.path, source.columns), _Users(source.path)
+    yield from users.once(_of_rows(source, shape) if shape.items else _of_interactions(source, shape))
 
 
-def _column(source: Source, names: Sequence[str], *, needed: bool = True) -> str | None:
-    present = [name for name in names if name in source.columns]
-    if len(present) > 1 or len(set(source.columns)) < len(source.columns):
-        raise TableError(f"{source.path}: of the columns {', '.join(source.columns)!s:.200} two mean the same")
-    if not present and needed:
-        near = did_you_mean(names[0], source.columns)
-        raise TableError(f"{source.path}: no column {' or '.join(names)}; there are "
-                        f"{', '.join(source.columns)!s:.200}{near}")  # fmt: skip
+@dataclass(frozen=True)
+class Shape:
+    """Which columns a file of histories has.
+
+    Attributes:
+        user: of the user.
+        item: of the item; None if a row holds a whole history.
+        items: of the whole history; None if a row is an interaction.
+        time: of the time; None if rows are in order.
+    """
+
+    user: str
+    item: str | None
+    items: str | None
+    time: str | None
+
+
+def shape_of(path: Path, columns: Sequence[str]) -> Shape:
+    """Which of its columns are which.
+
+    Raises:
+        TableError: columns of neither shape, or two that mean the same.
+    """
+    user = column_in(path, columns, COLUMNS["user"])
+    items, item = _column_or_none(path, columns, ITEMS), _column_or_none(path, columns, COLUMNS["item"])
+    if (items is None) == (item is None):
+        found = "both of them" if items else f"neither; there are {', '.join(columns)!s:.200}"
+        raise TableError(f"{path}: expected a column item (a row for each interaction) or a column items (a row for "
+                         f"each user), found {found}")  # fmt: skip
+    return Shape(user, item, items, None if items else _column_or_none(path, columns, COLUMNS["time"]))
+
+
+def _column_or_none(path: Path, columns: Sequence[str], names: Sequence[str]) -> str | None:
+    present = [name for name in names if name in columns]
+    if len(present) > 1 or len(set(columns)) < len(columns):
+        raise TableError(f"{path}: of the columns {', '.join(columns)!s:.200} two mean the same")
     return present[0] if present else None
 
 
-def _of_rows(source: Source, user: str, items: str) -> Iterator[History]:
-    for place, (who, listed) in source.rows([user, items]):
-        where = f"{source.path}: {place}, column {items}"
-        if isinstance(listed, str):
-            tokens = [token for token in listed.split(" ") if token]
-        else:
-            try:
-                tokens = tokens_of(listed, where)
-            except DataError as error:
-                raise TableError(str(error)) from error
-            if "" in tokens:
-                raise TableError(f"{where}: an item without a name, expected tokens")
-        yield History(_token(source, place, user, who), tokens, place)
+def column_in(path: Path, columns: Sequence[str], names: Sequence[str]) -> str:
+    """The column that has one of some names.
+
+    Raises:
+        TableError: there is none, or two.
+    """
+    found = _column_or_none(path, columns, names)
+    if found is None:
+        hint = did_you_mean(names[0], columns)
+        raise TableError(f"{path}: no column {' or '.join(names)}; there are {', '.join(columns)!s:.200}{hint}")
+    return found
 
 
-def _of_interactions(source: Source, user: str, item: str, time: str | None) -> Iterator[History]:
-    who: str | None = None
-    began, items, times = "", list[str](), list[float]()
-
-    def history() -> History:
-        assert who is not None
-        if time is None:
-            return History(who, items, began)
-        order = np.argsort(np.array(times), kind="stable")
-        return History(who, [items[i] for i in order.tolist()], began)
-
-    for place, cells in source.rows([user, item] if time is None else [user, item, time]):
-        of = _token(source, place, user, cells[0])
-        if of != who:
-            if who is not None:
-                yield history()
-            who, began, items, times = of, place, [], []
-        items.append(_token(source, place, item, cells[1]))
-        if time is not None:
-            times.append(_seconds(source, place, time, cells[2]))
-    if who is not None:
-        yield history()
+def _of_rows(source: Source, shape: Shape) -> Iterator[History]:
+    assert shape.items is not None
+    for place, (who, listed) in source.rows([shape.user, shape.items]):
+        user = token_in(who, f"{source.path}: {place}, column {shape.user}")
+        yield History(user, split_items(listed, f"{source.path}: {place}, column {shape.items}"), place)
 
 
-def _token(source: Source, place: str, column: str, cell: Any) -> str:
+def _of_interactions(source: Source, shape: Shape) -> Iterator[History]:
+    assert shape.item is not None
+    names = [shape.user, shape.item] if shape.time is None else [shape.user, shape.item, shape.time]
+    user, began, items, times = "", "", list[str](), list[float]()
+    for place, cells in source.rows(names):
+        where = f"{source.path}: {place}, column "
+        of = token_in(cells[0], where + shape.user)
+        if of != user:
+            if user:
+                yield History(user, in_time(items, times), began)
+            user, began, items, times = of, place, [], []
+        items.append(token_in(cells[1], where + shape.item))
+        if shape.time is not None:
+            times.append(seconds_of(cells[2], where + shape.time))
+    if user:
+        yield History(user, in_time(items, times), began)
+
+
+def in_time(items: list[str], times: Sequence[float]) -> list[str]:
+    """Items by time, equal ones as they are; as they are without times."""
+    return [items[i] for i in sorted(range(len(items)), key=times.__getitem__)] if times else items
+
+
+def split_items(listed: Any, where: str) -> list[str]:
+    """The items of a cell: a list, or text with spaces between them.
+
+    Raises:
+        TableError: something else.
+    """
+    if isinstance(listed, str):
+        return [token for token in listed.split(" ") if token]
+    try:
+        tokens = tokens_of(listed, where)
+    except DataError as error:
+        raise TableError(str(error)) from error
+    if "" in tokens:
+        raise TableError(f"{where}: an item without a name, expected tokens")
+    return tokens
+
+
+def token_in(cell: Any, where: str) -> str:
+    """The token of a cell.
+
+    Raises:
+        TableError: it is empty, or something else.
+    """
     if type(cell) is str and cell:
         return cell
-    where = f"{source.path}: {place}, column {column}"
     if cell is None or cell == "":
         raise TableError(f"{where} is empty, expected a token")
     try:
@@ -308,8 +350,12 @@ def _token(source: Source, place: str, column: str, cell: Any) -> str:
         raise TableError(str(error)) from error
 
 
-def _seconds(source: Source, place: str, column: str, cell: Any) -> float:
-    """A number, or a date as seconds since 1970; dates without a time zone are taken as UTC."""
+def seconds_of(cell: Any, where: str) -> float:
+    """The time of a cell: a number, or a date as seconds since 1970; one without a time zone is taken as UTC.
+
+    Raises:
+        TableError: something else.
+    """
     value = cell
     if isinstance(value, str):
         try:
@@ -326,8 +372,7 @@ def _seconds(source: Source, place: str, column: str, cell: Any) -> float:
         with contextlib.suppress(OverflowError):
             if math.isfinite(value):
                 return float(value)
-    raise TableError(f"{source.path}: {place}, column {column}: {cell!r:.80}, expected a finite number or a date such "
-                    "as 2024-05-31T12:00:00")  # fmt: skip
+    raise TableError(f"{where}: {cell!r:.80}, expected a finite number or a date such as 2024-05-31T12:00:00")
 
 
 class _Users:
@@ -386,9 +431,9 @@ def read_tokens(path: Path) -> list[str]:
             raise TableError(f"{path}: it is not text in UTF-8 ({error})") from error
         return [line for line in lines if line]
     with opened(path) as source:
-        column = _column(source, COLUMNS["item"])
-        assert column is not None
-        return [_token(source, place, column, cell) for place, (cell,) in source.rows([column])]
+        column = column_in(path, source.columns, COLUMNS["item"])
+        rows = source.rows([column])
+        return [token_in(cell, f"{path}: {place}, column {column}") for place, (cell,) in rows]
 
 
 def read_table(path: Path) -> pa.Table:
@@ -406,7 +451,7 @@ def read_table(path: Path) -> pa.Table:
         for place, cells in source.rows(source.columns):
             for name, cell in zip(source.columns, cells, strict=True):
                 if name in COLUMNS["time"]:
-                    cell = _seconds(source, place, name, cell)
+                    cell = seconds_of(cell, f"{path}: {place}, column {name}")
                 elif type(cell) is int:  # names may be numbers in one row and text in another
                     cell = str(cell)
                 columns[name].append(None if cell == "" else cell)

@@ -263,6 +263,7 @@ def linked_manifest(folder: Path) -> None:
         (edited(lambda content: content["settings"].update(hidden_size=1 << 20)), "larger net than its weights"),
         (edited(lambda content: content["settings"].update(hidden=1)), "has no setting hidden"),
         (edited(lambda content: content["settings"].pop("hidden_size")), "hidden_size"),
+        (edited(lambda content: content["settings"].update(layer_norm_eps="x")), "layer_norm_eps|parts do not fit"),
         (edited(lambda content: content["sha256"].update({"../../etc/passwd": "0"})), "sha256 names"),
         (edited(lambda content: content["sha256"].update({bundles.ITEMS: 7})), "of .items.arrow. should be text"),
         (retabled(bundles.ITEMS, item=pa.array(["a", "b", "c", "d", "e", "e"])), "in order, each of them once"),
