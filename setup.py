@@ -17,6 +17,7 @@ BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
 # Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
 PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 # Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
 # setuptools and wheel: a test builds and installs the wheel. Playwright drives the browser of the tests of the page,
@@ -25,6 +26,7 @@ TEST = [
     *BENCHMARK,
     *SPARK,
     *SERVICE,
+    *ONNX,
     "httpx>=0.25",
     "playwright>=1.40",
     "pytest>=7",
@@ -58,6 +60,7 @@ setup(
     extras_require={
         "benchmark": BENCHMARK,
         "serve": SERVICE,
+        "onnx": ONNX,
         "prepare": PREPARE,
         "spark": SPARK,
         "peers": PEERS,

@@ -26,6 +26,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     text = "leave out what was trained on, with the users' names: the counts cannot be continued"
     parser.add_argument("--no_interactions", action="store_true", help=text)
     parser.add_argument("--replace", action="store_true", help="a bundle that is there")
+    text = "also write the network for other engines: ids of a history to its query vector (extra `onnx`)"
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help=text)
     parser = add_verb(
         verbs, "recommend", recommend_command, summary="Write lists for a file of histories.",
         examples="recbole-cafe recommend shop --histories=histories.csv --out=lists.csv --k=20\n"
@@ -61,12 +63,19 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
 def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Write a bundle."""
     from recbole_cafe.export import export
+    from recbole_cafe.files.places import check_folder
     from recbole_cafe.recommend.bundle import check_place
 
     check_place(given.out, replace=given.replace)
+    if given.onnx is not None:
+        check_folder("onnx", given.onnx.resolve().parent)
     bundle = export(given.checkpoint, given.out, title=given.title, interactions=not given.no_interactions,
                     replace=given.replace)  # fmt: skip
     print(f"{given.out}: {bundle.model}, {bundle.items.n - 1} items")
+    if given.onnx is not None:
+        from recbole_cafe.recommend.onnx import write_encoder
+
+        print(f"{given.onnx}: history to {', '.join(write_encoder(bundle, given.onnx))}, as onnxruntime gives them too")
     return 0
 
 

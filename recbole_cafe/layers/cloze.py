@@ -67,7 +67,7 @@ class Cloze:
         """Put an item [B] after each row [B, W]; of L + 1 items the last L are kept."""
         n = (item_seq > 0).sum(1)
         longer = torch.cat((item_seq, torch.zeros_like(item_seq[:, :1])), dim=1)
-        longer[torch.arange(len(n), device=n.device), n] = item
+        longer = longer.scatter(1, n[:, None], item[:, None])
         if longer.shape[1] <= self.max_seq_length:
             return longer
         oldest = (n + 1 - self.max_seq_length).clamp(min=0)

@@ -41,6 +41,7 @@ class Packing:
     """
 
     def __init__(self, real: Tensor) -> None:
+        self._width = real.shape[1]
         self.length = real.sum(1)
         self.row, self.position = real.nonzero(as_tuple=True)
         self._end = self.length.cumsum(0)
@@ -64,7 +65,12 @@ class Packing:
 
         Where a row ends before l, its last position is repeated. The earlier positions of a causal reader do not see
         the repeats, any other reader masks them by `real_of_groups`, and what comes out at them is not taken back.
+
+        A program that is exported (ONNX) has one group, padded to the width of the batch: it may not branch on lengths.
         """
+        if torch.compiler.is_compiling():
+            start, end = (self._end - self.length)[:, None], self._end[:, None]
+            return [torch.minimum(start + torch.arange(self._width, device=start.device), end - 1)]
         groups = []
         lengths = self.length.tolist()
         size, longest = SHORTEST, max(lengths, default=0)

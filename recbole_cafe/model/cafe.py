@@ -200,6 +200,12 @@ class CaFeNet(Towers):
         assert coarse is not None and self.intent_embedding is not None  # the constructor has seen to it
         return Query(state, intent_terms(packing.last(coarse) @ self.intent_embedding.weight.T, self.joint))
 
+    def encoded(self, history: Tensor) -> dict[str, Tensor]:
+        """`vector` [B, D] and, but for ``item``, `terms` [B, C + 1] of the intents; see :meth:`Net.encoded`."""
+        query = self.query(history)
+        encoded = {"vector": required(query.vector, "vector")}
+        return encoded if query.terms is None else encoded | {"terms": query.terms}
+
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """What comes next, coarsely: a softmax of the intents' relevance.
 

@@ -322,7 +322,7 @@ class CaFePlusNet(Towers):
         fused, coarse, packing = self(history)
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse = packing.last(fused), packing.last(coarse)
-        vector = fused.new_ones(len(fused), 1)
+        vector = torch.ones_like(fused[:, :1])
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
         return Heard(newest_first(history), vector, self._log_intents(coarse))
@@ -450,6 +450,14 @@ class CaFePlusNet(Towers):
             place = (said.item * logits.shape[1]).add_(said.row)
             result.append((log_norm, logits.view(-1).index_select(0, place), (logits,) if keep else ()))
         return result
+
+    def encoded(self, history: Tensor) -> dict[str, Tensor]:
+        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1], ln of (2).
+
+        The counts are no part of it; see :meth:`Net.encoded`.
+        """
+        said = self.read(history)
+        return {"vector": said.vector, "terms": said.terms}
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""

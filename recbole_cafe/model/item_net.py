@@ -117,6 +117,10 @@ class ItemNet(Net):
         state, packing = self(history, user)
         return Query(self.query_vector(packing.last(state)))
 
+    def encoded(self, history: Tensor) -> dict[str, Tensor]:
+        """`vector` [B, D'], which is multiplied with the items' vectors; see :meth:`Net.encoded`."""
+        return {"vector": required(self.query(history).vector, "vector")}
+
     def query_vector(self, state: Tensor) -> Tensor:
         """[B, D] to [B, D']: what :meth:`item_vectors` are multiplied with. A 1 picks up the items' bias."""
         return state if self.item_bias is None else torch.cat((state, torch.ones_like(state[:, :1])), dim=1)

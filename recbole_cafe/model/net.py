@@ -195,6 +195,20 @@ class Net(nn.Module):
         """
         return self.catalogue().parts()
 
+    def encoded(self, history: Tensor) -> dict[str, Tensor]:  # noqa: ARG002
+        """What the network alone says of histories: the part of :meth:`query` that can be run by another engine.
+
+        Args:
+            history: [B, L] items, at least one in each row.
+
+        Returns:
+            name -> [B, ...].
+
+        Raises:
+            ConfigError: the model has no network.
+        """
+        raise ConfigError(f"{type(self).__name__} has no network that encodes a history")
+
     def as_given(self, score: Tensor) -> Tensor:
         """A score that a catalogue ranks by, float64, as the user gets it: a probability where the net has them."""
         return score
