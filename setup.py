@@ -19,12 +19,19 @@ PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 # Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
+# The site of docs/. textstat 0.7.8 is the last that brings its dictionary along.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+PROSE = ["textstat>=0.7.5,<0.7.9"]
+NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 # setuptools and wheel: a test builds and installs the wheel. Playwright drives the browser of the tests of the page,
 # Debian's chromium or its own.
 TEST = [
     *BENCHMARK,
     *SPARK,
     *SERVICE,
+    *DOCS,
+    *PROSE,
+    *NOTEBOOK,
     "httpx>=0.25",
     "playwright>=1.40",
     "pytest>=7",
@@ -32,7 +39,7 @@ TEST = [
     "setuptools>=64",
     "wheel",
 ]
-DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2", "build>=1.2", "twine>=6"]
 
 setup(
     name="recbole-cafe",
@@ -61,6 +68,8 @@ setup(
         "prepare": PREPARE,
         "spark": SPARK,
         "peers": PEERS,
+        "docs": DOCS,
+        "notebook": NOTEBOOK,
         "test": TEST,
         "dev": DEV,
     },
