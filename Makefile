@@ -1,7 +1,7 @@
 # The same words locally and in CI.
 PYTHON ?= python
 
-.PHONY: install lint format test accuracy pages pages-check site amazon wheel dist
+.PHONY: install lint format test accuracy pages pages-check notebook site amazon wheel dist
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
@@ -17,6 +17,8 @@ pages:
 	$(PYTHON) docs/_site/figure.py
 pages-check:
 	$(PYTHON) -m recbole_cafe.benchmark.pages --check
+notebook:
+	$(PYTHON) docs/_site/notebook.py
 site:
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 amazon:

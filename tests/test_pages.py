@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html.parser
+import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -162,6 +164,25 @@ def test_the_main_command_runs(tmp_path: Path) -> None:
     assert (tmp_path / "result.json").is_file()
 
 
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nbclient", reason="nbclient is not installed")
+    values = {"NOTEBOOK_EPOCHS": "1", "NOTEBOOK_USERS": "[0,25]", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    notebook = runpy.run_path(str(ROOT / "docs/_site/notebook.py"))["executed"](tmp_path)
+    wrote = "".join(str(output) for cell in notebook["cells"] for output in cell.get("outputs", ()))
+    assert "full ndcg@10" in wrote and "because you took" in wrote
+
+
+def test_the_notebook_is_kept_with_what_it_wrote() -> None:
+    notebook = json.loads((ROOT / "docs/notebook.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["execution_count"] for cell in cells)
+    assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+    assert "/home/" not in json.dumps(notebook) and "/tmp" not in json.dumps(notebook)
+
+
 # The site -------------------------------------------------------------------------------------------------------------
 
 
@@ -252,8 +273,6 @@ def test_the_repairs_are_those_of_compat() -> None:
 
 
 def test_the_figure_of_quality_is_that_of_its_table() -> None:
-    import runpy
-
     drawing = runpy.run_path(str(ROOT / "docs/_site/figure.py"))["drawing"]
     page = (ROOT / "docs/quality.md").read_text(encoding="utf-8")
     assert (ROOT / "docs/images/quality.svg").read_text(encoding="utf-8") == drawing(page)

@@ -82,6 +82,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     return text
 
 
+def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
+    """Docstrings name things as Sphinx does, :func:`x`; the reference has them as code."""
+    return re.sub(r":(?:func|class|meth|mod|attr):(?=<code)", "", html)
+
+
 def parts(markdown: str) -> Iterator[tuple[bool, str]]:
     """A page cut into what is code and what is not, in order."""
     end = 0
@@ -161,9 +166,10 @@ def model_page(name: str) -> str:
     source = file.relative_to(ROOT).as_posix()
     head, _, body = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n\n")
     keys = ROOT / f"props/model/{name}.yaml"
+    lead = " ".join(head.split()).removeprefix(f"{name}: ")
     template = f"""# {name}
 
-{" ".join(head.split())}
+{lead[0].upper()}{lead[1:]}
 
 ```bash
 recbole-cafe run --model={name} --dataset=ml-100k
@@ -187,6 +193,8 @@ Source: [{source}](../../{source}), keys: [props/model/{name}.yaml](../../props/
 def markdown_of(docstring: str) -> str:
     """A docstring as Markdown: what Sphinx writes its own way."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring)
+    text = re.sub(r"\bdocs/(\w+\.md)", r"[docs/\1](../\1)", text)
+    text = re.sub(r" {4,}(\(\d\))$", r"    \1", text, flags=re.MULTILINE)  # numbers of equations, near them
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
