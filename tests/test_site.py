@@ -28,7 +28,7 @@ ORDER = ("own_data.md", "evaluation.md", "resume.md", "from_recbole.md", "contri
          "README.md")  # fmt: skip
 ELSEWHERE = {  # mark of a block -> who runs it
     "test-command": ".ci/run",
-    "main-command": "tests/test_pages.py",
+    "main-command": "tests/test_site.py",
     **dict.fromkeys(
         ("recommend-train", "recommend-python", "recommend-file", "recommend-serve"),
         "tests/recommend/test_serving_environment.py",
