@@ -29,15 +29,15 @@ TEST = [
     *BENCHMARK,
     *SPARK,
     *SERVICE,
-    *DOCS,
-    *PROSE,
-    *NOTEBOOK,
     "httpx>=0.25",
     "playwright>=1.40",
     "pytest>=7",
     "pytest-xdist>=3.5",
     "setuptools>=64",
     "wheel",
+    *DOCS,
+    *PROSE,
+    *NOTEBOOK,
 ]
 DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2", "build>=1.2", "twine>=6"]
 
