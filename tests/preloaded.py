@@ -1,12 +1,14 @@
 """Many short runs of one Python: PyTorch and RecBole are loaded once, and each run is a fork that starts from there.
 
 `python preloaded.py serve SOCKET` waits; `python preloaded.py ask SOCKET ARGUMENT ...` is `recbole-cafe ARGUMENT ...`,
-and `ask SOCKET -c CODE` is `python -c CODE`, each in the caller's folder, with its outputs in $PRELOADED_OUT.
+`ask SOCKET -c CODE` is `python -c CODE`, and `ask SOCKET X.py ...` is `python X.py ...`; each in the caller's folder,
+with its outputs in $PRELOADED_OUT.
 """
 
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 import traceback
 from multiprocessing.connection import Client, Listener
@@ -46,6 +48,10 @@ def _run(folder: str, out: str, arguments: list[str]) -> None:
         if arguments[0] == "-c":
             sys.argv, sys.path[0] = ["-c"], folder
             exec(compile(arguments[1], "block", "exec"), {"__name__": "__main__"})
+            status = 0
+        elif arguments[0].endswith(".py"):
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
             status = 0
         else:
             sys.argv = ["recbole-cafe", *arguments]
