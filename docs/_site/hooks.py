@@ -77,9 +77,17 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
                         COMMENT.sub("", prose))  # fmt: skip
 
     text = "".join(part if code else changed(part) for code, part in parts(markdown))
-    if page.file.src_uri == "models/index.md":
-        text += "\n## A page for each\n\n" + ", ".join(f"[{name}]({name}.md)" for name in models()) + "\n"
-    return text
+    return with_model_links(text) if page.file.src_uri == "models/index.md" else text
+
+
+def with_model_links(text: str) -> str:
+    """The names in the first column of the table of models lead to their pages, which are of the site alone."""
+
+    def linked_names(cell: re.Match[str]) -> str:
+        return re.sub(r"`(\w+)`", lambda name: f"[`{name[1]}`]({name[1]}.md)", cell[0])
+
+    names = "|".join(f"`{name}`" for name in models())
+    return re.sub(rf"^\| (?:{names})[^|]*", linked_names, text, flags=re.MULTILINE)
 
 
 def on_page_content(html: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001
