@@ -20,6 +20,10 @@ SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 # Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
+# The site of docs/. textstat 0.7.8 is the last that brings its dictionary along.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+PROSE = ["textstat>=0.7.5,<0.7.9"]
+NOTEBOOK = ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 # setuptools and wheel: a test builds and installs the wheel. Playwright drives the browser of the tests of the page,
 # Debian's chromium or its own.
 TEST = [
@@ -33,8 +37,11 @@ TEST = [
     "pytest-xdist>=3.5",
     "setuptools>=64",
     "wheel",
+    *DOCS,
+    *PROSE,
+    *NOTEBOOK,
 ]
-DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2"]
+DEV = [*TEST, "ruff>=0.6", "mypy>=1.10", "codespell>=2.2", "build>=1.2", "twine>=6"]
 
 setup(
     name="recbole-cafe",
@@ -64,6 +71,8 @@ setup(
         "prepare": PREPARE,
         "spark": SPARK,
         "peers": PEERS,
+        "docs": DOCS,
+        "notebook": NOTEBOOK,
         "test": TEST,
         "dev": DEV,
     },

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if "torch" not in sys.modules:
     # Threads of PyTorch wait for each other by spinning. On a machine that does something else as well they spin in

@@ -1,4 +1,4 @@
-"""The README's way from weights to recommendations, in an environment of what serving.txt names and nothing else."""
+"""From weights to recommendations as docs/start.md has it, in an environment of what serving.txt names alone."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.slow
 
 
 def commands_of(tag: str) -> list[str]:
-    """The lines of the code block behind a mark in README.md."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The lines of the code block behind a mark in docs/start.md."""
+    text = (ROOT / "docs/start.md").read_text(encoding="utf-8")
     block = re.search(rf"<!-- {tag} -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert block, f"README.md has no block {tag}"
+    assert block, f"docs/start.md has no block {tag}"
     return [line for line in block[1].splitlines() if line.strip() and not line.startswith("#")]
 
 
@@ -80,7 +80,7 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedP
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the README's training command, of fewer epochs; its folder's parent is where the commands run."""
+    """The bundle of the training command, of fewer epochs; its folder's parent is where the commands run."""
     folder = tmp_path_factory.mktemp("readme")
     command = shlex.split(commands_of("recommend-train")[-1])
     assert command[0].endswith("recbole-cafe")
