@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.losses import linear_ce_loss
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import (
     CountSettings,
@@ -68,6 +69,7 @@ LOGITS = 2**24  # logits kept with a query, at most: 64 MB
 HELD = 2**22  # logits held at a time: 16 MB
 SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
+SOFTMAXES = ("levels", "items")
 
 
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
@@ -174,6 +176,7 @@ class LevelSettings:
     """The two levels of CaFePlus and the memory beside them; see props/model/CaFePlus.yaml.
 
     Attributes:
+        softmax: ``levels`` (2) and (3), or ``items`` (4).
         item_memory: whether transitions between items are counted (1).
         item_net: whether items have vectors in (3).
         intent_loss_weight: lambda.
@@ -187,6 +190,7 @@ class LevelSettings:
         ConfigError: a setting outside of its range.
     """
 
+    softmax: str
     item_memory: bool
     item_net: bool
     intent_loss_weight: float
@@ -197,6 +201,8 @@ class LevelSettings:
     popularity_exponent: float
 
     def __post_init__(self) -> None:
+        if self.softmax not in SOFTMAXES:
+            raise ConfigError(f"softmax={self.softmax!r} is not one of {', '.join(SOFTMAXES)}")
         if self.n_in_intent < 1:
             raise ConfigError(f"n_in_intent={self.n_in_intent} must be at least 1")
         for key in ("shrinkage", "rank_shrinkage", "evidence_exponent"):
@@ -246,7 +252,7 @@ class CaFePlusNet(Towers):
         levels: LevelSettings,
         sparse_tables: bool,
     ) -> None:
-        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables)
+        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables and levels.softmax == "levels")
         self.n_items, self.counts, self.levels = data.n_items, counts, levels
         self.kept_vectors: Tensor | None = None  # those of a bundle, which are not made again for each query
         users, items = (ids.cpu() for ids in data.train_pairs)
@@ -254,7 +260,8 @@ class CaFePlusNet(Towers):
         seen = torch.bincount(items, minlength=data.n_items).float()
         self.inside = IntentItems(self.item2intent, data.n_intents + 1, seen)
         share = torch.bincount(self.item2intent, weights=seen.double(), minlength=data.n_intents + 1) + 1
-        self.intent_bias = nn.Parameter((share / share.sum()).log().float())  # [C + 1]
+        share = (share / share.sum()).log().float()
+        self.intent_bias = nn.Parameter(share if levels.softmax == "levels" else torch.zeros_like(share))  # [C + 1]
         self.register_buffer("occupied", self.inside.size > 0, persistent=False)
         rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
@@ -271,8 +278,23 @@ class CaFePlusNet(Towers):
             return zero
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
+        if self.levels.softmax == "items":
+            return self._loss_of_items(fused, coarse, item)
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
         return -((1 + self.levels.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
+
+    def _loss_of_items(self, state: Tensor, coarse: Tensor, item: Tensor) -> Tensor:
+        """-ln of (4) of the targets, alpha = 1. state, coarse: [N, D], item: [N]."""
+        assert self.intent_embedding is not None  # there always is a tower of the intents
+        seen, intent = self.inside.seen[1:], self.item2intent[1:]
+        weight, bias = self.intent_embedding.weight[intent], self.intent_bias[intent]
+        bias = bias + (seen + self.counts.popularity_prior).log()
+        if self.levels.item_net:
+            vectors = trust(seen, self.levels.shrinkage)[:, None] * self.item_embedding.weight[1:]
+            state, weight = torch.cat((state, coarse), 1), torch.cat((vectors, weight), 1)
+        else:
+            state = coarse
+        return linear_ce_loss(state, weight, item - 1, bias)
 
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
         """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
@@ -295,7 +317,12 @@ class CaFePlusNet(Towers):
         """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
         assert self.intent_embedding is not None  # there always is a tower of the intents
         logit = coarse @ self.intent_embedding.weight.T + self.intent_bias
-        return logit.masked_fill(~self.occupied, -torch.inf).log_softmax(1)
+        logit = logit.masked_fill(~self.occupied, -torch.inf)
+        return logit.log_softmax(1) if self.levels.softmax == "levels" else logit
+
+    def _log_shares(self, terms: Tensor, log_norm: Tensor) -> Tensor:
+        """ln P(c | h). terms: of :class:`Heard`, log_norm: ln of the sums of (3), [B, C + 1] each."""
+        return terms if self.levels.softmax == "levels" else (terms + log_norm).log_softmax(1)
 
     # Ranking ---------------------------------------------------------------------------------------------------------
 
@@ -337,14 +364,14 @@ class CaFePlusNet(Towers):
         if self.items is not None:
             mass, rest = self.items.masses(newest, self.counts.lookup)
             log_share = (rest / mass).log()
-            terms = terms + log_share[:, None].float()
         parts, done = [], 0
         rows = self._rows_at_once(len(vector))
         settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior, lookup.decay)
         inside = reading.kept("inside", settings, lambda: self._inside(vector, evidence, rows))
         for some, (log_norm, logit, logits) in zip(evidence.split(rows), inside, strict=True):
             at = slice(done, done + rows)
-            part = self._said(vector[at], terms[at], some, None if mass is None else mass[at], log_norm, logit)
+            of_intents = self._log_shares(terms[at], log_norm) + log_share[at, None].float()
+            part = self._said(vector[at], of_intents, some, None if mass is None else mass[at], log_norm, logit)
             parts.append(replace(part, logits=logits))
             done += rows
         return Query.cat(parts)
@@ -372,7 +399,8 @@ class CaFePlusNet(Towers):
         """Q of every item. Returns [V, B]."""
         logits = self._vectors(slice(0, self.n_items)) @ reading.vector.T
         log_norm = self.inside.log_sums(lambda block: logits[block], len(reading.vector))
-        net = logits.add_((reading.terms - log_norm).T.index_select(0, self.item2intent)).exp_()
+        terms = self._log_shares(reading.terms, log_norm)
+        net = logits.add_((terms - log_norm).T.index_select(0, self.item2intent)).exp_()
         net[0] = 0
         return net
 
@@ -461,9 +489,12 @@ class CaFePlusNet(Towers):
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
-        _, coarse, packing = self(history)
-        assert coarse is not None  # there always is a tower of the intents
-        return self._log_intents(packing.last(coarse)).exp()
+        said = self.read(history)
+        if self.levels.softmax == "levels":
+            return said.terms.exp()
+        state = columns(said.vector)
+        log_norm = self.inside.log_sums(lambda block: self._vectors(block) @ state, state.shape[1])
+        return self._log_shares(said.terms, log_norm[: len(history)]).exp()
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
         """P(v | h) of every item, [B, V], or of given candidates, [B, K]; see :meth:`Net.scores`.
