@@ -12,6 +12,12 @@ the training interactions with v; e(v), mu and E (the number) as in IntentBackof
     P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
+or, where the catalogue allows a softmax over all items in training (`softmax`),
+
+    Q(v | h) = softmax over all items of R . (n(v) / (n(v) + eta) E_v + E^c_c) + b_c + alpha ln(n(v) + kappa)       (4)
+
+which has the same P(v | c, h), and for P(c | h) its own sum over the items of c.
+
 (1) is IntentBackoff's, with networks for what it backs off to. These have a word in the evidence as well: e~(v) is
 e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 0 the counts are as they are.
 
@@ -19,17 +25,18 @@ e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 
 seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
 learnt from better than those to come, the more so the fewer they are.
 
-*Training* minimises -ln Q(v | h) - lambda ln P(c_v | h), which keeps Eq. 9's second half. The memory has no part in it:
-trained on the likelihood of the mixture (1), networks learn what the counts leave over, and with frequent items that is
-too little to rank by (docs/cafe_plus.md). n(v) is without the interaction that is to be predicted. The softmax (3)
-takes all items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what
-the batch touches, not the catalogue. What ranks are the means of the weights over the epochs (`average_from` in the
-model's YAML): one epoch's fit the few interactions of a rare item too closely.
+*Training* minimises -ln Q(v | h), and with (2) and (3) lambda times -ln P(c_v | h) besides, which keeps Eq. 9's second
+half. The memory has no part in it: trained on the likelihood of the mixture (1), networks learn what the counts leave
+over, and with frequent items that is too little to rank by (docs/cafe_plus.md). In (3), n(v) is without the interaction
+that is to be predicted, and the softmax takes all items of a small intent and a sample of a large one, weighted to stand
+for the rest, so that a step costs what the batch touches, not the catalogue. What ranks are the means of the weights over
+the epochs (`average_from` in the model's YAML): one epoch's fit the few interactions of a rare item too closely.
 
 *alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
-(`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). Only the order
-inside an intent depends on it. Where candidates are drawn by popularity, as in pop100, the best order is that of
-P(v | h) divided by popularity, alpha = 0 or below, and where all items compete it is alpha = 1: see docs/cafe_plus.md.
+(`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). With (3),
+only the order inside an intent depends on it. Where candidates are drawn by popularity, as in pop100, the best order is
+that of P(v | h) divided by popularity, alpha = 0 or below, and where all items compete it is alpha = 1: see
+docs/cafe_plus.md.
 
 *Repeats* are those of IntentBackoff (3). B rows, L positions of which N are real, D hidden size, V items, C intents.
 """
@@ -69,7 +76,8 @@ LOGITS = 2**24  # logits kept with a query, at most: 64 MB
 HELD = 2**22  # logits held at a time: 16 MB
 SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
-SOFTMAXES = ("levels", "items")
+SOFTMAXES = ("auto", "levels", "items")
+FEW = 50_000  # items that a training step can take all of
 
 
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
@@ -176,7 +184,7 @@ class LevelSettings:
     """The two levels of CaFePlus and the memory beside them; see props/model/CaFePlus.yaml.
 
     Attributes:
-        softmax: ``levels`` (2) and (3), or ``items`` (4).
+        softmax: ``levels`` (2) and (3); ``items`` (4); ``auto``, that where the items are few.
         item_memory: whether transitions between items are counted (1).
         item_net: whether items have vectors in (3).
         intent_loss_weight: lambda.
@@ -217,7 +225,7 @@ class Heard(Reading):
     Attributes:
         newest: [B, L] the histories, newest item first.
         vector: [B, D + 1] states of the item tower, 1 behind them; without `item_net` 1 alone.
-        terms: [B, C + 1] ln of (2).
+        terms: [B, C + 1] ln of (2); for (4) R . E^c_c + b_c.
     """
 
     vector: Tensor
@@ -252,8 +260,13 @@ class CaFePlusNet(Towers):
         levels: LevelSettings,
         sparse_tables: bool,
     ) -> None:
-        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables and levels.softmax == "levels")
+        softmax = levels.softmax
+        if softmax == "auto":
+            softmax = "items" if data.n_items <= FEW else "levels"
+        # a softmax over all items touches every row anyway
+        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables and softmax == "levels")
         self.n_items, self.counts, self.levels = data.n_items, counts, levels
+        self.softmax, self.resolved = softmax, {"softmax": softmax}
         self.kept_vectors: Tensor | None = None  # those of a bundle, which are not made again for each query
         users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, data.n_items) if levels.item_memory else None
@@ -261,7 +274,7 @@ class CaFePlusNet(Towers):
         self.inside = IntentItems(self.item2intent, data.n_intents + 1, seen)
         share = torch.bincount(self.item2intent, weights=seen.double(), minlength=data.n_intents + 1) + 1
         share = (share / share.sum()).log().float()
-        self.intent_bias = nn.Parameter(share if levels.softmax == "levels" else torch.zeros_like(share))  # [C + 1]
+        self.intent_bias = nn.Parameter(share if softmax == "levels" else torch.zeros_like(share))  # [C + 1]
         self.register_buffer("occupied", self.inside.size > 0, persistent=False)
         rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
@@ -278,22 +291,19 @@ class CaFePlusNet(Towers):
             return zero
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
-        if self.levels.softmax == "items":
-            return self._loss_of_items(fused, coarse, item)
+        if self.softmax == "items":
+            return self._loss_of_items(fused if self.levels.item_net else coarse, item)
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
         return -((1 + self.levels.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
 
-    def _loss_of_items(self, state: Tensor, coarse: Tensor, item: Tensor) -> Tensor:
-        """-ln of (4) of the targets, alpha = 1. state, coarse: [N, D], item: [N]."""
+    def _loss_of_items(self, state: Tensor, item: Tensor) -> Tensor:
+        """-ln of (4) of the targets, alpha = 1, a mean. state: [N, D], item: [N]."""
         assert self.intent_embedding is not None  # there always is a tower of the intents
         seen, intent = self.inside.seen[1:], self.item2intent[1:]
         weight, bias = self.intent_embedding.weight[intent], self.intent_bias[intent]
         bias = bias + (seen + self.counts.popularity_prior).log()
         if self.levels.item_net:
-            vectors = trust(seen, self.levels.shrinkage)[:, None] * self.item_embedding.weight[1:]
-            state, weight = torch.cat((state, coarse), 1), torch.cat((vectors, weight), 1)
-        else:
-            state = coarse
+            weight = weight + trust(seen, self.levels.shrinkage)[:, None] * self.item_embedding.weight[1:]
         return linear_ce_loss(state, weight, item - 1, bias)
 
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
@@ -314,15 +324,15 @@ class CaFePlusNet(Towers):
         return logit - log_sum
 
     def _log_intents(self, coarse: Tensor) -> Tensor:
-        """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
+        """ln of (2)'s softmax; for (4) the part of the intents. coarse: [N, D]. Returns [N, C + 1]."""
         assert self.intent_embedding is not None  # there always is a tower of the intents
         logit = coarse @ self.intent_embedding.weight.T + self.intent_bias
         logit = logit.masked_fill(~self.occupied, -torch.inf)
-        return logit.log_softmax(1) if self.levels.softmax == "levels" else logit
+        return logit.log_softmax(1) if self.softmax == "levels" else logit
 
     def _log_shares(self, terms: Tensor, log_norm: Tensor) -> Tensor:
         """ln P(c | h). terms: of :class:`Heard`, log_norm: ln of the sums of (3), [B, C + 1] each."""
-        return terms if self.levels.softmax == "levels" else (terms + log_norm).log_softmax(1)
+        return terms if self.softmax == "levels" else (terms + log_norm).log_softmax(1)
 
     # Ranking ---------------------------------------------------------------------------------------------------------
 
@@ -352,7 +362,8 @@ class CaFePlusNet(Towers):
         vector = torch.ones_like(fused[:, :1])
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        return Heard(newest_first(history), vector, self._log_intents(coarse))
+        says = fused if self.softmax == "items" and self.levels.item_net else coarse
+        return Heard(newest_first(history), vector, self._log_intents(says))
 
     def asked(self, reading: Heard) -> Query:
         """(1) with the present settings."""
@@ -480,17 +491,18 @@ class CaFePlusNet(Towers):
         return result
 
     def encoded(self, history: Tensor) -> dict[str, Tensor]:
-        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1], ln of (2).
+        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1] of the intents.
 
-        The counts are no part of it; see :meth:`Net.encoded`.
+        These are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part of
+        it; see :meth:`Net.encoded`.
         """
         said = self.read(history)
         return {"vector": said.vector, "terms": said.terms}
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
-        """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
+        """P(c | h). history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
         said = self.read(history)
-        if self.levels.softmax == "levels":
+        if self.softmax == "levels":
             return said.terms.exp()
         state = columns(said.vector)
         log_norm = self.inside.log_sums(lambda block: self._vectors(block) @ state, state.shape[1])
