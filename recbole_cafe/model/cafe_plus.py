@@ -28,9 +28,10 @@ learnt from better than those to come, the more so the fewer they are.
 *Training* minimises -ln Q(v | h), and with (2) and (3) lambda times -ln P(c_v | h) besides, which keeps Eq. 9's second
 half. The memory has no part in it: trained on the likelihood of the mixture (1), networks learn what the counts leave
 over, and with frequent items that is too little to rank by (docs/cafe_plus.md). In (3), n(v) is without the interaction
-that is to be predicted, and the softmax takes all items of a small intent and a sample of a large one, weighted to stand
-for the rest, so that a step costs what the batch touches, not the catalogue. What ranks are the means of the weights over
-the epochs (`average_from` in the model's YAML): one epoch's fit the few interactions of a rare item too closely.
+that is to be predicted, and the softmax takes all items of a small intent and a sample of a large one, weighted to
+stand for the rest, so that a step costs what the batch touches, not the catalogue. What ranks are the means of the
+weights over the epochs (`average_from` in the model's YAML): one epoch's fit the few interactions of a rare item too
+closely.
 
 *alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
 (`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). With (3),
@@ -491,9 +492,9 @@ class CaFePlusNet(Towers):
         return result
 
     def encoded(self, history: Tensor) -> dict[str, Tensor]:
-        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1] of the intents.
+        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1].
 
-        These are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part of
+        The terms are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part of
         it; see :meth:`Net.encoded`.
         """
         said = self.read(history)
