@@ -105,7 +105,7 @@ def bundle_of(
     _check_model(name)
     net = model.network.cpu().eval()
     _check_net(name, net)
-    settings = decode(net_settings(type(net), config))
+    settings = decode(net_settings(type(net), config)) | dict(net.resolved)
     users, item = (ids.numpy() for ids in dataset.user_items())
     seen = torch.bincount(torch.from_numpy(item), minlength=dataset.item_num)
     token = pa.array(_tokens(dataset, dataset.iid_field), pa.string())

@@ -12,6 +12,12 @@ the training interactions with v; e(v), mu and E (the number) as in IntentBackof
     P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
+or, where the catalogue allows a softmax over all items in training (`softmax`),
+
+    Q(v | h) = softmax over all items of R . (n(v) / (n(v) + eta) E_v + E^c_c) + b_c + alpha ln(n(v) + kappa)       (4)
+
+which has the same P(v | c, h), and for P(c | h) its own sum over the items of c.
+
 (1) is IntentBackoff's, with networks for what it backs off to. These have a word in the evidence as well: e~(v) is
 e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 0 the counts are as they are.
 
@@ -19,17 +25,19 @@ e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 
 seen is what its intent is. A ranking has an eta of its own (`rank_shrinkage`): a vector fits the interactions it was
 learnt from better than those to come, the more so the fewer they are.
 
-*Training* minimises -ln Q(v | h) - lambda ln P(c_v | h), which keeps Eq. 9's second half. The memory has no part in it:
-trained on the likelihood of the mixture (1), networks learn what the counts leave over, and with frequent items that is
-too little to rank by (docs/cafe_plus.md). n(v) is without the interaction that is to be predicted. The softmax (3)
-takes all items of a small intent and a sample of a large one, weighted to stand for the rest, so that a step costs what
-the batch touches, not the catalogue. What ranks are the means of the weights over the epochs (`average_from` in the
-model's YAML): one epoch's fit the few interactions of a rare item too closely.
+*Training* minimises -ln Q(v | h), and with (2) and (3) lambda times -ln P(c_v | h) besides, which keeps Eq. 9's second
+half. The memory has no part in it: trained on the likelihood of the mixture (1), networks learn what the counts leave
+over, and with frequent items that is too little to rank by (docs/cafe_plus.md). In (3), n(v) is without the interaction
+that is to be predicted, and the softmax takes all items of a small intent and a sample of a large one, weighted to
+stand for the rest, so that a step costs what the batch touches, not the catalogue. What ranks are the means of the
+weights over the epochs (`average_from` in the model's YAML): one epoch's fit the few interactions of a rare item too
+closely.
 
 *alpha.* Training has alpha = 1, so that E does not have to learn popularity; a ranking may use another one
-(`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). Only the order
-inside an intent depends on it. Where candidates are drawn by popularity, as in pop100, the best order is that of
-P(v | h) divided by popularity, alpha = 0 or below, and where all items compete it is alpha = 1: see docs/cafe_plus.md.
+(`popularity_exponent`), as logQ corrections do (Bengio, Senecal, IEEE TNN 2008; Yi et al., RecSys 2019). With (3),
+only the order inside an intent depends on it. Where candidates are drawn by popularity, as in pop100, the best order is
+that of P(v | h) divided by popularity, alpha = 0 or below, and where all items compete it is alpha = 1: see
+docs/cafe_plus.md.
 
 *Repeats* are those of IntentBackoff (3). B rows, L positions of which N are real, D hidden size, V items, C intents.
 """
@@ -45,6 +53,7 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.losses import linear_ce_loss
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import (
     CountSettings,
@@ -68,6 +77,8 @@ LOGITS = 2**24  # logits kept with a query, at most: 64 MB
 HELD = 2**22  # logits held at a time: 16 MB
 SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
+SOFTMAXES = ("auto", "levels", "items")
+FEW = 50_000  # items that a training step can take all of
 
 
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
@@ -174,6 +185,7 @@ class LevelSettings:
     """The two levels of CaFePlus and the memory beside them; see props/model/CaFePlus.yaml.
 
     Attributes:
+        softmax: ``levels`` (2) and (3); ``items`` (4); ``auto``, that where the items are few.
         item_memory: whether transitions between items are counted (1).
         item_net: whether items have vectors in (3).
         intent_loss_weight: lambda.
@@ -187,6 +199,7 @@ class LevelSettings:
         ConfigError: a setting outside of its range.
     """
 
+    softmax: str
     item_memory: bool
     item_net: bool
     intent_loss_weight: float
@@ -197,6 +210,8 @@ class LevelSettings:
     popularity_exponent: float
 
     def __post_init__(self) -> None:
+        if self.softmax not in SOFTMAXES:
+            raise ConfigError(f"softmax={self.softmax!r} is not one of {', '.join(SOFTMAXES)}")
         if self.n_in_intent < 1:
             raise ConfigError(f"n_in_intent={self.n_in_intent} must be at least 1")
         for key in ("shrinkage", "rank_shrinkage", "evidence_exponent"):
@@ -211,7 +226,7 @@ class Heard(Reading):
     Attributes:
         newest: [B, L] the histories, newest item first.
         vector: [B, D + 1] states of the item tower, 1 behind them; without `item_net` 1 alone.
-        terms: [B, C + 1] ln of (2).
+        terms: [B, C + 1] ln of (2); for (4) R . E^c_c + b_c.
     """
 
     vector: Tensor
@@ -246,15 +261,21 @@ class CaFePlusNet(Towers):
         levels: LevelSettings,
         sparse_tables: bool,
     ) -> None:
-        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables)
+        softmax = levels.softmax
+        if softmax == "auto":
+            softmax = "items" if data.n_items <= FEW else "levels"
+        # a softmax over all items touches every row anyway
+        super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables and softmax == "levels")
         self.n_items, self.counts, self.levels = data.n_items, counts, levels
+        self.softmax, self.resolved = softmax, {"softmax": softmax}
         self.kept_vectors: Tensor | None = None  # those of a bundle, which are not made again for each query
         users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, data.n_items) if levels.item_memory else None
         seen = torch.bincount(items, minlength=data.n_items).float()
         self.inside = IntentItems(self.item2intent, data.n_intents + 1, seen)
         share = torch.bincount(self.item2intent, weights=seen.double(), minlength=data.n_intents + 1) + 1
-        self.intent_bias = nn.Parameter((share / share.sum()).log().float())  # [C + 1]
+        share = (share / share.sum()).log().float()
+        self.intent_bias = nn.Parameter(share if softmax == "levels" else torch.zeros_like(share))  # [C + 1]
         self.register_buffer("occupied", self.inside.size > 0, persistent=False)
         rho = repeat_rate(users.numpy(), items.numpy(), data.max_seq_length)
         self.register_buffer("rho", torch.tensor(rho, dtype=torch.float64))
@@ -271,8 +292,20 @@ class CaFePlusNet(Towers):
             return zero
         assert coarse is not None  # there always is a tower of the intents
         fused, coarse, item = fused[has_target], coarse[has_target], item[has_target]
+        if self.softmax == "items":
+            return self._loss_of_items(fused if self.levels.item_net else coarse, item)
         log_intent = self._log_intents(coarse).gather(1, self.item2intent[item][:, None])[:, 0]
         return -((1 + self.levels.intent_loss_weight) * log_intent + self._log_inside(fused, item)).mean()
+
+    def _loss_of_items(self, state: Tensor, item: Tensor) -> Tensor:
+        """-ln of (4) of the targets, alpha = 1, a mean. state: [N, D], item: [N]."""
+        assert self.intent_embedding is not None  # there always is a tower of the intents
+        seen, intent = self.inside.seen[1:], self.item2intent[1:]
+        weight, bias = self.intent_embedding.weight[intent], self.intent_bias[intent]
+        bias = bias + (seen + self.counts.popularity_prior).log()
+        if self.levels.item_net:
+            weight = weight + trust(seen, self.levels.shrinkage)[:, None] * self.item_embedding.weight[1:]
+        return linear_ce_loss(state, weight, item - 1, bias)
 
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
         """ln of (3) of the targets, alpha = 1, large intents by a sample. state: [N, D], item: [N]. Returns [N]."""
@@ -292,10 +325,15 @@ class CaFePlusNet(Towers):
         return logit - log_sum
 
     def _log_intents(self, coarse: Tensor) -> Tensor:
-        """ln of (2)'s softmax. coarse: [N, D]. Returns [N, C + 1]."""
+        """ln of (2)'s softmax; for (4) the part of the intents. coarse: [N, D]. Returns [N, C + 1]."""
         assert self.intent_embedding is not None  # there always is a tower of the intents
         logit = coarse @ self.intent_embedding.weight.T + self.intent_bias
-        return logit.masked_fill(~self.occupied, -torch.inf).log_softmax(1)
+        logit = logit.masked_fill(~self.occupied, -torch.inf)
+        return logit.log_softmax(1) if self.softmax == "levels" else logit
+
+    def _log_shares(self, terms: Tensor, log_norm: Tensor) -> Tensor:
+        """ln P(c | h). terms: of :class:`Heard`, log_norm: ln of the sums of (3), [B, C + 1] each."""
+        return terms if self.softmax == "levels" else (terms + log_norm).log_softmax(1)
 
     # Ranking ---------------------------------------------------------------------------------------------------------
 
@@ -325,7 +363,8 @@ class CaFePlusNet(Towers):
         vector = torch.ones_like(fused[:, :1])
         if self.levels.item_net:
             vector = torch.cat((fused, vector), 1)
-        return Heard(newest_first(history), vector, self._log_intents(coarse))
+        says = fused if self.softmax == "items" and self.levels.item_net else coarse
+        return Heard(newest_first(history), vector, self._log_intents(says))
 
     def asked(self, reading: Heard) -> Query:
         """(1) with the present settings."""
@@ -337,14 +376,14 @@ class CaFePlusNet(Towers):
         if self.items is not None:
             mass, rest = self.items.masses(newest, self.counts.lookup)
             log_share = (rest / mass).log()
-            terms = terms + log_share[:, None].float()
         parts, done = [], 0
         rows = self._rows_at_once(len(vector))
         settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior, lookup.decay)
         inside = reading.kept("inside", settings, lambda: self._inside(vector, evidence, rows))
         for some, (log_norm, logit, logits) in zip(evidence.split(rows), inside, strict=True):
             at = slice(done, done + rows)
-            part = self._said(vector[at], terms[at], some, None if mass is None else mass[at], log_norm, logit)
+            of_intents = self._log_shares(terms[at], log_norm) + log_share[at, None].float()
+            part = self._said(vector[at], of_intents, some, None if mass is None else mass[at], log_norm, logit)
             parts.append(replace(part, logits=logits))
             done += rows
         return Query.cat(parts)
@@ -372,7 +411,8 @@ class CaFePlusNet(Towers):
         """Q of every item. Returns [V, B]."""
         logits = self._vectors(slice(0, self.n_items)) @ reading.vector.T
         log_norm = self.inside.log_sums(lambda block: logits[block], len(reading.vector))
-        net = logits.add_((reading.terms - log_norm).T.index_select(0, self.item2intent)).exp_()
+        terms = self._log_shares(reading.terms, log_norm)
+        net = logits.add_((terms - log_norm).T.index_select(0, self.item2intent)).exp_()
         net[0] = 0
         return net
 
@@ -452,18 +492,22 @@ class CaFePlusNet(Towers):
         return result
 
     def encoded(self, history: Tensor) -> dict[str, Tensor]:
-        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1], ln of (2).
+        """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1].
 
-        The counts are no part of it; see :meth:`Net.encoded`.
+        The terms are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part of
+        it; see :meth:`Net.encoded`.
         """
         said = self.read(history)
         return {"vector": said.vector, "terms": said.terms}
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
-        """(2) after the histories. history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
-        _, coarse, packing = self(history)
-        assert coarse is not None  # there always is a tower of the intents
-        return self._log_intents(packing.last(coarse)).exp()
+        """P(c | h). history: [B, L]. Returns [B, C + 1], 0 for padding and for groups without items."""
+        said = self.read(history)
+        if self.softmax == "levels":
+            return said.terms.exp()
+        state = columns(said.vector)
+        log_norm = self.inside.log_sums(lambda block: self._vectors(block) @ state, state.shape[1])
+        return self._log_shares(said.terms, log_norm[: len(history)]).exp()
 
     def scores(self, query: Query, items: Tensor | None = None, intents: Tensor | None = None) -> Tensor:
         """P(v | h) of every item, [B, V], or of given candidates, [B, K]; see :meth:`Net.scores`.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
@@ -93,6 +94,7 @@ class Net(nn.Module):
         counts_transitions: whether it counts what follows what, and so can take in new interactions once it is trained.
         gives_probabilities: whether the scores of all items sum to one.
         scores_intents: whether the score of a candidate depends on its intent.
+        resolved: settings that were left to the data (``auto``) -> what was chosen.
         not_served: why it cannot be asked outside of training, such as about users it has not seen; empty if it can.
     """
 
@@ -102,6 +104,7 @@ class Net(nn.Module):
     gives_probabilities: ClassVar[bool] = False
     counts_transitions: ClassVar[bool] = False
     scores_intents: bool = False
+    resolved: Mapping[str, Any] = MappingProxyType({})
     not_served: str = ""
 
     def loss(self, batch: Batch) -> Tensor:

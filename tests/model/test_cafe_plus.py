@@ -5,6 +5,8 @@ import pytest
 import torch
 from contract import ModelContract, build, with_all_targets
 
+from recbole_cafe.data.batch import Batch
+from recbole_cafe.model import cafe_plus
 from recbole_cafe.model.cafe_plus import IntentItems, reweighted
 from recbole_cafe.model.counts import newest_first
 
@@ -17,17 +19,19 @@ class TestCaFePlus(ModelContract):
         "settings",
         [{}, {"item_memory": False}, {"item_net": False},
          {"repeats": "free"}, {"popularity_exponent": -1.0}, {"popularity_exponent": 1.0},
-         {"evidence_exponent": 0.0}, {"evidence_exponent": 2.0}],
+         {"evidence_exponent": 0.0}, {"evidence_exponent": 2.0}, {"softmax": "levels"},
+         {"softmax": "items", "item_net": False}],
     )  # fmt: skip
     def test_probabilities_sum_to_one(self, toy_path, settings):
         scores = self.build(toy_path, **settings).enlarged().scores()[:, 1:]
         assert (scores >= 0).all()
         torch.testing.assert_close(scores.sum(1), torch.ones(len(scores)), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.parametrize("softmax", ["levels", "items"])
     @pytest.mark.parametrize("settings", [{}, {"item_net": False}, {"popularity_exponent": -1.0}])
-    def test_an_intents_items_share_its_probability(self, toy_path, settings):
+    def test_an_intents_items_share_its_probability(self, toy_path, settings, softmax):
         """Where nothing but (2) and (3) speaks, P(c | h) is the sum over the items of c."""
-        run = self.build(toy_path, item_memory=False, repeats="free", **settings).enlarged()
+        run = self.build(toy_path, item_memory=False, repeats="free", softmax=softmax, **settings).enlarged()
         network, batch = run.model.network, run.batch()
         scores = run.scores()[:, 1:]
         with torch.no_grad():
@@ -39,7 +43,7 @@ class TestCaFePlus(ModelContract):
         """Before training the networks say nothing: counts, backed off to the popularity of intents. IntentBackoff
         does the same where the intents of a history weigh nothing beside their popularity."""
         settings = {"popularity_exponent": 0.3, "MAX_ITEM_LIST_LENGTH": 8}
-        plus = self.build(toy_path, evidence_exponent=0.0, **settings)
+        plus = self.build(toy_path, evidence_exponent=0.0, softmax="levels", **settings)
         counts = build("IntentBackoff", toy_path, intent_prior=1e9, **settings)
         with torch.no_grad():
             plus.model.network.intent_embedding.weight.zero_()
@@ -65,6 +69,39 @@ class TestCaFePlus(ModelContract):
         torch.testing.assert_close(tilted, expected, rtol=1e-3, atol=1e-6)
         assert (tilted - evidence).abs().max() > 1e-3
 
+    @pytest.mark.parametrize("item_net", [True, False])
+    def test_the_softmax_over_all_items_is_what_is_trained_and_ranked(self, toy_path, item_net):
+        """(4), item by item: the loss is -ln of it, and so is what ranks where nothing else speaks."""
+        run = self.build(
+            toy_path, softmax="items", item_net=item_net, item_memory=False, repeats="free", popularity_exponent=1.0,
+            rank_shrinkage=10.0, intent_loss_weight=0.0, hidden_dropout_prob=0.0, attn_dropout_prob=0.0,
+        ).enlarged()  # fmt: skip
+        network, batch = run.model.network, run.batch()
+        history, target = batch["item_id_list"], batch["item_id"]
+        fused, coarse, packing = network(history)
+        says = packing.last(fused if item_net else coarse).double()
+        n = network.inside.seen.double()
+        logits = torch.full((len(history), network.n_items), -torch.inf, dtype=torch.float64)
+        for v in range(1, network.n_items):
+            intent = int(network.item2intent[v])
+            vector = network.intent_embedding.weight[intent].double()
+            if item_net:
+                vector = vector + n[v] / (n[v] + 10) * network.item_embedding.weight[v].double()
+            logits[:, v] = says @ vector + network.intent_bias[intent] + (n[v] + 1).log()
+        expected = logits.softmax(1)
+        torch.testing.assert_close(run.scores().double(), expected, rtol=1e-4, atol=1e-7)
+        last = torch.zeros_like(history)
+        last[torch.arange(len(history)), (history > 0).sum(1) - 1] = target
+        network.eval()
+        loss = network.loss(Batch(history, last, batch["user_id"]))
+        of_target = expected[torch.arange(len(target)), target].log()
+        torch.testing.assert_close(loss.double(), -of_target.mean(), rtol=1e-4, atol=1e-6)
+
+    def test_auto_takes_the_softmax_over_all_items_where_they_are_few(self, toy_path, monkeypatch):
+        assert self.build(toy_path, softmax="auto").model.network.softmax == "items"
+        monkeypatch.setattr(cafe_plus, "FEW", 3)
+        assert self.build(toy_path, softmax="auto").model.network.softmax == "levels"
+
     @pytest.mark.parametrize("settings", [{}, {"item_net": False}, {"item_memory": False}])
     def test_the_catalogue_ranks_as_the_scores_do(self, toy_path, settings):
         run = self.build(toy_path, popularity_exponent=0.3, **settings).enlarged()
@@ -87,7 +124,8 @@ class TestCaFePlus(ModelContract):
 
     @pytest.mark.parametrize(
         ("settings", "message"),
-        [({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
+        [({"softmax": "all"}, "softmax='all'"),
+         ({"repeats": "never"}, "repeats='never'"), ({"n_in_intent": 0}, "n_in_intent=0"),
          ({"prior": 0.0}, "prior=0.0"), ({"window": 0}, "window=0"),
          ({"shrinkage": -1.0}, "shrinkage=-1.0"),
          ({"rank_shrinkage": -1.0}, "rank_shrinkage=-1.0"),
