@@ -494,8 +494,8 @@ class CaFePlusNet(Towers):
     def encoded(self, history: Tensor) -> dict[str, Tensor]:
         """`vector` [B, D + 1] of (3), the last a 1 (without `item_net` it alone), and `terms` [B, C + 1].
 
-        The terms are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part of
-        it; see :meth:`Net.encoded`.
+        The terms are ln of (2) or, for (4), what is added to the products of an intent's items. The counts are no part
+        of it; see :meth:`Net.encoded`.
         """
         said = self.read(history)
         return {"vector": said.vector, "terms": said.terms}
