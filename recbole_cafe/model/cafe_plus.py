@@ -12,7 +12,7 @@ the training interactions with v; e(v), mu and E (the number) as in IntentBackof
     P(c | h) = softmax_c(R^c . E^c_c + b_c)                                                                         (2)
     P(v | c, h) = softmax over the items of c of n(v) / (n(v) + eta) R . E_v + alpha ln(n(v) + kappa)               (3)
 
-or, where the catalogue allows a softmax over all items in training (`softmax`),
+or, where items are few and frequent enough for a softmax over all of them in training (`softmax`),
 
     Q(v | h) = softmax over all items of R . (n(v) / (n(v) + eta) E_v + E^c_c) + b_c + alpha ln(n(v) + kappa)       (4)
 
@@ -79,6 +79,7 @@ SAFE = 60.0  # exponents up to it can be summed as they are, in float32
 TINY = 1e-30
 SOFTMAXES = ("auto", "levels", "items")
 FEW = 50_000  # items that a training step can take all of
+OFTEN = 5.0  # interactions of an item with which its vector learns from a softmax over all items
 
 
 def trust(seen: Tensor, shrinkage: float) -> Tensor:
@@ -185,7 +186,7 @@ class LevelSettings:
     """The two levels of CaFePlus and the memory beside them; see props/model/CaFePlus.yaml.
 
     Attributes:
-        softmax: ``levels`` (2) and (3); ``items`` (4); ``auto``, that where the items are few.
+        softmax: ``levels`` (2) and (3); ``items`` (4); ``auto``, that where items are few and frequent.
         item_memory: whether transitions between items are counted (1).
         item_net: whether items have vectors in (3).
         intent_loss_weight: lambda.
@@ -261,15 +262,16 @@ class CaFePlusNet(Towers):
         levels: LevelSettings,
         sparse_tables: bool,
     ) -> None:
+        users, items = (ids.cpu() for ids in data.train_pairs)
         softmax = levels.softmax
         if softmax == "auto":
-            softmax = "items" if data.n_items <= FEW else "levels"
+            suits = data.n_items <= FEW and len(items) >= OFTEN * (data.n_items - 1)
+            softmax = "items" if suits else "levels"
         # a softmax over all items touches every row anyway
         super().__init__(data=data, encoder=encoder, local=local, sparse=sparse_tables and softmax == "levels")
         self.n_items, self.counts, self.levels = data.n_items, counts, levels
         self.softmax, self.resolved = softmax, {"softmax": softmax}
         self.kept_vectors: Tensor | None = None  # those of a bundle, which are not made again for each query
-        users, items = (ids.cpu() for ids in data.train_pairs)
         self.items = counts.table(users, items, data.n_items) if levels.item_memory else None
         seen = torch.bincount(items, minlength=data.n_items).float()
         self.inside = IntentItems(self.item2intent, data.n_intents + 1, seen)

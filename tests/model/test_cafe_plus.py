@@ -97,10 +97,15 @@ class TestCaFePlus(ModelContract):
         of_target = expected[torch.arange(len(target)), target].log()
         torch.testing.assert_close(loss.double(), -of_target.mean(), rtol=1e-4, atol=1e-6)
 
-    def test_auto_takes_the_softmax_over_all_items_where_they_are_few(self, toy_path, monkeypatch):
-        assert self.build(toy_path, softmax="auto").model.network.softmax == "items"
-        monkeypatch.setattr(cafe_plus, "FEW", 3)
-        assert self.build(toy_path, softmax="auto").model.network.softmax == "levels"
+    @pytest.mark.parametrize(
+        ("few", "often", "softmax"), [(10**6, 0.1, "items"), (3, 0.1, "levels"), (10**6, 10**6, "levels")]
+    )
+    def test_auto_takes_the_softmax_over_all_items_where_they_are_few_and_frequent(
+        self, toy_path, monkeypatch, few, often, softmax
+    ):
+        monkeypatch.setattr(cafe_plus, "FEW", few)
+        monkeypatch.setattr(cafe_plus, "OFTEN", often)
+        assert self.build(toy_path, softmax="auto").model.network.softmax == softmax
 
     @pytest.mark.parametrize("settings", [{}, {"item_net": False}, {"item_memory": False}])
     def test_the_catalogue_ranks_as_the_scores_do(self, toy_path, settings):

@@ -23,7 +23,7 @@ from recbole_cafe.export import bundle_of as exported
 from recbole_cafe.export import check_export, export
 from recbole_cafe.files.ranks import load_ranks
 from recbole_cafe.host.reload import load_data_and_model
-from recbole_cafe.model import MODELS, net_class
+from recbole_cafe.model import MODELS, cafe_plus, net_class
 from recbole_cafe.recommend import bundle as bundles
 from recbole_cafe.recommend.bundle import Bundle, BundleError, check_place, read, version_of, write
 from recbole_cafe.recommend.recommender import Recommender
@@ -106,6 +106,15 @@ def test_a_bundle_says_what_the_model_in_memory_says(model: str, toy_path: Path)
     asked = Recommender(opened)
     said = asked.score(tokens, opened.items.token.to_pylist())
     torch.testing.assert_close(as_tensor(said[asked.score_name]), scores, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_keeps_what_its_data_have_decided(toy_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which softmax `auto` means is known when there are train data; a bundle brings none."""
+    with monkeypatch.context() as patched:
+        patched.setattr(cafe_plus, "OFTEN", 0.1)
+        export(trained("CaFePlus", toy_path).checkpoint, "bundle")
+    opened = read("bundle")
+    assert opened.settings["softmax"] == opened.net.softmax == "items"
 
 
 def as_tensor(column: pa.ChunkedArray) -> Tensor:

@@ -27,6 +27,7 @@ def reasons_of(model: str, **settings: Any) -> list[dict[str, Any]]:
     [
         ("IntentBackoff", {}), ("IntentBackoff", {"repeats": "free", "window": 2, "backward": 0.5}),
         ("IntentBackoff", {"use_intents": False}), ("CaFePlus", {}), ("CaFePlus", {"repeats": "free"}),
+        ("CaFePlus", {"softmax": "items"}),
         ("CaFePlus", {"item_memory": False}), ("CaFePlus", {"evidence_exponent": 0.0, "max_successors": 1}),
         ("CaFePlus", {"item_net": False, "popularity_exponent": 0.3}),
     ],

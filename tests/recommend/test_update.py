@@ -23,6 +23,7 @@ MODELS = [
     ("IntentBackoff", {}),
     ("IntentBackoff", {"window": 3, "backward": 0.3, "max_successors": 2}),
     ("CaFePlus", {}),
+    ("CaFePlus", {"softmax": "items"}),
 ]
 
 
