@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import sys
 import textwrap
@@ -84,6 +85,13 @@ def _wrapped(title: str, names: Sequence[str]) -> str:
     return textwrap.fill(line, 120, initial_indent="  ", subsequent_indent=" " * 19, break_on_hyphens=False)
 
 
+def _shipped_data() -> list[Path]:
+    """Where RecBole has the ml-100k that comes with it; nothing without RecBole."""
+    found = importlib.util.find_spec("recbole")  # not imported: that takes seconds
+    places = found.submodule_search_locations if found else None
+    return [Path(place) / "dataset_example" for place in places or ()]
+
+
 def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Examine a data set and the environment; 1 if the data set has faults."""
     from recbole_cafe import environment
@@ -92,7 +100,7 @@ def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
     has_faults = False
     if given.data:
-        folders = [given.data_path] if given.data_path else data_folders()
+        folders = [given.data_path] if given.data_path else [*data_folders(), *_shipped_data()]
         columns = {"intent": given.intent, "user": given.user, "item": given.item, "time": given.time}
         text = TextFormat(given.encoding, given.field_separator, given.seq_separator)
         findings = check.examine(*check.locate(given.data, folders), **columns, text=text)

@@ -172,3 +172,8 @@ def test_what_a_run_refuses_is_a_fault(shop: Path, header: str, row: str, messag
 def test_simulated_data_are_called_so(tmp_path: Path) -> None:
     write_simulated(tmp_path / "s", "s", n_users=5, n_items=9, n_intents=3, n_interactions=40)
     assert "simulated" in check.examine(tmp_path / "s", "s").warnings[0]
+
+
+def test_what_comes_with_recbole_is_found_as_a_run_finds_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "ml-100k"]) == 0
+    assert "1,682" in capsys.readouterr().out
