@@ -37,7 +37,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:
     )  # fmt: skip
     parser.add_argument("data", nargs="?", help="name or folder of a data set, or its .inter file")
     parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")
-    for name, default in (("intent", "intent"), ("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
+    parser.add_argument("--intent", metavar="COLUMN", help="default: what props/dataset/NAME.yaml says, else intent")
+    for name, default in (("user", "user_id"), ("item", "item_id"), ("time", "timestamp")):
         parser.add_argument(f"--{name}", default=default, metavar="COLUMN", help="default: %(default)s")
     parser.add_argument("--encoding", default="utf-8", help="of the files, as for run (default: %(default)s)")
     parser.add_argument("--field_separator", default="\t", help="between columns, as for run (default: a tab)")
@@ -85,6 +86,12 @@ def _wrapped(title: str, names: Sequence[str]) -> str:
     return textwrap.fill(line, 120, initial_indent="  ", subsequent_indent=" " * 19, break_on_hyphens=False)
 
 
+def _intent_of(data: str) -> str:
+    """The column that a run takes for the intent if it is not told."""
+    path = props_dir() / "dataset" / f"{data}.yaml"
+    return str((read_yaml(path) if path.is_file() else {}).get("INTENT_FIELD", "intent"))
+
+
 def _shipped_data() -> list[Path]:
     """Where RecBole has the ml-100k that comes with it; nothing without RecBole."""
     found = importlib.util.find_spec("recbole")  # not imported: that takes seconds
@@ -101,7 +108,8 @@ def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     has_faults = False
     if given.data:
         folders = [given.data_path] if given.data_path else [*data_folders(), *_shipped_data()]
-        columns = {"intent": given.intent, "user": given.user, "item": given.item, "time": given.time}
+        intent = given.intent or _intent_of(given.data)
+        columns = {"intent": intent, "user": given.user, "item": given.item, "time": given.time}
         text = TextFormat(given.encoding, given.field_separator, given.seq_separator)
         findings = check.examine(*check.locate(given.data, folders), **columns, text=text)
         print("\n".join(findings.lines()))
