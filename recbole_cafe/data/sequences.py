@@ -13,7 +13,9 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 from torch import Tensor
 
+from recbole_cafe.config.config import AUTO
 from recbole_cafe.config.signature import is_ours
+from recbole_cafe.data.auto_intents import intents_of, put_into, told
 from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.time_order import ExactOrderMixin, TimeOrderedDataset
@@ -186,6 +188,14 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                 self.item_id_list_field
             ]
         return parts
+
+    def _complete(self, parts: list[Any]) -> None:
+        """``INTENT_FIELD: auto``: the intents of the train part, as a column of the items of all parts."""
+        if self.config["INTENT_FIELD"] != AUTO:
+            return
+        made = intents_of(self, parts[0])
+        put_into([self, *parts], made)
+        self.logger.info(told(self, made))
 
     def as_windows(self) -> SequenceDataset:
         """This split with one row per user, cut into windows of L targets counted from the user's last row.

@@ -61,10 +61,18 @@ class ExactOrderMixin(ColumnarMixin):
             parts = self._all_to_train()
         else:
             parts = super().build() if self.benchmark_filename_list is None else self._given_parts()
+        self._complete(parts)
         self.digests = fingerprint(self, parts)
         for part in parts:
             part.digests = self.digests
         return parts
+
+    def _complete(self, parts: list[Dataset]) -> None:
+        """Make what can only be made of the train part, before data and split are identified.
+
+        Args:
+            parts: train, valid and test.
+        """
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
