@@ -32,7 +32,9 @@ from recbole.utils import FeatureSource, FeatureType
 from scipy import sparse
 
 from recbole_cafe.config.config import AUTO
+from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import DataError
+from recbole_cafe.files.atomic import read_header
 from recbole_cafe.files.auto_intents import AutoIntents, Ids, fingerprint, place, stored
 from recbole_cafe.files.places import check_folder
 from recbole_cafe.layers.transitions import transitions
@@ -41,7 +43,7 @@ WINDOW, DECAY = 10, 0.8  # of a pair of items, as IntentBackoff counts them
 DIMENSIONS = 64
 ROUNDS = 50  # of k-means, at most
 MANY = 50_000  # items beyond which k-means reads them in batches
-SHARES = (0.25, 0.5, 1.0, 2.0)  # of sqrt(items): the numbers of intents that are tried
+SHARES = (0.125, 0.25, 0.5, 1.0, 2.0)  # of sqrt(items): the numbers of intents that are tried
 MOST_TARGETS = 20_000  # held out to judge them
 NAMED_BY = 3  # items
 SEED = 0
@@ -275,10 +277,11 @@ def intents_of(dataset: Any, train: Any) -> AutoIntents:
             :func:`recbole_cafe.files.auto_intents.stored`.
     """
     config, tokens = dataset.config, dataset.field2id_token[dataset.iid_field]
-    if AUTO in dataset.field2type:
+    path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
+    if AUTO in dataset.field2type or (path.is_file() and AUTO in read_header(path, text_format(config))):
         raise DataError(
             f"{dataset.dataset_name} has a column named {AUTO!r}, and INTENT_FIELD={AUTO} makes one of that name: "
-            f"rename the column, or leave it out (load_col, unload_col)"
+            f"rename the column"
         )
     users, items = (ids.numpy() for ids in train.user_items())
     number = config["n_auto_intents"]
@@ -335,8 +338,13 @@ def agreement(dataset: Any) -> dict[str, float]:
     return found
 
 
-def told(dataset: Any, made: AutoIntents) -> str:
-    """What was made, in a sentence for the log."""
+def told(dataset: Any) -> str:
+    """What was made, in a sentence.
+
+    Args:
+        dataset: with made intents.
+    """
+    made = dataset.auto_intents
     n = len(made.of_item) - 1
     without = n - int((made.of_item > 0).sum())
     text = f"INTENT_FIELD={AUTO}: {len(made.names)} intents of {n - without} items; {without} items stand beside none"
