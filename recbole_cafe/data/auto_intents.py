@@ -33,11 +33,11 @@ from scipy import sparse
 
 from recbole_cafe.config.config import AUTO
 from recbole_cafe.data.reader import text_format
+from recbole_cafe.data.transitions import transitions
 from recbole_cafe.errors import DataError
 from recbole_cafe.files.atomic import read_header
 from recbole_cafe.files.auto_intents import AutoIntents, Ids, fingerprint, place, stored
 from recbole_cafe.files.places import check_folder
-from recbole_cafe.layers.transitions import transitions
 
 WINDOW, DECAY = 10, 0.8  # of a pair of items, as IntentBackoff counts them
 DIMENSIONS = 64

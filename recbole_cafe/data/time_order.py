@@ -324,7 +324,7 @@ def simulated_notice(name: str, manifest: dict) -> str:
 
 
 def statistics(dataset: Dataset, config: Any) -> dict[str, Any]:
-    """Counts of a dataset, for the log and the result file (call before the split)."""
+    """Counts of a dataset, for the log and the result file (call before the split; if it is ours, also after)."""
     n_users, n_items = dataset.user_num - 1, dataset.item_num - 1
     n = (
         len(dataset.flat)

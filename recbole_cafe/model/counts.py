@@ -13,8 +13,8 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_cafe.data.transitions import transitions
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.layers.transitions import transitions
 from recbole_cafe.ranking.query import ScoreOverrides
 
 REPEATS = ("observed", "free")

@@ -169,6 +169,8 @@ def test_what_cannot_be_is_refused(shop: Callable[..., Any], write_atomic: Calla
         shop(n_auto_intents=28)
     with pytest.raises(ConfigError, match="n_auto_intents=1 should be auto or a whole number of at least 2"):
         shop(n_auto_intents=1)
+    with pytest.raises(ConfigError, match="n_auto_intents=3 is for INTENT_FIELD=auto, and it is 'intent'"):
+        shop(INTENT_FIELD="intent")
     Path("taken").write_text("")
     with pytest.raises(ConfigError, match="intents_dir=taken/x cannot be written to"):
         shop(intents_dir="taken/x")
