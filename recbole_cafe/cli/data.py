@@ -36,7 +36,7 @@ def add_to(verbs: Verbs, chosen: str) -> None:
         verbs, "check", check_command,
         summary="Say with numbers whether a data set suits CaFe, and what the environment is.",
         examples="recbole-cafe check\nrecbole-cafe check shop --data_path=dataset\n"
-        "recbole-cafe check shop --intent=auto  # intents made from what follows what",
+        "recbole-cafe check shop --intent=auto",
     )  # fmt: skip
     parser.add_argument("data", nargs="?", help="name or folder of a data set, or its .inter file")
     parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")

@@ -256,7 +256,7 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
     intent = value("INTENT_FIELD")
     if intents and not intent:
         raise ConfigError("INTENT_FIELD is empty; it names the column of the .item file that holds the intents")
-    if intent != AUTO and value("n_auto_intents") != AUTO:
+    if intent != AUTO and value("n_auto_intents") not in (None, AUTO):
         raise ConfigError(
             f"n_auto_intents={value('n_auto_intents')!r} is for INTENT_FIELD={AUTO}, and it is {intent!r}"
         )

@@ -63,6 +63,11 @@ def make_intents(users: Ids, items: Ids, tokens: Any, number: int | str) -> Auto
     """
     from threadpoolctl import threadpool_limits
 
+    # ids are numbered by the whole data set, validation and test too: in the order of tokens they say nothing
+    by_token = np.r_[0, 1 + np.argsort(np.asarray(tokens[1:]).astype(str), kind="stable")]
+    place = np.empty(len(tokens), dtype=np.int64)
+    place[by_token] = np.arange(len(tokens))
+    items, tokens = place[items], np.asarray(tokens)[by_token]
     with threadpool_limits(limits=1):  # sums of several threads differ in their last bits from run to run
         tried = _judged(users, items, len(tokens)) if number == AUTO else {}
         chosen = max(tried, key=lambda n: tried[n]) if tried else int(number)
@@ -79,8 +84,8 @@ def make_intents(users: Ids, items: Ids, tokens: Any, number: int | str) -> Auto
     cluster, centres = renumbered[cluster], centres[order]
     of_item = np.zeros(len(tokens), dtype=np.int64)
     of_item[vectors.item] = cluster + 1
-    return AutoIntents(of_item, _names(vectors, cluster, centres, np.bincount(items, minlength=len(tokens)), tokens),
-                       tried)  # fmt: skip
+    names = _names(vectors, cluster, centres, np.bincount(items, minlength=len(tokens)), tokens)
+    return AutoIntents(of_item[place], names, tried)
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class ItemVectors:
         from sklearn.utils.extmath import randomized_svd
 
         count = transitions(users, items, n=n, window=WINDOW, window_decay=DECAY, backward=0.0)
+        count.data = count.data.round(9)  # or the order of the users would be in the last bits
         beside = (count + count.T).tocsr()
         beside.setdiag(0)
         beside.eliminate_zeros()

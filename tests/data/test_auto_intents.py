@@ -86,8 +86,8 @@ def test_they_read_the_train_split_alone(shop: Callable[..., Any]) -> None:
     """Other validation and test items, drawn from all groups: the same intents, for a given number and a chosen one."""
     clicks = planted()
     moved = [(u, ("a0", "b1", "c2")[int(u[1:]) // 3 % 3] if item[0] == "x" else item, t) for u, item, t in clicks]
-    for number in (3, "auto"):
-        first, other = (intents_of(shop(which, n_auto_intents=number)) for which in (clicks, moved))
+    for number in (3, 8, "auto"):  # 8: no clear cut, so that any trace of the others would move it
+        first, other = (intents_of(shop(which, n_auto_intents=number)) for which in (clicks, moved[::-1]))
         assert {item: first[item] for item in first if item[0] != "x"} == other
     with_them = intents_of(shop(moved, final=True, epochs=1))
     assert with_them != intents_of(shop(moved))  # which `final` does not hold out
