@@ -130,16 +130,16 @@ class ItemVectors:
             number: of clusters.
 
         Returns:
-            [N] cluster of each item, from 0; [K, D] their centres. K is smaller than `number` only if there are fewer
+            [N] cluster of each item, from 0; [K, D] the means of their items. K is smaller than `number` only if there are fewer
             different vectors.
         """
         from sklearn.cluster import KMeans, MiniBatchKMeans
 
         shared = {"n_clusters": number, "n_init": 1, "max_iter": ROUNDS, "random_state": SEED}
         k_means = KMeans(**shared) if len(self.item) <= MANY else MiniBatchKMeans(batch_size=10 * 1024, **shared)
-        found = k_means.fit(self.vector)
-        used, cluster = np.unique(found.labels_, return_inverse=True)
-        return cluster, found.cluster_centers_[used]
+        used, cluster = np.unique(k_means.fit_predict(self.vector), return_inverse=True)
+        member = sparse.csr_matrix((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))))  # [K, N]
+        return cluster, (member @ self.vector) / np.bincount(cluster)[:, None]
 
 
 def _by_size(cluster: Ids, item: Ids) -> Ids:

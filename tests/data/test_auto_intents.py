@@ -67,6 +67,12 @@ def test_planted_groups_are_found_exactly(shop: Callable[..., Any]) -> None:
         assert {token[0] for token in name.split("+")} == {group}  # named by items of its own
 
 
+def test_many_items_are_clustered_in_batches(shop: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    few = intents_of(shop(intents_dir="few"))
+    monkeypatch.setattr(auto_intents, "MANY", 10)
+    assert intents_of(shop(intents_dir="many")) == few
+
+
 def test_the_largest_comes_first(shop: Callable[..., Any]) -> None:
     dataset = shop()
     assert np.bincount(dataset.auto_intents.of_item)[1:].tolist() == sorted(SIZES.values(), reverse=True)
