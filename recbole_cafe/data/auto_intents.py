@@ -130,14 +130,14 @@ class ItemVectors:
             number: of clusters.
 
         Returns:
-            [N] cluster of each item, from 0; [K, D] the means of their items. K is smaller than `number` only if there are fewer
-            different vectors.
+            [N] cluster of each item, from 0; [K, D] the means of their items. K is smaller than `number` only if there
+            are fewer different vectors.
         """
         from sklearn.cluster import KMeans, MiniBatchKMeans
 
         shared = {"n_clusters": number, "n_init": 1, "max_iter": ROUNDS, "random_state": SEED}
         k_means = KMeans(**shared) if len(self.item) <= MANY else MiniBatchKMeans(batch_size=10 * 1024, **shared)
-        used, cluster = np.unique(k_means.fit_predict(self.vector), return_inverse=True)
+        cluster = np.unique(k_means.fit_predict(self.vector), return_inverse=True)[1]
         member = sparse.csr_matrix((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))))  # [K, N]
         return cluster, (member @ self.vector) / np.bincount(cluster)[:, None]
 
