@@ -20,7 +20,7 @@ import torch.multiprocessing
 from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
 
-from recbole_cafe.config.config import Config
+from recbole_cafe.config.config import AUTO, Config
 from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.sequences import SequenceDataset, dataset_class
 from recbole_cafe.data.time_order import simulated_notice, statistics
@@ -89,6 +89,8 @@ def run(
     facts = statistics(data, config)
     logger.info(f"{config['dataset']}: {facts}")
     train_data, valid_data, test_data = data_preparation(config, data)
+    if config["INTENT_FIELD"] == AUTO:
+        facts = statistics(data, config)  # with the number of intents, which the split has made
     seconds_data = perf_counter() - start
 
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])

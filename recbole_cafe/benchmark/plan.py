@@ -51,13 +51,15 @@ MOST_POINTS = 10_000
 LONGEST_LABEL = 100
 # What a benchmark sets itself
 SET_HERE = {"model": "systems", "dataset": "datasets", "seed": "seeds", "eval_mode": "protocols",
-            "eval_args": "protocols", "checkpoint_dir": "--out", "candidates_dir": "--out", "candidates": "protocols",
+            "eval_args": "protocols", "checkpoint_dir": "--out", "candidates_dir": "--out", "intents_dir": "--out",
+            "candidates": "protocols",
             "resume": "nothing", "resume_from": "nothing", "save_every": "nothing", "show_progress": "nothing",
             "saved": "nothing", "final": "nothing", "final_from": "nothing"}  # fmt: skip
 NOT_HASHED = NEUTRAL | {"seed"}
 
 # Keys that came later, with the value that changes nothing: there they are left out, so that earlier runs are found
-NOT_HASHED_AT = {"average_from": 0, "final": False, "tie_seed": None, "ranking_settings": "fixed"}
+NOT_HASHED_AT = {"average_from": 0, "final": False, "tie_seed": None, "ranking_settings": "fixed",
+                 "n_auto_intents": "auto"}  # fmt: skip
 # Keys that went, with the value that all earlier runs had, for the same reason
 GONE = {"reader": "auto"}
 

@@ -227,7 +227,7 @@ def _spec(run: Run, folder: Path, out: Path) -> dict[str, Any]:
         "model": cell.model,
         "dataset": cell.data,
         "config_dict": {**cell.settings, **point, "seed": run.seed, "show_progress": False, "state": "INFO",
-                        "candidates_dir": str(out / "candidates")},
+                        "candidates_dir": str(out / "candidates"), "intents_dir": str(out / "intents")},
         "benchmark": {"system": cell.system, "dataset": cell.dataset, "seed": run.seed, "hash": run.digest,
                       "search": point or None, **checkout()},
     }  # fmt: skip

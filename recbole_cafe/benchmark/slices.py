@@ -171,7 +171,8 @@ def facts_of(benchmark: Benchmark, dataset: str, data_path: str | None) -> UserF
     run = [system for system in benchmark.datasets[dataset] if system.runs]
     for system in run:
         cell = benchmark.plan["cells"][dataset][system.system]
-        given = {**cell["settings"], **system.point, "seed": system.seeds[0]}
+        given = {**cell["settings"], **system.point, "seed": system.seeds[0],
+                 "intents_dir": str(benchmark.out / "intents")}  # fmt: skip
         if data_path is not None:
             given["data_path"] = data_path
         config = Config(cell["model"], cell["data"], config_dict=given)

@@ -6,10 +6,13 @@ import argparse
 import importlib.util
 import re
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from recbole_cafe.cli.arguments import Verbs, add_verb
 from recbole_cafe.config.props import props_dir, read_yaml
@@ -33,7 +36,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:
     parser = add_verb(
         verbs, "check", check_command,
         summary="Say with numbers whether a data set suits CaFe, and what the environment is.",
-        examples="recbole-cafe check\nrecbole-cafe check shop --data_path=dataset",
+        examples="recbole-cafe check\nrecbole-cafe check shop --data_path=dataset\n"
+        "recbole-cafe check shop --intent=auto",
     )  # fmt: skip
     parser.add_argument("data", nargs="?", help="name or folder of a data set, or its .inter file")
     parser.add_argument("--data_path", type=Path, help="folder of data sets, as for run")
@@ -111,11 +115,42 @@ def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         intent = given.intent or _intent_of(given.data)
         columns = {"intent": intent, "user": given.user, "item": given.item, "time": given.time}
         text = TextFormat(given.encoding, given.field_separator, given.seq_separator)
-        findings = check.examine(*check.locate(given.data, folders), **columns, text=text)
+        folder, name = check.locate(given.data, folders)
+        make = partial(_made_intents, folder, name, given) if given.intent == "auto" else None
+        findings = check.examine(folder, name, **columns, text=text, make=make)
         print("\n".join(findings.lines()))
         has_faults = bool(findings.faults)
     print("\n".join(environment.lines()))
     return int(has_faults)
+
+
+def _made_intents(folder: Path, name: str, given: argparse.Namespace) -> tuple[Any, str]:
+    """Intent of each item as a run with ``INTENT_FIELD: auto`` makes it, and a sentence on how.
+
+    Raises:
+        ConfigError, DataError: the files cannot be loaded, or no intents made of them.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from recbole_cafe.config.config import AUTO, Config
+    from recbole_cafe.data.auto_intents import told
+    from recbole_cafe.experiment import create_dataset
+
+    if folder.name != name:
+        raise ConfigError(f"--intent=auto loads the data set as a run does, from a folder of its name: {folder} should "
+                          f"be named {name}")  # fmt: skip
+    with tempfile.TemporaryDirectory() as kept:
+        settings = {
+            "data_path": str(folder.parent), "INTENT_FIELD": AUTO, "intents_dir": kept, "load_col": None,
+            "USER_ID_FIELD": given.user, "ITEM_ID_FIELD": given.item, "TIME_FIELD": given.time,
+            "encoding": given.encoding, "field_separator": given.field_separator, "seq_separator": given.seq_separator,
+        }  # fmt: skip
+        dataset = create_dataset(Config("IntentBackoff", name, config_dict=settings))
+        dataset.build()
+    intent, tokens = dataset.item_feat[AUTO].numpy()[1:], dataset.field2id_token[given.item][1:]
+    names = np.where(intent > 0, dataset.field2id_token[AUTO][intent], None)
+    return pd.Series(names, index=tokens.astype(str)), told(dataset)
 
 
 def _add_shape(parser: argparse.ArgumentParser) -> None:

@@ -294,6 +294,11 @@ def _ranking(key: str, value: Any) -> None:
         _each("auto, fixed, or a mapping of settings of the ranking to their values", _number(-math.inf))(key, value)
 
 
+def _auto_or_number(key: str, value: Any) -> None:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 2):
+        raise _wrong(key, value, "auto or a whole number of at least 2")
+
+
 def _level(key: str, value: Any) -> None:
     _one_of("debug", "info", "warning", "error", "critical")(key, value.lower() if isinstance(value, str) else value)
 
@@ -301,7 +306,9 @@ def _level(key: str, value: Any) -> None:
 REQUIRED = ("data_path", "checkpoint_dir", "metrics", "topk", "valid_metric")
 CHECKS: dict[str, Check] = {
     "transform": _one_of("mask_itemseq", "inverse_itemseq", "crop_itemseq", "reorder_itemseq", "user_defined"),
-    **dict.fromkeys(("data_path", "checkpoint_dir", "candidates_dir", "resume_from", "final_from"), _path),
+    **dict.fromkeys(
+        ("data_path", "checkpoint_dir", "candidates_dir", "intents_dir", "resume_from", "final_from"), _path
+    ),
     **dict.fromkeys(
         ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "INTENT_FIELD", "RATING_FIELD", "LABEL_FIELD", "NEG_PREFIX",
          "LIST_SUFFIX", "ITEM_LIST_LENGTH_FIELD", "POSITION_FIELD", "field_separator", "seq_separator", "encoding",
@@ -318,6 +325,7 @@ CHECKS: dict[str, Check] = {
     ),
     "metrics": _metrics,
     "ranking_settings": _ranking,
+    "n_auto_intents": _auto_or_number,
     "topk": _cutoffs,
     "load_col": _COLUMNS,
     "unload_col": _COLUMNS,

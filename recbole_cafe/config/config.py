@@ -62,6 +62,7 @@ HOST_KEYS = frozenset(
         "single_spec",
     }
 )
+AUTO = "auto"  # of INTENT_FIELD: the intents are made (recbole_cafe.data.auto_intents), as a column of this name
 CHOICES: dict[str, tuple[object, ...]] = {
     "tie_order": ("file", "random"),
     "train_layout": ("all", "last"),
@@ -252,8 +253,13 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
     def value(key: str) -> Any:
         return external.get(key, internal.get(key))
 
-    if intents and not value("INTENT_FIELD"):
+    intent = value("INTENT_FIELD")
+    if intents and not intent:
         raise ConfigError("INTENT_FIELD is empty; it names the column of the .item file that holds the intents")
+    if intent != AUTO and value("n_auto_intents") not in (None, AUTO):
+        raise ConfigError(
+            f"n_auto_intents={value('n_auto_intents')!r} is for INTENT_FIELD={AUTO}, and it is {intent!r}"
+        )
     columns = value("load_col")
     if columns is None:
         return  # everything is loaded
@@ -265,7 +271,7 @@ def _settle_columns(internal: dict[str, Any], external: dict[str, Any], *, inten
             *(value("alias_of_user_id") or ()),
             *(value("alias_of_item_id") or ()),
         ],
-        "item": [value("ITEM_ID_FIELD"), *([value("INTENT_FIELD")] if value("INTENT_FIELD") else [])],
+        "item": [value("ITEM_ID_FIELD"), *([intent] if intent and intent != AUTO else [])],
     }
     columns = dict(columns)
     for part, fields in needed.items():

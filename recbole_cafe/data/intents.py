@@ -1,4 +1,4 @@
-"""The intent of every item, from the column INTENT_FIELD of the .item file."""
+"""The intent of every item: the column INTENT_FIELD of the .item file, or made (recbole_cafe.data.auto_intents)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from recbole.data.dataset import Dataset
 from torch import Tensor
 
-from recbole_cafe.config.config import CHOICES
+from recbole_cafe.config.config import AUTO, CHOICES
 from recbole_cafe.data.facts import ItemIntents
 from recbole_cafe.data.reader import text_format
 from recbole_cafe.errors import DataError
@@ -19,17 +19,24 @@ INTENT_CHOICES = [choice for choice in CHOICES["intent_from"] if choice]
 
 
 def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
-    """Read the column INTENT_FIELD of the .item file.
+    """Read the column INTENT_FIELD of the items: of the .item file, or with `auto` the one that was made.
 
     Args:
         config: RecBole's Config.
-        dataset: the data set, before or after `build`.
+        dataset: the data set, before or after `build`; with `auto` after it.
 
     Raises:
         DataError: no .item file, no such column, a column that is not made of tokens, or a column with several tokens
-            per item and no `intent_from`. The message lists what is there.
+            per item and no `intent_from`. The message lists what is there. Or ``auto`` and a data set that makes none.
     """
     field = config["INTENT_FIELD"]
+    if field == AUTO:
+        if AUTO not in dataset.field2type:
+            raise DataError(
+                f"INTENT_FIELD={AUTO}: intents are made when the data set of a sequential model is split; "
+                f"{dataset.dataset_name} ({type(dataset).__name__}) has none"
+            )
+        return _facts(dataset, dataset.item_feat[AUTO], "neighbour in the train split")
     path = Path(dataset.dataset_path) / f"{dataset.dataset_name}.item"
     if not path.is_file():
         present = sorted(p.name for p in path.parent.glob("*")) if path.parent.is_dir() else []
@@ -58,15 +65,26 @@ def item_intents(config: Any, dataset: Dataset) -> ItemIntents:
     column = _as_tensor(dataset, field)
     if kind == "token_seq":
         column = _one_of_several(column, config["intent_from"], path, field)
-    item2intent = column.clone()
+    return _facts(dataset, column, f"{field} in {path.name}")
+
+
+def _facts(dataset: Dataset, column: Tensor, what: str) -> ItemIntents:
+    """The intents by item.
+
+    Args:
+        dataset: the data set.
+        column: [V] ids of intents, 0 for none.
+        what: the items without an intent lack, for the log.
+    """
+    item2intent, n_intents = column.clone(), dataset.num(dataset.config["INTENT_FIELD"])
     without = item2intent == 0
     without[0] = False
     item2intent[without] = n_intents
     n_without = int(without.sum())
     if n_without:
         dataset.logger.warning(
-            f"{n_without} of {len(item2intent) - 1} items have no {field} in {path.name}; they share one 'no intent' "
-            f"id and are scored on item relevance with a neutral intent"
+            f"{n_without} of {len(item2intent) - 1} items have no {what}; they share one 'no intent' id "
+            f"and are scored on item relevance with a neutral intent"
         )
     return ItemIntents(item2intent, n_intents, n_without)
 

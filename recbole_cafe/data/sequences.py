@@ -13,11 +13,14 @@ from recbole.data.interaction import Interaction
 from recbole.utils import ModelType
 from torch import Tensor
 
+from recbole_cafe.config.config import AUTO
 from recbole_cafe.config.signature import is_ours
+from recbole_cafe.data.auto_intents import intents_of, put_into, told
 from recbole_cafe.data.batch import next_items
 from recbole_cafe.data.rows import ROW, TargetRows, narrow, select, wide
 from recbole_cafe.data.time_order import ExactOrderMixin, TimeOrderedDataset
 from recbole_cafe.errors import DataError
+from recbole_cafe.files.auto_intents import AutoIntents
 
 # RecBole's models that look up other rows of the train split by its columns of histories
 LOOKS_UP_HISTORIES = frozenset(["FEARec"])
@@ -38,9 +41,11 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
     Attributes:
         flat: the interactions in (user, time) order, one tensor [P] per column of the .inter file.
             With pre-split sequences, the history of each row and its target, one row after the other.
+        auto_intents: with ``INTENT_FIELD: auto``, the intents that were made; None before `build`.
         user_start: [P] where the user of each interaction starts; with pre-split sequences the row.
     """
 
+    auto_intents: AutoIntents | None = None
     _listed: list[str] | None = None  # columns that pre-split sequences have the history of
 
     def _benchmark_presets(self) -> None:
@@ -186,6 +191,14 @@ class SequenceDataset(ExactOrderMixin, SequentialDataset):
                 self.item_id_list_field
             ]
         return parts
+
+    def _complete(self, parts: list[Any]) -> None:
+        """``INTENT_FIELD: auto``: the intents of the train part, as a column of the items of all parts."""
+        if self.config["INTENT_FIELD"] != AUTO:
+            return
+        self.auto_intents = intents_of(self, parts[0])
+        put_into([self, *parts], self.auto_intents)
+        self.logger.info(told(self))
 
     def as_windows(self) -> SequenceDataset:
         """This split with one row per user, cut into windows of L targets counted from the user's last row.

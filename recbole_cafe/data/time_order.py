@@ -61,10 +61,18 @@ class ExactOrderMixin(ColumnarMixin):
             parts = self._all_to_train()
         else:
             parts = super().build() if self.benchmark_filename_list is None else self._given_parts()
+        self._complete(parts)
         self.digests = fingerprint(self, parts)
         for part in parts:
             part.digests = self.digests
         return parts
+
+    def _complete(self, parts: list[Dataset]) -> None:
+        """Make what can only be made of the train part, before data and split are identified.
+
+        Args:
+            parts: train, valid and test.
+        """
 
     def _load_data(self, token: str, dataset_path: str) -> None:
         folder = Path(dataset_path)
@@ -316,7 +324,7 @@ def simulated_notice(name: str, manifest: dict) -> str:
 
 
 def statistics(dataset: Dataset, config: Any) -> dict[str, Any]:
-    """Counts of a dataset, for the log and the result file (call before the split)."""
+    """Counts of a dataset, for the log and the result file (call before the split; if it is ours, also after)."""
     n_users, n_items = dataset.user_num - 1, dataset.item_num - 1
     n = (
         len(dataset.flat)

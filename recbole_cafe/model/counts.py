@@ -13,6 +13,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from recbole_cafe.data.transitions import transitions
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.ranking.query import ScoreOverrides
 
@@ -244,23 +245,6 @@ class TransitionCounts(nn.Module):
                 old = getattr(self, name)
                 setattr(self, name, torch.empty(stored.shape, dtype=old.dtype, device=old.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def transitions(users: np.ndarray, ids: np.ndarray, *, n: int, window: int, window_decay: float,
-                backward: float) -> sparse.csr_matrix:  # fmt: skip
-    """c(u, v): [n, n], columns of a row sorted. users, ids: [P], in the order of users, then time."""
-    counts = sparse.csr_matrix((n, n))
-    for w in range(1, window + 1):
-        same = users[w:] == users[:-w]
-        if not same.any():
-            break
-        pairs = (ids[:-w][same], ids[w:][same])
-        weight = np.full(len(pairs[0]), window_decay ** (w - 1))
-        counts = counts + sparse.coo_matrix((weight, pairs), shape=(n, n)).tocsr()
-    if backward:
-        counts = counts + backward * counts.T.tocsr()
-    counts.sort_indices()
-    return counts
 
 
 def _largest(counts: sparse.csr_matrix, most: int) -> sparse.csr_matrix:

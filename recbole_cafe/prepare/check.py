@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.atomic import ID_ROLE, PLAIN, TIME_ROLE, AtomicFileError, Role, TextFormat, read_header
 from recbole_cafe.files.columns import Columns, read_columns
 from recbole_cafe.files.whole import restore
@@ -20,6 +22,10 @@ SHORT = 3  # interactions a user needs: one to learn from, one for validation, o
 # Interactions per item of the two data sets of arXiv:2204.01839 (Table 1)
 PAPER = {"Amazon": 5_370_171 / 1_910_226, "Tmall": 14_460_516 / 1_788_758}
 DENSE = 20.0  # interactions per item beyond which the paper has no data
+
+
+# Intent of each item by its token (NaN: none), and a sentence on how it was made
+MakeIntents = Callable[[], tuple[pd.Series, str]]
 
 
 @dataclass
@@ -123,7 +129,8 @@ def locate(data: str, folders: list[Path]) -> tuple[Path, str]:
 
 
 def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "user_id", item: str = "item_id",
-            time: str = "timestamp", text: TextFormat = PLAIN) -> Findings:  # fmt: skip
+            time: str = "timestamp", text: TextFormat = PLAIN,
+            make: MakeIntents | None = None) -> Findings:  # fmt: skip
     """Count what matters. Faults of the files are findings with file and line, not errors.
 
     Args:
@@ -134,6 +141,7 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
         item: name of the column of the item.
         time: name of the column of the time.
         text: how the files are written.
+        make: gives the intents of the items in place of the column; DataError where it cannot.
     """
     findings = Findings(name, folder)
     if is_simulated(folder) is not None:
@@ -146,7 +154,7 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
         table = _read(findings, inter, roles, text).table().to_pandas()
     except AtomicFileError as error:
         findings.faults.append(str(error))
-    features = _features(findings, folder / f"{name}.item", item, intent, text)
+    features = _features(findings, folder / f"{name}.item", item, intent, text) if make is None else None
     if table is None:
         return findings
     if time not in header:
@@ -154,6 +162,12 @@ def examine(folder: Path, name: str, *, intent: str = "intent", user: str = "use
             f"{inter.name} has no column {time}: the order of the file counts as the order in time"
         )
         table[time] = np.arange(len(table), dtype=np.float64)
+    if make is not None:
+        try:
+            features, told = make()
+            findings.expectation.append(told)
+        except (ConfigError, DataError) as error:
+            findings.faults.append(str(error))
     _count(findings, table.rename(columns={user: "user", item: "item", time: "time"}))
     if features is not None:
         _count_intents(findings, table[user], table[item], table[time], features)

@@ -90,6 +90,8 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "candidates": (["stored"], ["kept", 3, []]),
     "candidates_seed": ([1], ["x", 1.5, [1], NAN]),
     "candidates_dir": (["kept"], [5, ["kept"], True]),
+    "intents_dir": (["kept"], [5, ["kept"], True]),
+    "n_auto_intents": (["auto"], ["x", 1, 1.5, True, [], 3]),
     "checkpoint_dir": (["saved2"], [5, [], {}, True]),
     "mask_history": SWITCH,
     "normalize_all": SWITCH,
