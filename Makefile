@@ -1,7 +1,7 @@
 # The same words locally and in CI.
 PYTHON ?= python
 
-.PHONY: install lint format test accuracy pages pages-check notebook site amazon wheel dist
+.PHONY: install lint format test slow accuracy pages pages-check notebook site amazon wheel dist
 install:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 lint:
@@ -10,6 +10,8 @@ format:
 	ruff check --fix . && ruff format .
 test:
 	$(PYTHON) -m pytest
+slow:
+	$(PYTHON) -m pytest -m slow
 accuracy:
 	$(PYTHON) -m pytest -m accuracy -n 1 tests/accuracy
 pages:

@@ -2,53 +2,53 @@
 
 A bundle of 100,000 items, with drawn weights or counts of drawn interactions, is asked about files of histories of one
 to thirty items; `recbole-cafe recommend` runs in a process of its own, whose peak memory and seconds are reported.
-`per_history` is what a further history takes, from the difference of the two sizes.
-
-    python speed/recommend_files.py --items=100000 --histories=20000,100000
+`per_history` is what a further history takes, from the difference of the two sizes. `ours` is the peak memory at the
+larger size, `theirs` that at the smaller: their ratio says whether memory grows with the file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import resource
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from common import machine, parser, report, workplace
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests" / "recommend")]
+sys.path += [str(ROOT / "tests" / "recommend")]
 
 
 def main() -> None:
     """Measure and report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--histories", default="20000,100000", help="numbers, separated by commas")
-    parser.add_argument("--models", default="CaFe,CaFePlus,IntentBackoff")
-    parser.add_argument("--hidden_size", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "speed" / "recommend_files.json")
-    given = parser.parse_args()
-    sizes = [int(number) for number in given.histories.split(",")]
-    measured = []
-    with tempfile.TemporaryDirectory() as folder:
-        files = {size: _histories(Path(folder) / f"{size}.csv", size, given.items) for size in sizes}
-        for model in given.models.split(","):
-            _bundle(Path(folder) / model, model, given.items, given.hidden_size)
-            runs = [_measured(Path(folder) / model, files[size], size) for size in sizes]
-            first, last = runs[0], runs[-1]
-            each = (last["seconds"] - first["seconds"]) / max(1, sizes[-1] - sizes[0])
-            hours = each * 1e6 / 3600
-            measured.append({"model": model, "runs": runs, "per_history": each, "hours_of_a_million": hours})
-            print(json.dumps(measured[-1]), flush=True)
-    report = {"items": given.items, "hidden_size": given.hidden_size, "k": 10, "cores": os.cpu_count(),
-              "load_before": os.getloadavg(), "models": measured}  # fmt: skip
-    given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    arguments = parser(__doc__, repeats=1)
+    arguments.add_argument("--items", type=int, default=100_000, help="catalogue (default: %(default)s)")
+    arguments.add_argument("--histories", default="20000,100000", help="numbers, separated by commas")
+    arguments.add_argument("--models", default="CaFe,CaFePlus,IntentBackoff", help="default: %(default)s")
+    arguments.add_argument("--hidden_size", type=int, default=64, help="default: %(default)s")
+    options = arguments.parse_args()
+    if options.quick:
+        options.items, options.histories, options.models, options.hidden_size = 300, "20,60", "CaFe", 8
+    sizes = [int(number) for number in options.histories.split(",")]
+    with workplace(options) as folder:
+        speed, measured = machine(options), []
+        files = {size: _histories(folder / f"{size}.csv", size, options.items) for size in sizes}
+        for model in options.models.split(","):
+            _bundle(folder / model, model, options.items, options.hidden_size)
+            runs = [_measured(options, folder / model, files[size], size) for size in sizes]
+            each = (runs[-1]["seconds"] - runs[0]["seconds"]) / max(1, sizes[-1] - sizes[0])
+            measured.append(
+                {"model": model, "runs": runs, "per_history": each, "hours_of_a_million": each * 1e6 / 3600}
+            )
+        first, last = (max(row["runs"][i]["peak_memory_mb"] for row in measured) for i in (0, -1))
+        report(
+            options, "recommend_files", ours=last, theirs=first, unit="MB at the peak", models=measured,
+            items=options.items, hidden_size=options.hidden_size, k=10, machine=speed,
+        )  # fmt: skip
 
 
 def _histories(path: Path, size: int, n_items: int) -> Path:
@@ -75,12 +75,13 @@ def _bundle(folder: Path, model: str, n_items: int, hidden_size: int) -> None:
     write(bundle_of(model, walks, intent, **size), folder)
 
 
-def _measured(bundle: Path, histories: Path, size: int) -> dict[str, float]:
+def _measured(options: argparse.Namespace, bundle: Path, histories: Path, size: int) -> dict[str, Any]:
     out = histories.with_name("lists.parquet")
     command = [sys.executable, "-m", "recbole_cafe", "recommend", str(bundle), f"--histories={histories}",
                f"--out={out}", "--k=10"]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
     began = time.perf_counter()
-    child = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with {status}")
@@ -91,5 +92,4 @@ def _measured(bundle: Path, histories: Path, size: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     main()

@@ -22,6 +22,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = Path(os.environ.get("RECBOLE_CAFE_SHARED_DATA") or REPOSITORY.parent / "shared" / "data").resolve()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What a peer has to be trained for is slow; our own models are trained in every run of the tests."""
+    for item in items:
+        if "peers" in item.path.parts and "learned" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def away_from_the_repository(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The same for fixtures of a wider scope than a test: they are made before the test's own folder is.

@@ -141,6 +141,7 @@ def alive(folder: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc")
 def test_a_kill_costs_the_run_it_interrupts_and_no_other(
     bench_file: Callable[..., str], capsys: pytest.CaptureFixture[str]

@@ -168,6 +168,7 @@ sys.exit(main([*arguments, "--seed=1"]) or main([*arguments, "--seed=2"]))
 """
 
 
+@pytest.mark.slow
 def test_each_run_has_a_log_of_its_own_that_says_simulated_first(simulated: Path) -> None:
     done = python("-c", TWICE, *tiny(simulated))
     assert done.returncode == 0, done.stderr
@@ -446,6 +447,7 @@ def test_a_misspelt_name_gets_a_hint(typed: str, near: str, capsys: pytest.Captu
     assert f"; did you mean {near}?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_error_in_several_processes_is_told_as_in_one(simulated: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -553,6 +555,7 @@ def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str])
     assert main(tiny(Path("made"), "mine", eval_mode="full", epochs=1)) == 0
 
 
+@pytest.mark.slow
 def test_the_script_at_the_top_is_the_command_run(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = str(ROOT / "run_recbole_cafe.py")
     command = [script, *tiny(simulated, result_file="r.json", epochs=1)[1:]]

@@ -70,6 +70,7 @@ def command(toy_path: Path) -> list[str]:
     return [*program, f"--dataset={toy.NAME}", f"--data_path={toy_path}", *given]
 
 
+@pytest.mark.slow
 def test_a_file_gets_plain_lines_and_a_terminal_gets_bars(command: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": ROOT}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
@@ -92,6 +93,7 @@ def test_a_file_gets_plain_lines_and_a_terminal_gets_bars(command: list[str], tm
     assert b"Train     1" in seen and b"it/s" in seen
 
 
+@pytest.mark.slow
 def test_quiet_and_the_learning_curve(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str],
                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)

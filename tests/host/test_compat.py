@@ -111,6 +111,7 @@ def test_importing_compat_anew_wraps_nothing_twice() -> None:
     assert before == (Trainer.evaluate, get_model.__code__)
 
 
+@pytest.mark.slow
 def test_the_environment_switches_everything_off() -> None:
     run_python(
         """
@@ -131,6 +132,7 @@ assert {name.split(".")[0] for name in set(sys.modules) - modules} == {"recbole_
     )
 
 
+@pytest.mark.slow
 def test_the_environment_switches_single_entries_off() -> None:
     run_python(
         """
@@ -157,6 +159,7 @@ def test_an_unknown_name_in_the_environment_is_reported(
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interactions_work_in_a_process_which_never_made_a_config() -> None:
     run_python(
         """
@@ -260,6 +263,7 @@ def test_interactions_sort_stably_in_both_directions() -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_was_imported_before_us_is_repaired_too() -> None:
     output = run_python(
         """
@@ -287,6 +291,7 @@ for call in (lambda: load_data_and_model("nowhere.pth"), lambda: get_model("Nobo
     ]
 
 
+@pytest.mark.slow
 def test_a_user_who_switched_anomaly_mode_on_keeps_it_and_ray_is_not_imported() -> None:
     run_python(
         """
@@ -473,6 +478,7 @@ if __name__ == "__main__":
 # ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_loaded_where_no_log_can_be_written(tmp_path: Path) -> None:
     """Files stand where RecBole wants its folders; as root, a test cannot be kept from writing otherwise."""
     write_features(tmp_path / "data" / "holes")

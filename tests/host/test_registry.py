@@ -167,6 +167,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_recboles_quick_start_runs_cafe_from_start_to_end(toy_path: Path) -> None:
     settings = settings_of(toy_path, epochs=10, learning_rate=0.01, train_batch_size=8, loss_type="CE")
     observed = last_line(python("-c", EVERYTHING % json.dumps(settings)))
@@ -322,6 +323,7 @@ def test_exec_returns_what_the_script_returns(
     assert capsys.readouterr().err == "recbole-cafe: exec: no script 'nowhere.py'\n"
 
 
+@pytest.mark.slow
 def test_exec_lets_a_script_of_recboles_train_cafe(toy_path: Path) -> None:
     """A script that knows nothing of us and takes its settings from the command line, as RecBole's own do."""
     Path("run_recbole.py").write_text(

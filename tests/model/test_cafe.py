@@ -248,6 +248,7 @@ def test_a_batch_without_any_target_has_loss_zero():
     assert loss.item() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["BCE", "CE"])
 @pytest.mark.parametrize("intent_loss", [True, False])
 def test_one_row_with_all_positions_is_the_mean_of_recboles_prefix_rows(toy_path, loss_type, intent_loss):
@@ -290,6 +291,7 @@ def test_dropout_is_off_in_eval_mode_only():
     assert not torch.equal(made(seq)[0], made(seq)[0])
 
 
+@pytest.mark.slow
 def test_sparse_tables_change_the_cost_and_not_the_training(toy_path):
     # Two users a step: most items are not in it, and dense Adam moves them all the same
     settings = {"epochs": 1, "train_batch_size": 2, "hidden_size": 16, "learning_rate": 0.002}
@@ -423,6 +425,7 @@ def test_every_preset_trains_and_scores(toy_path, name):
 # A learned model ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_next_intent_is_learned_and_leads_to_the_next_item(toy_path):
     """Each letter is followed by the next one: the intent tower alone knows it for nearly every user."""
     run = build("CaFe", toy_path, hidden_size=32, epochs=30, train_batch_size=16, learning_rate=0.005).fit()

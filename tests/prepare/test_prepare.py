@@ -56,7 +56,7 @@ def spark() -> Iterator[None]:
 
 
 # What an engine does is the same for every source: reading, levels, filters and faults are tried with both
-BOTH = pytest.mark.parametrize("engine", ["duckdb", "spark"], indirect=True)
+BOTH = pytest.mark.parametrize("engine", ["duckdb", pytest.param("spark", marks=pytest.mark.slow)], indirect=True)
 
 
 @pytest.fixture(params=["duckdb"])

@@ -265,6 +265,7 @@ def test_the_page_is_served_with_a_policy_against_foreign_code(service: Service)
 # Together -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_concurrent_questions_get_their_own_answers(service: Service, local: dict[str, Recommender]) -> None:
     def ask(n: int) -> None:
         history = [f"i{(n * 7 + step) % N_ITEMS}" for step in range(n % 5)]
@@ -421,6 +422,7 @@ def test_a_bad_new_bundle_leaves_the_old_one_answering(tmp_path: Path, caplog: p
 # The command ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_it_is_ended(tmp_path: Path, end: signal.Signals) -> None:
     folder = written(tmp_path / "shop", "IntentBackoff")

@@ -23,6 +23,7 @@ PROMISED = {
     "cafe_plus": {"growth", "data_small", "data_large"},
     "calibration": {"systems", "data"},
     "serve": {"added_ms", "single", "load"},
+    "recommend_files": {"models", "items", "machine"},
     "updates": {"models", "epochs", "before", "every"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip

@@ -185,6 +185,7 @@ class Broken(Exception):
     """Ends a run."""
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_goes_on_to_the_same_weights(
     toy_keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
