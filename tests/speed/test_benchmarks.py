@@ -24,6 +24,7 @@ PROMISED = {
     "calibration": {"systems", "data"},
     "serve": {"added_ms", "single", "load"},
     "recommend_files": {"models", "items", "machine"},
+    "open_bundle": {"memory_of_files", "files_mb", "runs"},
     "updates": {"models", "epochs", "before", "every"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
