@@ -31,8 +31,10 @@ def bundle_of(model: str, walks: Mapping[str, Sequence[str]], intent: Mapping[st
     """
     tokens = list(intent)
     names = ["", *sorted({name for name in intent.values() if name})]
-    item2intent = torch.tensor([0, *(names.index(name) if name else len(names) for name in intent.values())])
-    rows = [(u, tokens.index(item) + 1) for u, items in enumerate(walks.values()) for item in items]
+    number = {name: i for i, name in enumerate(names)} | {"": len(names)}
+    item2intent = torch.tensor([0, *(number[name] for name in intent.values())])
+    place = {token: i for i, token in enumerate(tokens, 1)}
+    rows = [(u, place[item]) for u, items in enumerate(walks.values()) for item in items]
     users, items = torch.tensor(rows).T
     facts = DataFacts(
         n_items=len(tokens) + 1, n_users=len(walks), max_seq_length=LENGTH, train_pairs=lambda: (users, items),
