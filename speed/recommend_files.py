@@ -19,6 +19,13 @@ from typing import Any
 import numpy as np
 from common import machine, parser, report, workplace
 
+WATCH = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
+sys.exit(status)
+"""
 ROOT = Path(__file__).resolve().parents[1]
 sys.path += [str(ROOT / "tests" / "recommend")]
 
@@ -81,13 +88,14 @@ def _measured(options: argparse.Namespace, bundle: Path, histories: Path, size: 
                f"--out={out}", "--k=10"]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(options.threads)}
     began = time.perf_counter()
-    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} ended with {status}")
+    # through a small process: what is forked begins with the memory of who forks it
+    done = subprocess.run([sys.executable, "-c", WATCH, *command], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    peak, processor = (float(number) for number in done.stdout.splitlines()[-1].split())
     return {
-        "histories": size, "seconds": time.perf_counter() - began, "processor_seconds": used.ru_utime + used.ru_stime,
-        "peak_memory_mb": used.ru_maxrss / 1024,
+        "histories": size, "seconds": time.perf_counter() - began, "processor_seconds": processor,
+        "peak_memory_mb": peak / 1024,
     }  # fmt: skip
 
 
