@@ -68,7 +68,8 @@ def serve_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         app_of(served), log_level="warning", access_log=False, server_header=False, timeout_keep_alive=KEPT,
         timeout_graceful_shutdown=GRACE,
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the end of a service is no failure
+    for end in (signal.SIGINT, signal.SIGTERM):  # a shell ignores the first for what it starts in the background
+        signal.signal(end, signal.default_int_handler)  # the end of a service is no failure
     try:
         uvicorn.Server(config).run(sockets=[listening])
     except KeyboardInterrupt:  # uvicorn passes signals on when all requests have been answered
