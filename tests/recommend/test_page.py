@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,7 @@ from recbole_cafe.recommend.recommender import Recommender
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 SEEN = os.environ.get("RECBOLE_CAFE_SCREENSHOTS")  # a folder: pictures of what the tests have seen
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MODELS = ("CaFePlus", "CaFe")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as play:
-        path = next(filter(None, map(shutil.which, BROWSERS)), None)
-        try:
-            opened = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except sync_api.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
