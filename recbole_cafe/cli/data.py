@@ -116,7 +116,7 @@ def check_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         columns = {"intent": intent, "user": given.user, "item": given.item, "time": given.time}
         text = TextFormat(given.encoding, given.field_separator, given.seq_separator)
         folder, name = check.locate(given.data, folders)
-        make = partial(_made_intents, folder, name, given) if given.intent == "auto" else None
+        make = partial(_made_intents, folder, name, given) if intent == "auto" else None
         findings = check.examine(folder, name, **columns, text=text, make=make)
         print("\n".join(findings.lines()))
         has_faults = bool(findings.faults)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_cafe.cli import data
 from recbole_cafe.cli.main import main
 from recbole_cafe.files.atomic import AtomicFileError
 from recbole_cafe.host import compat
@@ -177,3 +178,12 @@ def test_simulated_data_are_called_so(tmp_path: Path) -> None:
 def test_what_comes_with_recbole_is_found_as_a_run_finds_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "ml-100k"]) == 0
     assert "1,682" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_data_set_whose_yaml_lets_intents_be_made_is_checked_with_made_ones(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_intent_of", lambda _: "auto")
+    assert main(["check", "ml-100k"]) == 0
+    assert "INTENT_FIELD=auto: " in capsys.readouterr().out
