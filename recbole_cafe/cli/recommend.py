@@ -68,13 +68,14 @@ def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
 
     check_place(given.out, replace=given.replace)
     if given.onnx is not None:
+        from recbole_cafe.recommend.onnx import check_packages, write_encoder
+
+        check_packages()
         check_folder("onnx", given.onnx.resolve().parent)
     bundle = export(given.checkpoint, given.out, title=given.title, interactions=not given.no_interactions,
                     replace=given.replace)  # fmt: skip
     print(f"{given.out}: {bundle.model}, {bundle.items.n - 1} items")
     if given.onnx is not None:
-        from recbole_cafe.recommend.onnx import write_encoder
-
         print(f"{given.onnx}: history to {', '.join(write_encoder(bundle, given.onnx))}, as onnxruntime gives them too")
     return 0
 

@@ -37,6 +37,19 @@ class _Encoder(nn.Module):
         return tuple(self.net.encoded(history).values())
 
 
+def check_packages() -> None:
+    """Raise what :func:`write_encoder` would raise for want of a package.
+
+    Raises:
+        MachineError: one is missing.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  what PyTorch writes ONNX with
+    except ImportError as error:
+        raise missing_package(error, "onnx") from error
+
+
 def write_encoder(bundle: Bundle, path: Path) -> list[str]:
     """Write the network as an ONNX program that onnxruntime has been seen to run with the same numbers.
 
@@ -52,11 +65,9 @@ def write_encoder(bundle: Bundle, path: Path) -> list[str]:
         MachineError: the packages are missing.
         OutputError: the file cannot be written.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  what PyTorch writes ONNX with
-    except ImportError as error:
-        raise missing_package(error, "onnx") from error
+    check_packages()
+    import onnxruntime
+
     histories = [_histories(n, bundle) for n in ROWS]
     with torch.inference_mode():
         wanted = [bundle.net.encoded(rows) for rows in histories]
