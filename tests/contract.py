@@ -30,10 +30,12 @@ from recbole_cafe.config.signature import net_keys, signature_of
 from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.data.sequences import TARGET_LIST
 from recbole_cafe.experiment import create_dataset, data_preparation
+from recbole_cafe.layers.draws import drawing
 from recbole_cafe.model import faces
 from recbole_cafe.model.settings import LossSettings
 from recbole_cafe.ranking.ranks import rank_of_target
 from recbole_cafe.train import checkpoint
+from recbole_cafe.train.sharing import step_draws
 from recbole_cafe.train.trainer import NetTrainer
 
 # float32 sums of a few hundred terms in another order (batched or not, one column or all)
@@ -423,6 +425,36 @@ class ModelContract(ScoringContract):
         one, same, other = trained(5), trained(5), trained(6)
         assert all(torch.equal(one[name], same[name]) for name in one)
         assert any(not torch.equal(one[name], other[name]) for name in one)
+
+    @pytest.mark.parametrize("layout", ["all", "last"])
+    def test_a_step_that_is_shared_has_the_gradient_of_the_whole(self, toy_path: Path, layout: str) -> None:
+        """Three processes' parts of the loss, with dropout and negatives drawn, add up to that of one."""
+        if layout not in self.model_class().net.layouts or self.settings.get("train_layout", layout) != layout:
+            pytest.skip(f"{self.model} does not train under {layout}")
+        run = self.build(toy_path, train_layout=layout).enlarged(5.0)
+        run.model.double().train()
+        batch = run.batch("train")
+        place = torch.arange(len(batch))
+
+        def losses(rows: Tensor) -> list[tuple[Tensor, int]]:
+            with drawing(step_draws(1, 2, 3, place[rows])):
+                return run.model.calculate_losses(batch[rows])
+
+        def gradients(loss: Tensor) -> list[Tensor]:
+            run.model.zero_grad(set_to_none=True)
+            loss.backward()
+            return [p.grad.to_dense() if p.grad is not None else torch.zeros(()) for p in run.model.parameters()]
+
+        whole = losses(place)
+        every = gradients(sum(mean for mean, _ in whole))
+        parts = [losses(place[rank::3]) for rank in range(3)]
+        total = [max(1, sum(part[i][1] for part in parts)) for i in range(len(whole))]
+        assert total == [n for _, n in whole]
+        shared = sum(mean * (n / total[i]) for part in parts for i, (mean, n) in enumerate(part))
+        same = float((shared - sum(mean for mean, _ in whole)).abs().detach()) < 1e-9 and all(
+            torch.allclose(a, b, rtol=1e-6, atol=1e-9) for a, b in zip(gradients(shared), every, strict=True)
+        )
+        assert same != bool(run.model.network.not_shared), "not_shared is wrong"
 
     def test_a_deep_copy_is_a_model_of_its_own(self, toy_path: Path, learned: dict[str, Run]) -> None:
         run = next(iter(learned.values()))

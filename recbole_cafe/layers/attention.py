@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.attend import attend, key_of
 from recbole_cafe.layers.local import LOCALS, Local
 from recbole_cafe.layers.packing import Packing
 
@@ -106,8 +106,9 @@ class SelfAttention(nn.Module):
         source = x if source is None else source
         q = self.query(source if query is None else query)
         k, v = self.key(source), self.value(x)  # [N, D]
+        key = key_of(packing, self.dropout, training=self.training)
         groups = [
-            self._attend(q[at], k[at], v[at], real)
+            self._attend(q[at], k[at], v[at], real, None if key is None else key[at])
             for at, real in zip(packing.groups, packing.real_of_groups, strict=True)
         ]
         mixed: Tensor = self.output(torch.cat(groups)[packing.back])
@@ -145,18 +146,18 @@ class SelfAttention(nn.Module):
             weights.append(torch.cat(parts, dim=1))
         return weights
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
-        """Rows of one group, [b, l, D] each; real: [b, l]. Returns [b * l, D]."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None) -> Tensor:
+        """Rows of one group, [b, l, D] each; real, key: [b, l]. Returns [b * l, D]."""
         b, length, size = q.shape
         q, k, v = (t.view(b, length, self.n_heads, self.head_size).transpose(1, 2) for t in (q, k, v))  # [b, M, l, d]
         split = self.n_heads - self.n_local_heads
         parts = []
         if split:
             mask = None if self.causal else real[:, None, None, :]  # a causal reader never sees padding on its right
-            parts.append(F.scaled_dot_product_attention(
-                q[:, :split], k[:, :split], v[:, :split], attn_mask=mask, is_causal=self.causal, scale=self.scale,
-                dropout_p=self.dropout if self.training else 0.0,
+            parts.append(attend(
+                q[:, :split], k[:, :split], v[:, :split], mask=mask, causal=self.causal, scale=self.scale,
+                key=key, p=self.dropout,
             ))  # fmt: skip
         if self.local is not None:
-            parts.append(self.local(q[:, split:], k[:, split:], v[:, split:], real))
+            parts.append(self.local(q[:, split:], k[:, split:], v[:, split:], real, key))
         return torch.cat(parts, dim=1).transpose(1, 2).reshape(b * length, size)

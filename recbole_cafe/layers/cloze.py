@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.sampling import uniform
 
 
 class Cloze:
@@ -58,7 +59,7 @@ class Cloze:
         n = real.sum(1)
         most = max(1, int(self.max_seq_length * self.mask_ratio))
         count = (n * self.mask_ratio).round().long().clamp(min=1, max=most)
-        key = torch.rand(rows.shape, device=rows.device).masked_fill(~real, 2.0)
+        key = uniform(rows).masked_fill(~real, 2.0)
         order = key.argsort(1).argsort(1)  # the rank of each key in its row
         hidden = (order < count[:, None]) & real
         return rows.masked_fill(hidden, self.mask_id), torch.where(hidden, rows, 0)

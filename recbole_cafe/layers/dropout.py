@@ -1,28 +1,46 @@
-"""Dropout that is cheap on a CPU."""
+"""Dropout that is cheap on a CPU, and the same however many processes share a step."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-LEVELS = 2**16  # of a 16-bit draw
+from recbole_cafe.layers.draws import Keys, current, kept
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout; on a CPU four elements share one 64-bit draw.
+    """nn.Dropout by the random numbers of :mod:`recbole_cafe.layers.draws`.
 
-    PyTorch's CPU dropout draws one Bernoulli variable per element, which took a third of a training step here.
-    Sixteen bits per element give the probability to within 1/65536, and the kept elements are scaled by the
-    probability that is actually used, so the expectation is exact.
+    PyTorch's CPU dropout draws one Bernoulli variable per element, which took a third of a training step here. These
+    take sixteen bits per element, and the kept elements are scaled by the probability that is actually used.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: any shape. Returns the same shape."""
-        if not self.training or self.p == 0.0 or x.device.type != "cpu":
-            return F.dropout(x, self.p, self.training)
-        dropped = round(self.p * LEVELS)
-        if dropped >= LEVELS:
-            return x * 0.0
-        n = x.numel()
-        bits = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n].view(x.shape)
-        keep = bits >= dropped - LEVELS // 2  # int16 runs from -LEVELS / 2
-        return x * keep.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+    def forward(self, x: Tensor, keys: Keys | None = None) -> Tensor:
+        """Drop elements while training.
+
+        Args:
+            x: [N, ..., D].
+            keys: [N] whose numbers are taken; by default those of the step's rows, if there are N, or else PyTorch's.
+
+        Returns:
+            [N, ..., D].
+        """
+        if not self.training or self.p == 0.0:
+            return x
+        wide = x.flatten(1) if x.dim() > 1 else x[:, None]
+        return drop(wide, once(keys, len(x), x.device), self.p).view_as(x)
+
+
+def once(keys: Keys | None, n: int, device: torch.device) -> Tensor:
+    """Numbers for one use, see :meth:`Dropout.forward`. Returns [n] int64."""
+    if keys is None and (draws := current()) is not None and len(draws.rows) == n:
+        keys = draws.for_rows
+    if keys is None:
+        return torch.empty(n, dtype=torch.int64, device=device).random_()
+    return keys.once()
+
+
+def drop(x: Tensor, key: Tensor, p: float) -> Tensor:
+    """x without some elements, see :func:`recbole_cafe.layers.draws.kept`. x: [..., n], key: [...]."""
+    keep, scale = kept(key, x.shape[-1], p)
+    return x * keep.to(x.dtype).mul_(scale)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.draws import Keys
 from recbole_cafe.layers.dropout import Dropout
 from recbole_cafe.layers.packing import Packing
 
@@ -16,6 +17,16 @@ ARRANGEMENTS = ("pre", "post")
 RESIDUALS = ("input", "normed", "query")
 POSITIONS = ("start", "end", None)
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+
+
+class FeedForward(nn.Sequential):
+    """Layers one after the other, whose dropout takes the positions' random numbers."""
+
+    def forward(self, x: Tensor, keys: Keys | None = None) -> Tensor:
+        """x: [N, D]; keys: [N]. Returns [N, D]."""
+        for part in self:
+            x = part(x, keys) if isinstance(part, Dropout) else part(x)
+        return x
 
 
 class EncoderBlock(nn.Module):
@@ -52,7 +63,7 @@ class EncoderBlock(nn.Module):
         eps = 1e-8 if arrangement == "pre" else 1e-12  # SASRec's, BERT's
         self.attention_norm = nn.LayerNorm(hidden_size, eps=eps)
         self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=eps)
-        self.feed_forward = nn.Sequential(
+        self.feed_forward = FeedForward(
             nn.Linear(hidden_size, inner_size), ACTIVATIONS[hidden_act](), Dropout(dropout),
             nn.Linear(inner_size, hidden_size),
         )  # fmt: skip
@@ -60,18 +71,19 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor, packing: Packing, source: object = None) -> Tensor:
         """x: [N, D], at the positions of `packing`. source: what the attention reads besides. Returns [N, D]."""
+        keys = packing.keys if self.training else None
         if self.arrangement == "post":
-            x = self.attention_norm(x + self.dropout(self.attention(x, packing, source)))
-            x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            x = self.attention_norm(x + self.dropout(self.attention(x, packing, source), keys))
+            x = self.feed_forward_norm(x + self.dropout(self.feed_forward(x, keys), keys))
             return x
         normed = self.attention_norm(x)
         if self.residual == "query":
             attended = self.attention(x, packing, source, query=normed)
         else:
             attended = self.attention(normed, packing, source)
-        x = self.residual_of(x, normed) + self.dropout(attended)
+        x = self.residual_of(x, normed) + self.dropout(attended, keys)
         normed = self.feed_forward_norm(x)
-        x = self.residual_of(x, normed) + self.dropout(self.feed_forward(normed))
+        x = self.residual_of(x, normed) + self.dropout(self.feed_forward(normed, keys), keys)
         return x
 
     def residual_of(self, x: Tensor, normed: Tensor) -> Tensor:
@@ -157,5 +169,6 @@ class SequenceEncoder(nn.Module):
         """What the first block gets. [N, D] to [N, D]."""
         if self.position is not None:
             x = x + self.position(packing.position if self.positions == "start" else packing.from_end)
-        x = self.dropout(self.norm(x) if self.arrangement == "post" else x)
-        return x
+        keys = packing.keys if self.training else None
+        entered: Tensor = self.dropout(self.norm(x) if self.arrangement == "post" else x, keys)
+        return entered

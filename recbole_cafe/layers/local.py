@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.attend import attend, drop_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 THETA_SOURCES = ("qk", "v")
+LOCAL_HEADS = 2**10  # their number among all heads: behind any global one
 INITIAL_FORMS = ("logit_gate", "theta")
 
 
@@ -92,13 +94,23 @@ class Local(nn.Module):
         """Rows of a table by lag."""
         return self.max_seq_length if self.causal else 2 * self.max_seq_length - 1
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Softmax attention with a bool or additive mask."""
-        p = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, scale=self.scale)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, key: Tensor | None) -> Tensor:
+        """Softmax attention with a bool or additive mask; see :func:`recbole_cafe.layers.attend.attend`."""
+        return attend(q, k, v, mask=mask, scale=self.scale, key=key, p=self.dropout, first_head=LOCAL_HEADS)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
-        """[b, H, l, d] three times and [b, l] to [b, H, l, d]."""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
+        """The heads' outputs.
+
+        Args:
+            q: [b, H, l, d].
+            k: [b, H, l, d].
+            v: [b, H, l, d].
+            real: [b, l].
+            key: [b, l] random numbers of the positions, for dropout of the weights; None drops nothing.
+
+        Returns:
+            [b, H, l, d].
+        """
         raise NotImplementedError
 
     def weights(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
@@ -142,22 +154,22 @@ class Theta(Local):
         nn.init.normal_(self.distance, std=0.02)
         self.positions = LocalPositions(self) if local_positions else None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
         """See :class:`Local`."""
-        return self._carry(q, k, v, real, v)
+        return self._carry(q, k, v, real, v, key)
 
     def weights(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """See :class:`Local`."""
         length = real.shape[1]
         one_hot = torch.eye(length, dtype=v.dtype, device=v.device).expand(*v.shape[:2], length, length)
-        return self._carry(q, k, v, real, one_hot)
+        return self._carry(q, k, v, real, one_hot, None)
 
-    def _carry(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, carried: Tensor) -> Tensor:
+    def _carry(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, carried: Tensor, key: Tensor | None) -> Tensor:
         """What the weights, made of q, k and v, make of `carried`, [b, H, l, ...]."""
         bias = self.log_theta(k if self.source == "qk" else v).masked_fill(~self.allowed(real), float("-inf"))
         if self.positions is not None:
             q, k = self.positions(q, k, real)
-        return self.attend(q, k, carried, bias)
+        return self.attend(q, k, carried, bias, key)
 
     def log_theta(self, content: Tensor) -> Tensor:
         """ln theta without the terms that cancel. content: [b, H, l, d] projections. Returns [b, H, l, l]."""
@@ -211,10 +223,10 @@ class Windowed(Local):
 class Window(Windowed):
     """A fixed window: keys at most `local_window` steps away."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
         """See :class:`Local`. What is no position sees itself: a softmax over nothing is NaN, in gradients too."""
         lag = self.lags(real.shape[1], real.device)
-        return self.attend(q, k, v, self.allowed(real) & (lag.abs() <= self.local_window) | (lag == 0))
+        return self.attend(q, k, v, self.allowed(real) & (lag.abs() <= self.local_window) | (lag == 0), key)
 
 
 class Initial(Local):
@@ -242,16 +254,16 @@ class Initial(Local):
         self.relative = nn.Parameter(start.repeat(self.n_heads, 1))
         self.positions = LocalPositions(self)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
         """See :class:`Local`."""
         q, k = self.positions(q, k, real)
         gate = self.by_lag(self.relative / 0.1, q.shape[2])  # [H, l, l]
         hidden = ~self.allowed(real)
         if self.initial_form == "theta":
-            return self.attend(q, k, v, F.logsigmoid(gate)[None].masked_fill(hidden, float("-inf")))
+            return self.attend(q, k, v, F.logsigmoid(gate)[None].masked_fill(hidden, float("-inf")), key)
         score = (q @ k.transpose(-1, -2)) * self.scale * gate.sigmoid()
         weight = score.masked_fill(hidden, float("-inf")).softmax(-1)
-        return F.dropout(weight, self.dropout, self.training) @ v
+        return (weight if key is None else drop_weights(weight, key, self.dropout, LOCAL_HEADS)) @ v
 
 
 class Convolution(Windowed):
@@ -266,7 +278,7 @@ class Convolution(Windowed):
         # one convolution per head: groups share no weights
         self.conv = nn.Conv1d(width, width, 2 * self.local_window + 1, groups=self.n_heads)
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """See :class:`Local`."""
         s = self.local_window
         v = v * real[:, None, :, None]
@@ -291,7 +303,7 @@ class Recurrent(Windowed):
             nn.GRU(self.head_size, self.head_size, batch_first=True) for _ in range(self.n_heads)
         )  # fmt: skip
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:  # noqa: ARG002
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:  # noqa: ARG002
         """See :class:`Local`."""
         s = self.local_window
         b, _, length, d = v.shape

@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from recbole_cafe.layers.draws import Keys, current
+
 SHORTEST = 8  # rows up to this length are taken together; then up to twice that, and so on
 
 
@@ -41,10 +43,17 @@ class Packing:
     """
 
     def __init__(self, real: Tensor) -> None:
-        self._width = real.shape[1]
+        self._width, self._draws = real.shape[1], current()
         self.length = real.sum(1)
         self.row, self.position = real.nonzero(as_tuple=True)
         self._end = self.length.cumsum(0)
+
+    @cached_property
+    def keys(self) -> Keys | None:
+        """[N] of the positions' random numbers, if the rows are those of a training step."""
+        if self._draws is None or len(self._draws.rows) != len(self.length):
+            return None
+        return self._draws.for_positions(self.row, self.position)
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, L, ...] to [N, ...]."""

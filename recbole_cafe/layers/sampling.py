@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_cafe.errors import DataError
+from recbole_cafe.layers.draws import current
 
 
 def swap_ids(ids: Tensor, p: float, n: int) -> Tensor:
@@ -21,8 +22,16 @@ def swap_ids(ids: Tensor, p: float, n: int) -> Tensor:
     Returns:
         the shape of `ids`.
     """
-    swapped = (torch.rand(ids.shape, device=ids.device) < p) & (ids > 0)
-    return torch.where(swapped, torch.randint_like(ids, 1, n), ids)
+    share, other = uniform(ids), 1 + (uniform(ids) * (n - 1)).long().clamp(max=n - 2)
+    return torch.where((share < p) & (ids > 0), other, ids)
+
+
+def uniform(like: Tensor) -> Tensor:
+    """Numbers in [0, 1) for each place of a batch, of the step's rows if there is one. like: [B, ...], to the same."""
+    draws = current()
+    if draws is None or len(draws.rows) != len(like):
+        return torch.rand(like.shape, dtype=torch.float64, device=like.device)
+    return draws.for_rows.uniform(like[0].numel() if len(like) else 1).view(like.shape)
 
 
 class ExclusiveSampler(nn.Module):
@@ -70,7 +79,7 @@ class ExclusiveSampler(nn.Module):
             key: [N] keys.
             target: [N] the row's own target, avoided in any case (it belongs to its key).
             k: number of draws per row.
-            generator: of the random numbers; None for PyTorch's own.
+            generator: of the random numbers; None for those of the step, by owner and target, or PyTorch's own.
 
         Returns:
             [N, k] ids in 1..n-1.
@@ -79,7 +88,10 @@ class ExclusiveSampler(nn.Module):
         full = n_free <= 0
         size = torch.where(full, self.n - 2, n_free)
         # float64: a float32 uniform has 2^24 values, too few for catalogues of millions of ids
-        u = torch.rand(len(key), k, dtype=torch.float64, device=key.device, generator=generator)
+        if generator is None and (draws := current()) is not None:
+            u = draws.for_step(key, target).uniform(k)
+        else:
+            u = torch.rand(len(key), k, dtype=torch.float64, device=key.device, generator=generator)
         r = torch.minimum((u * size[:, None]).long(), size[:, None] - 1)
         n_below = torch.searchsorted(self.free_below, key[:, None] * self.n + r, right=True)
         free = 1 + r + n_below - self.start[key][:, None]
@@ -114,12 +126,15 @@ class PopularitySampler(nn.Module):
 
         Args:
             k: number of draws.
-            generator: of the random numbers; None for PyTorch's own.
+            generator: of the random numbers; None for those of the step, or PyTorch's own.
 
         Returns:
             [k] ids, and [k] ln(k q), how often each is expected among the k.
         """
         total = int(self.below[-1])
-        place = torch.randint(total, (k,), device=self.below.device, generator=generator)
+        if generator is None and (draws := current()) is not None:
+            place = draws.for_step(self.below[:1] * 0).integers(k, total)[0]
+        else:
+            place = torch.randint(total, (k,), device=self.below.device, generator=generator)
         at = torch.searchsorted(self.below, place, right=True)
         return at + 1, self.log_share[at] + math.log(k)

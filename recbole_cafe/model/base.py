@@ -26,6 +26,7 @@ from recbole_cafe.data.facts import DataFacts, ItemIntents
 from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.sequences import TARGET_LIST, NetDataset
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.draws import Draws, current, drawing
 from recbole_cafe.model.net import Net, Ranking
 from recbole_cafe.ranking.query import Query
 
@@ -94,7 +95,19 @@ class NetRecommender(SequentialRecommender, HasNet):
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Training loss of a batch, scalar."""
-        return self.network.loss(Batch(interaction[self.ITEM_SEQ], interaction[TARGET_LIST], interaction[self.USER_ID]))
+        batch = self.batch(interaction)
+        if current() is not None:
+            return self.network.loss(batch)
+        with drawing(Draws.any(len(batch.history), batch.history.device)):  # a trainer that numbers no steps
+            return self.network.loss(batch)
+
+    def calculate_losses(self, interaction: Interaction) -> list[tuple[Tensor, int]]:
+        """The parts of the training loss, and the number of terms of each; see :meth:`Net.losses`."""
+        return self.network.losses(self.batch(interaction))
+
+    def batch(self, interaction: Interaction) -> Batch:
+        """The training rows of an interaction."""
+        return Batch(interaction[self.ITEM_SEQ], interaction[TARGET_LIST], interaction[self.USER_ID])
 
     @torch.no_grad()
     def predict(self, interaction: Interaction) -> Tensor:

@@ -167,29 +167,38 @@ class CaFeNet(Towers):
         Returns:
             scalar: the item tower's loss plus, with `intent_loss`, the intent tower's.
         """
+        first, *others = (mean for mean, _ in self.losses(batch))
+        return sum(others, start=first)
+
+    def losses(self, batch: Batch) -> list[tuple[Tensor, int]]:
+        """See :meth:`Net.losses`."""
         fused, coarse, packing = self(batch.history)
         item, owner = packing.pack(batch.target), batch.user[packing.row]  # [N]
         has_target = item > 0
-        loss = self._tower_loss(fused, item, owner, has_target, self.item_embedding, self.item_negatives)
+        losses = [self._tower_loss(fused, item, owner, has_target, self.item_embedding, self.item_negatives)]
         if self.intent_loss:
             assert coarse is not None and self.intent_embedding is not None  # the constructor has seen to it
             intent = self.item2intent[item]
             has_intent = has_target & (intent < self.n_intents)  # an item without intent teaches the tower nothing
-            loss = loss + self._tower_loss(
-                coarse, intent, owner, has_intent, self.intent_embedding, self.intent_negatives
+            losses.append(
+                self._tower_loss(coarse, intent, owner, has_intent, self.intent_embedding, self.intent_negatives)
             )
-        return loss
+        return losses
 
     def _tower_loss(self, state: Tensor, target: Tensor, owner: Tensor, counts: Tensor, table: PaddedEmbedding,
-                    negatives: nn.Module | None) -> Tensor:  # fmt: skip
-        """state: [N, D]; target, owner, counts: [N]. Relevance is the inner product with the table's row (Eq. 8)."""
+                    negatives: nn.Module | None) -> tuple[Tensor, int]:  # fmt: skip
+        """A mean and the number of its terms.
+
+        state: [N, D]; target, owner, counts: [N]. Relevance is the inner product with the table's row (Eq. 8).
+        """
         if not counts.all():
             state, target, owner = state[counts], target[counts], owner[counts]
         n_ids = self.n_intents if table is self.intent_embedding else None  # "no intent" is no class
-        return next_id_loss(
+        loss = next_id_loss(
             state, target, owner, table, loss_type=self.loss_settings.loss_type, n_ids=n_ids, negatives=negatives,
             n_negatives=self.loss_settings.n_negatives, gbce_t=self.loss_settings.gbce_t,
         )  # fmt: skip
+        return loss, len(state)
 
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:  # noqa: ARG002
         """What the last position says: its fused state [B, D] and the intent terms [B, C + 1] (None for ``item``)."""

@@ -14,9 +14,9 @@ the training interactions with v; e(v), mu and E (the number) as in IntentBackof
 
 or, where items are few and frequent enough for a softmax over all of them in training (`softmax`),
 
-    Q(v | h) = softmax over all items of R . (n(v) / (n(v) + eta) E_v + E^c_c) + b_c + alpha ln(n(v) + kappa)       (4)
+    Q(v | h) = softmax over all items of R . (E_v + E^c_c) + b_c + alpha ln(n(v) + kappa)                           (4)
 
-which has the same P(v | c, h), and for P(c | h) its own sum over the items of c.
+which has (3) with eta = 0 inside, and for P(c | h) its own sum over the items of c.
 
 (1) is IntentBackoff's, with networks for what it backs off to. These have a word in the evidence as well: e~(v) is
 e(v) Q(v | h)^tau, scaled to keep its sum; tau is `evidence_exponent`, and with 0 the counts are as they are.
@@ -53,6 +53,7 @@ from torch import Tensor, nn
 from recbole_cafe.data.batch import Batch
 from recbole_cafe.data.facts import DataFacts
 from recbole_cafe.errors import ConfigError
+from recbole_cafe.layers.draws import current
 from recbole_cafe.layers.losses import linear_ce_loss
 from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import (
@@ -145,7 +146,12 @@ class IntentItems(nn.Module):
         """
         size = self.size[intent][:, None]
         step = torch.arange(n, device=intent.device).expand(len(intent), n)
-        drawn = (torch.rand(len(intent), n, device=intent.device) * size).long().clamp(max=size - 1)
+        draws = current()
+        if draws is None:
+            share = torch.rand(len(intent), n, dtype=torch.float64, device=intent.device)
+        else:
+            share = draws.for_step(intent).uniform(n)
+        drawn = torch.minimum((share * size).long(), size - 1)
         weight = torch.where(size <= n, (step < size).float(), size / n)
         step = torch.where(size <= n, torch.minimum(step, size - 1), drawn)
         return self.order[self.start[intent][:, None] + step], weight
@@ -191,8 +197,8 @@ class LevelSettings:
         item_net: whether items have vectors in (3).
         intent_loss_weight: lambda.
         n_in_intent: most items of a sum over an intent in training.
-        shrinkage: eta in training.
-        rank_shrinkage: eta of a ranking.
+        shrinkage: eta in training, of levels.
+        rank_shrinkage: eta of a ranking, of levels.
         evidence_exponent: tau.
         popularity_exponent: alpha of a ranking.
 
@@ -306,7 +312,7 @@ class CaFePlusNet(Towers):
         weight, bias = self.intent_embedding.weight[intent], self.intent_bias[intent]
         bias = bias + (seen + self.counts.popularity_prior).log()
         if self.levels.item_net:
-            weight = weight + trust(seen, self.levels.shrinkage)[:, None] * self.item_embedding.weight[1:]
+            weight = weight + self.item_embedding.weight[1:]
         return linear_ce_loss(state, weight, item - 1, bias)
 
     def _log_inside(self, state: Tensor, item: Tensor) -> Tensor:
@@ -349,7 +355,7 @@ class CaFePlusNet(Towers):
     def tried(self) -> dict[str, tuple[float, ...]]:
         """Those of (1) and (3). beta and D are in the counts already, so that they would have to be made anew."""
         values: dict[str, tuple[float, ...]] = {"popularity_exponent": (-1.0, -0.5, 0.0, 0.3, 0.6, 1.0)}
-        if self.levels.item_net:
+        if self.levels.item_net and self.softmax == "levels":
             values["rank_shrinkage"] = (2.5, 10.0, 40.0, 160.0)
         values["popularity_prior"] = (0.3, 1.0, 3.0, 10.0)
         if self.items is not None:
@@ -583,6 +589,7 @@ class CaFePlusNet(Towers):
         seen, popularity = self.inside.seen[items], self._popularity(items)[..., None]
         if not self.levels.item_net:
             return popularity
-        return torch.cat(
-            (trust(seen, self.levels.rank_shrinkage)[..., None] * self.item_embedding.weight[items], popularity), -1
-        )
+        vectors = self.item_embedding.weight[items]
+        if self.softmax == "levels":
+            vectors = trust(seen, self.levels.rank_shrinkage)[..., None] * vectors
+        return torch.cat((vectors, popularity), -1)

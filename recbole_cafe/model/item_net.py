@@ -260,11 +260,15 @@ class ClozeNet(ItemNet):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean loss of the hidden items of rows that end with the item after the history. See :meth:`ItemNet.loss`."""
+        return self.losses(batch)[0][0]
+
+    def losses(self, batch: Batch) -> list[tuple[Tensor, int]]:
+        """See :meth:`Net.losses`."""
         if self.cloze is None:
-            return super().loss(batch)
+            return [(super().loss(batch), int((batch.target > 0).sum()))]
         rows, answer = self.cloze.hide(self.cloze.rows(batch.history, batch.target))
         state, packing = self(rows, batch.user)
-        return self.packed_loss(state, packing, answer, batch.user)
+        return [(self.packed_loss(state, packing, answer, batch.user), int((answer > 0).sum()))]
 
     def target_loss(self, state: Tensor, item: Tensor, owner: Tensor) -> Tensor:
         """See :class:`ItemNet`; only states that have a target are transformed."""

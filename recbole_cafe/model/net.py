@@ -95,6 +95,8 @@ class Net(nn.Module):
         gives_probabilities: whether the scores of all items sum to one.
         scores_intents: whether the score of a candidate depends on its intent.
         resolved: settings that were left to the data (``auto``) -> what was chosen.
+        not_shared: why several processes, which share the rows of a step, train it to other weights than one; empty if
+            they do not.
         not_served: why it cannot be asked outside of training, such as about users it has not seen; empty if it can.
     """
 
@@ -105,11 +107,19 @@ class Net(nn.Module):
     counts_transitions: ClassVar[bool] = False
     scores_intents: bool = False
     resolved: Mapping[str, Any] = MappingProxyType({})
+    not_shared: ClassVar[str] = ""
     not_served: str = ""
 
     def loss(self, batch: Batch) -> Tensor:
         """Training loss of a batch, scalar."""
         raise NotImplementedError
+
+    def losses(self, batch: Batch) -> list[tuple[Tensor, int]]:
+        """The means that :meth:`loss` is the sum of, and of how many terms each is one.
+
+        Rows of one step may lie in several processes, where each has its own means.
+        """
+        return [(self.loss(batch), int((batch.target > 0).sum()))]
 
     def query(self, history: Tensor, user: Tensor | None = None) -> Query:
         """What histories say.

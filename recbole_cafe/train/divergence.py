@@ -24,14 +24,16 @@ class Losses:
         @wraps(loss_func)
         def loss(*arguments: Any) -> Any:
             value = loss_func(*arguments)
-            if self._first is None:
-                self._first = (
-                    sum(part.detach() for part in value) if isinstance(value, tuple) else value.detach().clone()
-                )
-            self._batches += 1
+            self.saw(sum(value) if isinstance(value, tuple) else value)
             return value
 
         return loss
+
+    def saw(self, value: Tensor) -> None:
+        """Count a batch and keep the first one's loss."""
+        if self._first is None:
+            self._first = value.detach().clone()
+        self._batches += 1
 
     def end_of_epoch(self, loss: float | tuple[float, ...]) -> str:
         """What is to be said about the epoch that has ended; empty if nothing is.

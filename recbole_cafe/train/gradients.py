@@ -1,4 +1,4 @@
-"""Gradients that may be sparse: clipped, and averaged over processes."""
+"""Gradients that may be sparse, clipped."""
 
 from __future__ import annotations
 
@@ -33,34 +33,3 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, norm_typ
     total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v, norm_type) for v in values]), norm_type)
     torch._foreach_mul_(values, (max_norm / (total + 1e-6)).clamp(max=1.0))
     return total
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes; of a sparse one, only the touched rows travel."""
-    world = torch.distributed.get_world_size()
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)  # another process may have one
-        if not parameter.grad.is_sparse:
-            torch.distributed.all_reduce(parameter.grad)
-            parameter.grad.div_(world)
-            continue
-        gradient = parameter.grad.coalesce()
-        rows, value = _everyones(gradient.indices()[0]), _everyones(gradient.values() / world)
-        parameter.grad = torch.sparse_coo_tensor(rows[None], value, parameter.shape).coalesce()
-
-
-def _everyones(own: Tensor) -> Tensor:
-    """All processes' rows, one after another; their number may differ.
-
-    Args:
-        own: [R, ...] of this process.
-    """
-    count = torch.tensor([len(own)], device=own.device)
-    counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(counts, count)
-    sizes = [int(c) for c in counts]
-    padded = torch.cat((own, own.new_zeros(max(sizes) - len(own), *own.shape[1:])))
-    parts = [torch.empty_like(padded) for _ in sizes]
-    torch.distributed.all_gather(parts, padded)
-    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -25,6 +25,7 @@ from torch import Tensor
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.simulated import is_simulated
 from recbole_cafe.files.whole import written_whole
+from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.checkpoint import CheckpointError, part_of
 from recbole_cafe.train.run_state import (
@@ -41,6 +42,7 @@ from recbole_cafe.train.run_state import (
     refuse_other_settings,
     set_random_state,
 )
+from recbole_cafe.train.sharing import place_in_group
 from recbole_cafe.train.weight_average import WeightAverage
 
 
@@ -124,7 +126,7 @@ class ResumeMixin:
     @property
     def _is_first(self) -> bool:
         """Whether this process writes files."""
-        return bool(self.config["single_spec"]) or self.config["local_rank"] == 0
+        return place_in_group(self.config)[0] == 0
 
     def _begin_epoch(self, epoch: int) -> None:
         """Before an epoch: the random streams as they were there, and the last state to its file."""
@@ -136,8 +138,8 @@ class ResumeMixin:
                 self.logger.warning(f"{path} is of an earlier version, without random streams: what follows differs "
                                     f"from what an unbroken run would have given")  # fmt: skip
             else:
-                process = 0 if self.config["single_spec"] else torch.distributed.get_rank()
-                set_random_state(streams[process], self._loaders)
+                process = place_in_group(self.config)[0]
+                set_random_state(streams[process if process < len(streams) else 0], self._loaders)
         elif epoch == 0 or not self._agreed(self.save_every.due(epoch)):
             return
         if self._keeps_state:
@@ -264,8 +266,12 @@ class ResumeMixin:
                 f"{path} says epoch {epoch}, as RecBole writes when training has ended: nothing to resume"
             )
         streams = state.get("random")
-        processes = 1 if self.config["single_spec"] else torch.distributed.get_world_size()
-        if streams is not None and (not isinstance(streams, list) or len(streams) != processes):
+        processes = place_in_group(self.config)[1]
+        # a model whose random numbers belong to the rows goes on in any number of processes
+        shared = isinstance(self.model, NetRecommender) and not self.model.network.not_shared
+        if streams is not None and (not isinstance(streams, list) or not streams or (
+            len(streams) != processes and not shared
+        )):  # fmt: skip
             raise CheckpointError(f"{path} is not of a run in {processes} process(es), as this one is")
         if self.config["final"] and epoch >= self.epochs:
             raise ConfigError(f"{path} has {epoch + 1} epochs behind it, and epochs={self.epochs} with final=True")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
+from contextlib import nullcontext
 from functools import cache, partial, wraps
 from time import perf_counter
 from typing import Any
@@ -31,16 +32,18 @@ from tqdm import tqdm
 
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import LATER, Protocol, parse_protocol
+from recbole_cafe.layers.draws import drawing
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.divergence import Losses
 from recbole_cafe.train.evaluation import Evaluation, RecBoleScorer
-from recbole_cafe.train.gradients import average_gradients, clip_grad_norm
+from recbole_cafe.train.gradients import clip_grad_norm
 from recbole_cafe.train.lazy_logits import PromisedLogits
 from recbole_cafe.train.ranking_settings import LEAST_ROWS, Validation, chosen_on, told
 from recbole_cafe.train.resume import ResumeMixin
 from recbole_cafe.train.row_adam import SPARSE_LEARNERS, ChainedOptimizer, RowWise, sparse_tables
 from recbole_cafe.train.run_state import digests_of, refuse_other_data
+from recbole_cafe.train.sharing import Share, Sums, dealt, place_in_group, step_draws
 from recbole_cafe.train.weight_average import WeightAverage
 
 
@@ -195,7 +198,7 @@ class EvaluationMixin(ResumeMixin):
     def _train_epoch(self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False) -> Any:
         """RecBole's epoch; afterwards the model holds the weights to be evaluated and saved, see `average_from`."""
         self._begin_epoch(epoch_idx)
-        loss_func = self._losses.watched(loss_func or self.model.calculate_loss)
+        loss_func = loss_func or self.model.calculate_loss
         start = perf_counter()
         if self._average is not None:
             self._average.train()
@@ -205,7 +208,9 @@ class EvaluationMixin(ResumeMixin):
             with warnings.catch_warnings():
                 # RecBole's torch.cuda.amp.GradScaler is deprecated and works; nobody but RecBole can rename it
                 warnings.filterwarnings("ignore", message=".*GradScaler.*", category=FutureWarning)
-                loss = super()._train_epoch(train_data, epoch_idx, self._promising(loss_func), show_progress)
+                loss = super()._train_epoch(
+                    train_data, epoch_idx, self._promising(self._losses.watched(loss_func)), show_progress
+                )
         if said := self._losses.end_of_epoch(loss):
             self.logger.warning(f"epoch {epoch_idx}: {said}; lower learning_rate={self.learning_rate}")
         if self._average is not None and epoch_idx + 1 >= self.average_from:
@@ -216,6 +221,11 @@ class EvaluationMixin(ResumeMixin):
         mean = total / len(train_data) if self.scorer.learns and len(train_data) else None
         self.curve.append({"epoch": epoch_idx + 1, "loss": mean, "score": None})
         return loss
+
+    def _say_not_shared(self, why: str) -> None:
+        """Once, that several processes give other weights than one."""
+        if self.epochs_run == 0:
+            self.logger.warning(f"{self.config['model']} in several processes: other weights than in one: {why}")
 
     def _check_nan(self, loss: Tensor) -> None:
         """Raise ConfigError if a loss is no number any more, or infinite: no step can mend that."""
@@ -248,30 +258,55 @@ class EvaluationMixin(ResumeMixin):
         if not self.scorer.learns:
             return 0.0
         self.model.train()
-        several = not self.config["single_spec"]
-        if several and train_data.shuffle:
-            train_data.sampler.set_epoch(epoch_idx)
+        share, sums = Share(*place_in_group(self.config)), None
+        own_rows = True
+        if not self.config["single_spec"]:
+            sums = Sums(self.model.parameters(), [table.weight for table in sparse_tables(self.model)])
+            if own_rows := dealt(train_data):  # by RecBole's loader: each process takes steps of its own
+                if train_data.shuffle:
+                    train_data.sampler.set_epoch(epoch_idx)
+            elif said := self.model.network.not_shared:
+                self._say_not_shared(said)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         total = torch.zeros((), device=self.device)
         description = set_color(f"Train {epoch_idx:>5}", "pink")
-        for step, batch in enumerate(tqdm(train_data, ncols=100, desc=description, disable=not show_progress)):
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
-                loss = loss_func(batch.to(self.device))
-            scaler.scale(loss).backward()
-            if several:
-                average_gradients(self.model.parameters())
-            if self.clip_grad_norm:
-                scaler.unscale_(self.optimizer)
-                clip_grad_norm(self.model.parameters(), **self.clip_grad_norm)
-            scaler.step(self.optimizer)
-            scaler.update()
-            total += loss.detach()
-            if step % 100 == 0:
-                self._check_nan(total)  # waits for the device, so not at every step
+        with nullcontext() if own_rows else share.of_batches(train_data):
+            for step, batch in enumerate(tqdm(train_data, ncols=100, desc=description, disable=not show_progress)):
+                draws = partial(step_draws, self.config["seed"], epoch_idx, step)
+                self.optimizer.zero_grad(set_to_none=True)
+                parts: list[tuple[Tensor, int]] = []
+                loss = None
+                if batch is not None:
+                    batch = batch.to(self.device)
+                    with (
+                        drawing(draws(share.places(len(batch), self.device))),
+                        torch.autocast(device_type=self.device.type, enabled=self.enable_amp),
+                    ):
+                        if own_rows:
+                            loss = loss_func(batch)
+                        else:
+                            parts = self.model.calculate_losses(batch)
+                if not own_rows:
+                    loss = share.scaled(parts, self.device)
+                if loss is not None:
+                    scaler.scale(loss).backward()
+                whole = torch.zeros((), device=self.device) if loss is None else loss.detach()
+                if sums is not None:
+                    whole = sums(whole, mean=own_rows)
+                if self.clip_grad_norm:
+                    scaler.unscale_(self.optimizer)
+                    clip_grad_norm(self.model.parameters(), **self.clip_grad_norm)
+                scaler.step(self.optimizer)
+                scaler.update()
+                self._losses.saw(whole)
+                total += whole
+                if step % 100 == 0:
+                    self._check_nan(total)  # waits for the device, so not at every step
         self._check_nan(total)
         if self._row_wise is not None:
             self._row_wise.catch_up_all()  # what evaluates or saves the model reads whole tables
+        if sums is not None:
+            sums.agree(self.model)
         return total.item()
 
     # Evaluation ------------------------------------------------------------------------------------------------------

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from recbole_cafe.layers.dropout import LEVELS, Dropout
+from recbole_cafe.layers.draws import LEVELS, Draws, drawing
+from recbole_cafe.layers.dropout import Dropout
 
 N = 1_000_000
 
 
-def dropped(p, shape=(N,)):
-    return (Dropout(p)(torch.ones(shape)) == 0).double()
+def dropped(p, shape=(N // 1000, 1000)):
+    return (Dropout(p)(torch.ones(shape)) == 0).double().flatten()
 
 
 def within(share, p, n, sigmas=5.0):
@@ -21,7 +22,7 @@ def within(share, p, n, sigmas=5.0):
 
 @pytest.mark.parametrize("p", [0.01, 0.3, 0.5, 0.9])
 def test_the_share_dropped_is_p_and_the_mean_is_kept(p):
-    out = Dropout(p)(torch.full((N,), 2.0, dtype=torch.float64))
+    out = Dropout(p)(torch.full((N // 1000, 1000), 2.0, dtype=torch.float64))
     assert within((out == 0).double().mean(), p, N)
     used = round(p * LEVELS) / LEVELS
     assert abs(used - p) <= 0.5 / LEVELS
@@ -48,6 +49,24 @@ def test_draws_follow_the_seed_and_differ_from_call_to_call():
     torch.manual_seed(3)
     assert torch.equal(layer(x), one)
     assert not torch.equal(one, two)
+
+
+def test_rows_are_independent_of_each_other_and_of_the_columns():
+    gone = dropped(0.5).view(N // 1000, 1000) - 0.5
+    for product in (gone @ gone.T / 1000, gone.T @ gone / 1000):  # covariances, 0 but for chance
+        assert product.fill_diagonal_(0).abs().max() < 7 * 0.25 / math.sqrt(1000)
+
+
+def test_in_a_step_what_is_dropped_belongs_to_the_row_whoever_has_it():
+    layer, x = Dropout(0.5), torch.ones(6, 3, 40)
+    with drawing(Draws(7, torch.arange(6))):
+        first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    with drawing(Draws(7, torch.tensor([1, 3, 5]))):
+        assert torch.equal(layer(x[1::2]), first[1::2])
+        assert torch.equal(layer(x[1::2]), second[1::2])
+    with drawing(Draws(8, torch.arange(6))):
+        assert not torch.equal(layer(x), first)
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (3,), (5,), (7, 3), (2, 3, 5)])

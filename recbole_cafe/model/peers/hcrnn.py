@@ -273,6 +273,8 @@ class HCRNNNet(ItemNet):
                         bound = (6 / sum(matrix.shape)) ** 0.5  # Glorot
                         matrix.uniform_(-bound, bound)
 
+    not_shared = "its topics are drawn from the process's own random numbers"
+
     def contexts(self, history: Tensor) -> tuple[Tensor, Tensor, Tensor, Packing]:
         """history: [B, L].
 

@@ -58,6 +58,7 @@ class RecToolsSASRecNet(Net):
 
     their_id: Tensor
     needs_intents = True
+    not_shared = "its library draws dropout and negatives from the process's own random numbers"
 
     def __init__(
         self,

@@ -246,6 +246,7 @@ class RKSANet(ItemNet):
     """
 
     layouts = ("last",)  # a history makes one vector
+    not_shared = "its logits are drawn from the process's own random numbers"
     not_served = "its query reads the user, and it knows those of its training alone"
 
     def __init__(

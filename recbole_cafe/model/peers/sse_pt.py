@@ -35,7 +35,7 @@ from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.embedding import PaddedEmbedding, init_transformer
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
-from recbole_cafe.layers.sampling import swap_ids
+from recbole_cafe.layers.sampling import swap_ids, uniform
 from recbole_cafe.model.item_net import ItemNet
 from recbole_cafe.model.settings import EncoderSettings, LossSettings
 
@@ -166,7 +166,7 @@ class SSEPTNet(ItemNet):
         if sharing.sse_mode == "independent":
             read = swap_ids(history, sharing.p_input, self.n_items)
             return read, swap_ids(target, sharing.p_output, self.n_items), reader
-        event = torch.rand(history.shape, device=history.device) < sharing.p_input
+        event = uniform(history) < sharing.p_input
         read = torch.where(event, swap_ids(history, 1.0, self.n_items), history)
         following = target.clone()
         following[:, :-1] = torch.where(history[:, 1:] > 0, read[:, 1:], target[:, :-1])

@@ -9,7 +9,7 @@ from small import EXACT, NEXT, USERS, L, all_positions, from_yaml, histories, la
 
 from recbole_cafe.data.batch import Batch, next_items
 from recbole_cafe.errors import ConfigError
-from recbole_cafe.layers.encoder import EncoderBlock
+from recbole_cafe.layers.encoder import EncoderBlock, FeedForward
 from recbole_cafe.layers.packing import Packing, left_padded
 from recbole_cafe.model.peers.bsa_rec import BSARecNet, FrequencyFilter, may_see
 
@@ -150,7 +150,7 @@ def test_attention_alone_is_a_transformer_and_the_filter_has_no_gradient():
         arrangement="post",
     ).double()  # fmt: skip
     theirs.attention_norm, theirs.feed_forward_norm = block.attention_norm, block.feed_forward.norm
-    theirs.feed_forward = block.feed_forward.layers
+    theirs.feed_forward = FeedForward(*block.feed_forward.layers)
     x = made.norm(made.item_embedding(packing.pack(seq)) + made.position.weight[L - 1 - packing.from_end])
     torch.testing.assert_close(made(seq), packing.last(theirs(x, packing)), **EXACT)
     gradients(made)

@@ -1,0 +1,160 @@
+"""A step of training that several processes share: the same rows, random numbers and weights as in one.
+
+Process r of W takes rows r, r + W, ... of each batch. Random numbers belong to rows (recbole_cafe.layers.draws). A
+loss is a mean over the targets of the whole batch, so that a process's mean counts by how many targets it has, and
+gradients are summed. What is left is the order of float32 sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.utils.data.distributed import DistributedSampler
+
+from recbole_cafe.layers.draws import Draws
+
+MOST_PARTS = 4  # means that a loss is the sum of
+SEED, EPOCH = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, to keep steps of other seeds and epochs apart
+
+
+def place_in_group(config: Any) -> tuple[int, int]:
+    """This process's rank and how many there are."""
+    if config["single_spec"]:
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def step_draws(seed: int, epoch: int, step: int, place: Tensor) -> Draws:
+    """The random numbers of some rows of a step. place: [B], see :meth:`Share.places`."""
+    return Draws(seed * SEED + epoch * EPOCH + step, place)
+
+
+class Share:
+    """The part of each batch that is this process's.
+
+    Args:
+        rank: of the process.
+        world: processes.
+    """
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+
+    def places(self, n_rows: int, device: torch.device) -> Tensor:
+        """Where its rows stand in the whole batch. Returns [n_rows]."""
+        return self.rank + self.world * torch.arange(n_rows, device=device)
+
+    @contextmanager
+    def of_batches(self, loader: Any) -> Iterator[None]:
+        """Inside, the loader gives this process's rows of each batch, or None where it has none."""
+        whole: Callable[[Any], Any] = loader.collate_fn
+        rank, world = self.rank, self.world
+
+        def collate(index: Any) -> Any:
+            own = index[rank::world]
+            return whole(own) if len(own) else None
+
+        loader.collate_fn = collate
+        try:
+            yield
+        finally:
+            loader.collate_fn = whole
+
+    def scaled(self, parts: list[tuple[Tensor, int]], device: torch.device) -> Tensor | None:
+        """This process's part of the loss of the whole batch; all processes have to call it together.
+
+        Args:
+            parts: means, and of how many targets here each is one; none without rows.
+            device: of the means.
+
+        Returns:
+            scalar, whose sum over the processes is the loss; None without rows.
+        """
+        counts = torch.zeros(MOST_PARTS, dtype=torch.float64, device=device)
+        for i, (_, n) in enumerate(parts):
+            counts[i] = n
+        own = counts.clone()
+        torch.distributed.all_reduce(counts)
+        weight = (own / counts.clamp(min=1)).float()
+        return sum((mean * weight[i] for i, (mean, _) in enumerate(parts)), start=parts[0][0] * 0) if parts else None
+
+
+def dealt(loader: Any) -> bool:
+    """Whether RecBole has dealt the rows to the processes, which then take steps of their own."""
+    return isinstance(loader.sampler, DistributedSampler)
+
+
+class Sums:
+    """Gradients summed over the processes, in few messages.
+
+    Args:
+        parameters: of the model.
+        tables: those of them whose gradients are sparse.
+
+    Attributes:
+        bytes_sent: by this process so far, without what the collectives add.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], tables: Sequence[Tensor]) -> None:
+        self.tables = tables
+        sparse = {id(table) for table in tables}
+        self.dense = [p for p in parameters if p.requires_grad and id(p) not in sparse]
+        self.bytes_sent = 0
+
+    def __call__(self, loss: Tensor, *, mean: bool = False) -> Tensor:
+        """Replace each gradient by the sum over the processes.
+
+        Of a sparse gradient the touched rows travel, so that what is sent does not grow with the table.
+
+        Args:
+            loss: scalar, summed beside them.
+            mean: divide both by the number of processes.
+
+        Returns:
+            the sum of the losses.
+        """
+        parts = 1 / torch.distributed.get_world_size() if mean else 1.0
+        used = loss.new_tensor([p.grad is not None for p in self.dense])
+        given = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.dense]
+        flat = torch.cat([loss.detach().reshape(1), used, *(gradient.reshape(-1) for gradient in given)])
+        torch.distributed.all_reduce(flat)
+        self.bytes_sent += flat.nbytes
+        first = 1 + len(used)
+        for p, n in zip(self.dense, flat[1:first], strict=True):
+            p.grad = flat[first : first + p.numel()].view_as(p) * parts if n else None
+            first += p.numel()
+        for table in self.tables:
+            rows, value = self._everyones(table)
+            table.grad = torch.sparse_coo_tensor(rows[None], value * parts, table.shape).coalesce()
+        return flat[0] * parts
+
+    def agree(self, model: nn.Module) -> None:
+        """Give all processes the weights of the first one: they may differ in the last bit.
+
+        A row of a table that one process reads and another does not catches up in other portions.
+        """
+        for parameter in model.parameters():
+            torch.distributed.broadcast(parameter.data, 0)
+
+    def _everyones(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of all processes' gradients, [R], and their values, [R, D]; their number may differ."""
+        rows, value = torch.empty(0, dtype=torch.int64, device=table.device), table.new_empty(0, table.shape[1])
+        if table.grad is not None:
+            gradient = table.grad.coalesce()
+            rows, value = gradient.indices()[0], gradient.values()
+        count = torch.tensor([len(rows)], device=table.device)
+        counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(counts, count)
+        sizes = [int(n) for n in counts]
+        own = torch.cat((rows.to(torch.int32)[:, None].view(torch.float32), value), 1)  # one message for both
+        padded = torch.cat((own, own.new_zeros(max(sizes) - len(own), own.shape[1])))
+        parts = [torch.empty_like(padded) for _ in sizes]
+        torch.distributed.all_gather(parts, padded)
+        self.bytes_sent += count.nbytes + padded.nbytes
+        every = torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
+        return every[:, :1].contiguous().view(torch.int32)[:, 0].long(), every[:, 1:]
