@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -19,8 +20,10 @@ import torch
 import torch.multiprocessing
 from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from recbole_cafe.config.config import AUTO, Config
+from recbole_cafe.config.signature import is_ours
 from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.sequences import SequenceDataset, dataset_class
 from recbole_cafe.data.time_order import simulated_notice, statistics
@@ -30,8 +33,10 @@ from recbole_cafe.files.places import check_file, check_folder
 from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
+from recbole_cafe.processes import launch, place_here
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.run_state import SaveEvery, checkpoint_to_resume
+from recbole_cafe.train.sharing import check_shared_folder, place_in_group
 from recbole_cafe.train.trainer import supported, trainer_class
 
 PICKLE_KEYS = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
@@ -68,6 +73,11 @@ def run(
     for key, path in (("result_file", result_file), ("ranks_file", ranks_file)):
         if path is not None:
             check_file(key, path)  # now, not after hours of training
+    place = place_here()
+    if place is not None:
+        config_dict = {**place.keys(), **(config_dict or {})}
+        if place.elastic:  # a process that was started again goes on where the group was
+            config_dict.setdefault("resume", "auto")
     config = Config(model, dataset, config_file_list, config_dict, overrides)
     save_every = SaveEvery(config["save_every"])
     if config["resume_from"]:
@@ -93,7 +103,10 @@ def run(
         facts = statistics(data, config)  # with the number of intents, which the split has made
     seconds_data = perf_counter() - start
 
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    rank, n_processes = place_in_group(config)
+    if n_processes > 1:
+        check_shared_folder("checkpoint_dir", config["checkpoint_dir"])
+    init_seed(config["seed"] + rank, config["reproducibility"])
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
@@ -142,7 +155,7 @@ def run(
         else:
             logger.info(set_color("best valid ", "yellow") + f": {result.best_valid_result}")
             logger.info(set_color("test result", "yellow") + f":\n{result.table()}")
-        if ranks_file and config["local_rank"] == 0:
+        if ranks_file and rank == 0:
             users, order = _users_in_order(test_data._dataset)
             ranks = {
                 protocol: RankArrays(
@@ -156,9 +169,11 @@ def run(
             }
             save_ranks(ranks_file, users, ranks)
             logger.info(f"ranks written to {ranks_file}")
-        if result_file and config["local_rank"] == 0:
+        if result_file and rank == 0:
             result.save(result_file)
             logger.info(f"result written to {result_file}")
+    if place is not None:
+        torch.distributed.destroy_process_group()
     return result
 
 
@@ -176,12 +191,13 @@ def run_distributed(
     nproc: int,
     world_size: int = -1,
     ip: str = "localhost",
-    port: str = "5678",
+    port: str = "0",
     group_offset: int = 0,
+    max_restarts: int = 0,
     result_file: str | Path | None = None,
     **settings: Any,
 ) -> Result | None:
-    """:func:`run` in `nproc` processes of this machine, RecBole's way (NCCL with GPUs, gloo without).
+    """:func:`run` in `nproc` processes of this machine: what `torchrun --nproc_per_node=N` does.
 
     Args:
         model: see :func:`run`.
@@ -189,8 +205,9 @@ def run_distributed(
         nproc: processes of this machine.
         world_size: processes over all machines; -1 for `nproc`.
         ip: address of the first machine.
-        port: its port.
+        port: its port; "0" for a free one, on one machine.
         group_offset: rank of this machine's first process.
+        max_restarts: how often all processes are started again after one was lost; they go on from the last state.
         result_file: write the result there as JSON.
         **settings: the other arguments of :func:`run`.
 
@@ -203,23 +220,17 @@ def run_distributed(
     """
     if result_file:
         check_file("result_file", result_file)
-    group = {
-        "nproc": nproc, "world_size": nproc if world_size == -1 else world_size, "ip": ip, "port": str(port),
-        "offset": group_offset,
-    }  # fmt: skip
     context = torch.multiprocessing.get_context("spawn")
     queue, errors = context.SimpleQueue(), context.SimpleQueue()
     try:
-        torch.multiprocessing.spawn(_worker, args=(model, dataset, settings, group, queue, errors), nprocs=nproc)
-    except torch.multiprocessing.ProcessRaisedException:
+        launch(
+            _worker, model, dataset, settings, queue, errors, nproc=nproc, ip=ip, port=port, offset=group_offset,
+            world_size=nproc if world_size == -1 else world_size, max_restarts=max_restarts,
+        )  # fmt: skip
+    except ChildFailedError:
         if errors.empty():
             raise  # a bug; its message is the traceback of the process
         raise errors.get() from None
-    except torch.multiprocessing.ProcessExitedException as error:
-        raise MachineError(
-            f"process {error.error_index} of {nproc} ended by {error.signal_name or f'exit status {error.exit_code}'}"
-            f"{'; the system may have run out of memory' if error.signal_name == 'SIGKILL' else ''}"
-        ) from None
     if queue.empty():
         return None
     result = Result(**queue.get())
@@ -228,21 +239,18 @@ def run_distributed(
     return result
 
 
-def _worker(rank: int, model: str | type, dataset: str, settings: dict[str, Any], group: dict[str, Any],
-            queue: Any, errors: Any) -> None:  # fmt: skip
+def _worker(model: str | type, dataset: str, settings: dict[str, Any], queue: Any, errors: Any) -> None:
     """One process. It lives here, so that unpickling it imports recbole_cafe in the process."""
-    config_dict = {**settings.pop("config_dict", {}), **group, "local_rank": rank}
     try:
-        result = run(model, dataset, config_dict=config_dict, **settings)
-    except torch.distributed.DistNetworkError as error:
-        where = f"ip={group['ip']}, port={group['port']}"
-        errors.put(MachineError(f"{where}: the {group['world_size']} processes do not find each other there: {error}"))
+        result = run(model, dataset, **settings)
+    except (torch.distributed.DistNetworkError, torch.distributed.DistStoreError) as error:
+        errors.put(MachineError(f"the processes do not find each other: {error}"))
         raise
     except (*OF_THE_USER, OSError, MemoryError) as error:
         errors.put(error)
         raise
-    torch.distributed.destroy_process_group()
-    if rank + group["offset"] == 0:
+    place = place_here()
+    if place is not None and place.rank == 0:
         queue.put(json.loads(json.dumps(asdict(result), default=str)))
 
 
@@ -303,8 +311,21 @@ def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
             loaders.append(None)
             continue
         shuffle = phase == "train" and config["shuffle"]
-        loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
+        # rows of ours are shared step by step (recbole_cafe.train.sharing): the loaders are those of one process
+        with _as_if_alone(config) if is_ours(config.model_class) else contextlib.nullcontext():
+            loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
     return tuple(loaders)
+
+
+@contextlib.contextmanager
+def _as_if_alone(config: Config) -> Iterator[None]:
+    """Inside, the config is that of a single process."""
+    single = config["single_spec"]
+    config["single_spec"] = True
+    try:
+        yield
+    finally:
+        config["single_spec"] = single
 
 
 def _why_empty(phase: str, config: Config) -> str:

@@ -33,7 +33,9 @@ DIRECTION: dict[str, set[str]] = {
     "train": {"config", "data", "errors", "files", "layers", "model", "ranking"},
     "host": {"config", "data", "errors", "files", "model", "train"},
     "environment": {"host"},
-    "experiment": {"config", "data", "environment", "errors", "files", "model", "prepare", "ranking", "train"},
+    "processes": {"errors"},
+    "experiment": {"config", "data", "environment", "errors", "files", "model", "prepare", "processes", "ranking",
+                   "train"},
     "recommend": {"config", "data", "errors", "files", "layers", "model", "ranking"},
     "export": {"config", "data", "errors", "files", "host", "model", "recommend", "train"},
     "benchmark": {
@@ -42,7 +44,7 @@ DIRECTION: dict[str, set[str]] = {
     },
     "cli": {
         "benchmark", "config", "data", "environment", "errors", "experiment", "export", "files", "host", "model",
-        "prepare", "ranking", "recommend", "train",
+        "prepare", "processes", "ranking", "recommend", "train",
     },
     "__main__": {"cli"},
 }  # fmt: skip

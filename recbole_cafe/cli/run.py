@@ -16,6 +16,7 @@ from recbole_cafe.cli.closing import closing
 from recbole_cafe.config.props import preset, preset_model
 from recbole_cafe.errors import OF_THE_USER, UsageError
 from recbole_cafe.files.result import Result
+from recbole_cafe.processes import place_here
 
 VERBS = ("run", "show-config", "exec")
 
@@ -54,11 +55,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("preset", "", "settings of a system of a benchmark file, BENCHMARK/SYSTEM; see `recbole-cafe list`")
     add("result_file", None, "write the result there, as JSON")
     add("export", None, "afterwards, write the model as a bundle to this folder; see `recbole-cafe help export`")
-    add("nproc", 1, "processes on this machine (default: %(default)s)", type=at_least(1))
+    add("nproc", 1, "processes on this machine (default: %(default)s), a short form of torchrun", type=at_least(1))
+    add("max_restarts", 0, "of nproc: how often lost processes are started again (default: never)", type=at_least(0))
     add("world_size", -1, "processes on all machines; -1 for nproc", type=at_least(-1))
     add("group_offset", 0, "rank of this machine's first process", type=at_least(0))
     add("ip", "localhost", "of the first machine")
-    add("port", "5678", "of the first machine")
+    add("port", "0", "of the first machine; 0: any, on one machine")
 
 
 def settings_of(given: argparse.Namespace, rest: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
@@ -100,12 +102,18 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
         from recbole_cafe.export import check_export
 
         check_export(model, given.export)  # now, not after hours of training
-    if given.nproc == 1 and given.world_size <= 0:
+    place = place_here()
+    if place is not None and (given.nproc > 1 or given.world_size > 0):
+        raise UsageError(f"nproc={given.nproc}, world_size={given.world_size}: this is already process {place.rank} of "
+                         f"{place.world_size}, started by torchrun or srun")  # fmt: skip
+    if place is not None or (given.nproc == 1 and given.world_size <= 0 and not given.max_restarts):
         result = run(model, dataset, **settings)
+        if place is not None and place.rank > 0:  # one voice is enough
+            return 0
     else:
         distributed = run_distributed(
             model, dataset, nproc=given.nproc, world_size=given.world_size, ip=given.ip, port=given.port,
-            group_offset=given.group_offset, **settings,
+            group_offset=given.group_offset, max_restarts=given.max_restarts, **settings,
         )  # fmt: skip
         if distributed is None:  # another machine runs process 0
             return 0

@@ -78,6 +78,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
 AT_LEAST = {
     "MAX_ITEM_LIST_LENGTH": 1,
     "train_batch_size": 1,
+    "per_process_batch_size": 1,
+    "group_timeout": 1,
     "eval_batch_size": 1,
     "epochs": 1,
     "average_from": 0,
@@ -157,6 +159,11 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
     if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
         raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
                           f"that work together, set by nproc")  # fmt: skip
+    if (rows := external.get("per_process_batch_size")) is not None:
+        if "train_batch_size" in external:
+            raise ConfigError(f"per_process_batch_size={rows} and train_batch_size={external['train_batch_size']}: one "
+                              f"of them says how many rows a step has")  # fmt: skip
+        external["train_batch_size"] = rows * int(external.get("world_size") or 1)
     _check_final(config, model_class)
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=is_ours(model_class) and model_class.net.needs_intents)

@@ -25,6 +25,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -696,6 +697,9 @@ def _collector_cpu() -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
+GROUP_TIMEOUT = 1800  # seconds, as torch's of gloo
+
+
 def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
@@ -716,11 +720,13 @@ def _download_barrier() -> None:
 @defect(
     name="cpu-ddp",
     issues="none known",
-    when="several processes without CUDA (tested in the call)",
+    when="several processes (tested in the call)",
     until="RecBole chooses the backend by device",
 )
 def _cpu_ddp() -> None:
-    """Several processes need NCCL and CUDA devices; without them they now use gloo on the CPU."""
+    """Several processes need NCCL and CUDA devices, and meet where torchrun is already listening; now they use gloo
+    on the CPU, and torchrun's own meeting point.
+    """
     from recbole.config import Config
     from recbole.trainer.trainer import AbstractTrainer
 
@@ -733,15 +739,17 @@ def _cpu_ddp() -> None:
         rank = final.pop("local_rank")
         stock(self)  # as for a single process: which device is there?
         final["local_rank"] = rank
-        if final["device"].type == "cuda":
-            stock(self)
-            return
+        on_gpu = final["device"].type == "cuda"
         final["single_spec"] = False
+        there = "env://" if "TORCHELASTIC_RUN_ID" in os.environ else f"tcp://{final['ip']}:{final['port']}"
         dist.init_process_group(
-            backend="gloo", rank=rank + final["offset"], world_size=final["world_size"],
-            init_method=f"tcp://{final['ip']}:{final['port']}",
+            backend="nccl" if on_gpu else "gloo", rank=rank + final["offset"], world_size=final["world_size"],
+            init_method=there, timeout=timedelta(seconds=final.get("group_timeout") or GROUP_TIMEOUT),
         )  # fmt: skip
-        if rank != 0:  # one voice is enough
+        if on_gpu:
+            final["device"] = torch.device("cuda", rank)
+            torch.cuda.set_device(rank)
+        if rank + final["offset"] != 0:  # one voice is enough
             final.update(state="error", show_progress=False, verbose=False)
 
     @_wrap(AbstractTrainer, "__init__")

@@ -7,8 +7,10 @@ gradients are summed. What is left is the order of float32 sums.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
 
+from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.draws import Draws
+from recbole_cafe.train.row_adam import ChainedOptimizer
 
 MOST_PARTS = 4  # means that a loss is the sum of
 SEED, EPOCH = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, to keep steps of other seeds and epochs apart
@@ -27,6 +31,30 @@ def place_in_group(config: Any) -> tuple[int, int]:
     if config["single_spec"]:
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def check_shared_folder(key: str, folder: str | Path) -> None:
+    """See that all processes have the same folder; they read there what the first one writes.
+
+    Args:
+        key: whose value the folder is.
+        folder: of the first process.
+
+    Raises:
+        ConfigError: a process does not see what the first one wrote.
+    """
+    rank, probe = torch.distributed.get_rank(), [""]
+    if rank == 0:
+        probe = [str(Path(folder) / f".shared-{uuid.uuid4().hex}")]
+        Path(probe[0]).touch()
+    torch.distributed.broadcast_object_list(probe)
+    seen: list[bool] = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(seen, Path(probe[0]).is_file())
+    if rank == 0:
+        Path(probe[0]).unlink()
+    if not all(seen):
+        raise ConfigError(f"{key}={folder}: process {seen.index(False)} does not see what process 0 writes there; it "
+                          f"should be a folder that all machines share")  # fmt: skip
 
 
 def step_draws(seed: int, epoch: int, step: int, place: Tensor) -> Draws:
@@ -80,8 +108,10 @@ class Share:
             counts[i] = n
         own = counts.clone()
         torch.distributed.all_reduce(counts)
-        weight = (own / counts.clamp(min=1)).float()
-        return sum((mean * weight[i] for i, (mean, _) in enumerate(parts)), start=parts[0][0] * 0) if parts else None
+        if not parts:
+            return None
+        weight = own / counts.clamp(min=1)
+        return torch.stack([mean * weight[i].to(mean.dtype) for i, (mean, _) in enumerate(parts)]).sum()
 
 
 def dealt(loader: Any) -> bool:
@@ -133,13 +163,17 @@ class Sums:
             table.grad = torch.sparse_coo_tensor(rows[None], value * parts, table.shape).coalesce()
         return flat[0] * parts
 
-    def agree(self, model: nn.Module) -> None:
-        """Give all processes the weights of the first one: they may differ in the last bit.
+    def agree(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Give all processes the weights and the state of the first one's optimiser: they may differ in the last bit.
 
         A row of a table that one process reads and another does not catches up in other portions.
         """
-        for parameter in model.parameters():
-            torch.distributed.broadcast(parameter.data, 0)
+        tensors = [parameter.data for parameter in model.parameters()]
+        for part in optimizer.parts if isinstance(optimizer, ChainedOptimizer) else (optimizer,):
+            for state in part.state.values():
+                tensors += [value for value in state.values() if isinstance(value, Tensor)]
+        for tensor in tensors:
+            torch.distributed.broadcast(tensor, 0)
 
     def _everyones(self, table: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of all processes' gradients, [R], and their values, [R, D]; their number may differ."""
@@ -151,10 +185,11 @@ class Sums:
         counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(counts, count)
         sizes = [int(n) for n in counts]
-        own = torch.cat((rows.to(torch.int32)[:, None].view(torch.float32), value), 1)  # one message for both
+        ids = torch.int32 if value.dtype == torch.float32 else torch.int64
+        own = torch.cat((rows.to(ids)[:, None].view(value.dtype), value), 1)  # one message for both
         padded = torch.cat((own, own.new_zeros(max(sizes) - len(own), own.shape[1])))
         parts = [torch.empty_like(padded) for _ in sizes]
         torch.distributed.all_gather(parts, padded)
         self.bytes_sent += count.nbytes + padded.nbytes
         every = torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
-        return every[:, :1].contiguous().view(torch.int32)[:, 0].long(), every[:, 1:]
+        return every[:, :1].contiguous().view(ids)[:, 0].long(), every[:, 1:]

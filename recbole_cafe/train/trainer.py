@@ -306,7 +306,7 @@ class EvaluationMixin(ResumeMixin):
         if self._row_wise is not None:
             self._row_wise.catch_up_all()  # what evaluates or saves the model reads whole tables
         if sums is not None:
-            sums.agree(self.model)
+            sums.agree(self.model, self.optimizer)
         return total.item()
 
     # Evaluation ------------------------------------------------------------------------------------------------------

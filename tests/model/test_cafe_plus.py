@@ -74,7 +74,7 @@ class TestCaFePlus(ModelContract):
         """(4), item by item: the loss is -ln of it, and so is what ranks where nothing else speaks."""
         run = self.build(
             toy_path, softmax="items", item_net=item_net, item_memory=False, repeats="free", popularity_exponent=1.0,
-            rank_shrinkage=10.0, intent_loss_weight=0.0, hidden_dropout_prob=0.0, attn_dropout_prob=0.0,
+            intent_loss_weight=0.0, hidden_dropout_prob=0.0, attn_dropout_prob=0.0,
         ).enlarged()  # fmt: skip
         network, batch = run.model.network, run.batch()
         history, target = batch["item_id_list"], batch["item_id"]
@@ -86,7 +86,7 @@ class TestCaFePlus(ModelContract):
             intent = int(network.item2intent[v])
             vector = network.intent_embedding.weight[intent].double()
             if item_net:
-                vector = vector + n[v] / (n[v] + 10) * network.item_embedding.weight[v].double()
+                vector = vector + network.item_embedding.weight[v].double()
             logits[:, v] = says @ vector + network.intent_bias[intent] + (n[v] + 1).log()
         expected = logits.softmax(1)
         torch.testing.assert_close(run.scores().double(), expected, rtol=1e-4, atol=1e-7)

@@ -1,0 +1,168 @@
+"""Several processes: where a process learns its place, and that sharing a step changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from recbole_cafe.errors import ConfigError, MachineError
+from recbole_cafe.processes import Place, first_node, launch, place_here
+from recbole_cafe.train import checkpoint
+
+TESTS = Path(__file__).parent
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "one", "MASTER_PORT": "29500"}
+SRUN = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "40007",
+        "SLURM_STEP_NODELIST": "gpu[07-08,12],login"}  # fmt: skip
+
+
+def test_the_place_is_what_torchrun_or_srun_has_written() -> None:
+    assert place_here({}) is None
+    assert place_here(TORCHRUN) == Place(3, 4, 1, "one", "29500")
+    assert place_here(TORCHRUN | {"TORCHELASTIC_RUN_ID": "x"}) == Place(3, 4, 1, "one", "29500", elastic=True)
+    assert place_here(SRUN) == Place(5, 8, 1, "gpu07", "20007")
+    assert place_here(SRUN | {"MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(5, 8, 1, "a", "7")
+    assert place_here(SRUN | {"SLURM_STEP_NUM_TASKS": "1"}) is None
+    assert place_here({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None, "a batch script is one process"
+    keys = place_here(TORCHRUN).keys()
+    assert (keys["local_rank"], keys["world_size"], keys["offset"], keys["ip"]) == (1, 4, 2, "one")
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "without LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        (TORCHRUN | {"RANK": "x"}, "RANK='x' in the environment is not a whole number"),
+        (TORCHRUN | {"RANK": "4"}, "RANK=4, WORLD_SIZE=4, LOCAL_RANK=1 in the environment do not fit"),
+        ({"SLURM_STEP_NUM_TASKS": "2"}, "without SLURM_PROCID, SLURM_LOCALID"),
+    ],
+)
+def test_an_environment_that_says_half_is_refused(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        place_here(environment)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("host", "host"), ("a,b", "a"), ("n[1-4]", "n1"), ("n[003-004,9]", "n003"), ("n[1,5]-ib,x", "n1-ib")],
+)
+def test_the_first_of_slurms_nodes(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+@pytest.mark.parametrize(("nproc", "world", "offset"), [(2, 3, 0), (2, 4, 1), (2, 4, 4)])
+def test_machines_have_equally_many_processes(nproc: int, world: int, offset: int) -> None:
+    with pytest.raises(ConfigError, match=f"nproc={nproc}, world_size={world}, group_offset={offset}"):
+        launch(print, nproc=nproc, world_size=world, offset=offset, ip="localhost", port="0", max_restarts=0)
+
+
+def end(how: str) -> None:
+    """A process that ends as it is told."""
+    os.kill(os.getpid(), getattr(signal, how))
+
+
+@pytest.mark.slow
+def test_a_process_ended_from_outside_is_named() -> None:
+    with pytest.raises(MachineError, match=r"process 0 of 1 ended by SIGKILL; the system may have run out of memory"):
+        launch(end, "SIGKILL", nproc=1, world_size=1, offset=0, ip="localhost", port="0", max_restarts=0)
+
+
+# Trainings ------------------------------------------------------------------------------------------------------------
+
+
+def started(
+    folder: Path, data: Path, model: str, n: int, *keys: str, bits: int = 32, restarts: int = 0
+) -> subprocess.Popen[str]:
+    """A training in `n` processes; bits: see train_toy.py."""
+    folder.mkdir()
+    script = [str(TESTS / "train_toy.py"), "result.json", model, str(data), str(bits), *keys]
+    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={n}", f"--max_restarts={restarts}",
+                "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--monitor_interval=0.1"]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *(torchrun if n > 1 else []), *script], cwd=folder, env=os.environ | ENVIRONMENT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def outcome(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Result and weights of a training that has ended."""
+    result = json.loads((folder / "result.json").read_text())
+    return result, checkpoint.load(folder / result["checkpoint"])["state_dict"]
+
+
+def trained(
+    folder: Path, data: Path, model: str, n: int, *keys: str, bits: int = 32
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    process = started(folder, data, model, n, *keys, bits=bits)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said[-4000:]
+    return outcome(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [
+        ("CaFe", ["loss_type=BCE"]),  # sparse table, negatives, items without an intent
+        ("CaFePlus", ["softmax=levels", "average_from=0", "n_in_intent=3"]),
+        ("BERTF", []),  # hidden items
+    ],
+)
+def test_one_two_and_four_processes_give_the_same(model: str, keys: list[str], toy_path: Path, tmp_path: Path) -> None:
+    """150 users in steps of 50: with four processes a step's shares differ in size."""
+    one, weights = trained(tmp_path / "1", toy_path, model, 1, *keys, bits=64)
+    for n in (2, 4):
+        several, theirs = trained(tmp_path / str(n), toy_path, model, n, *keys, bits=64)
+        for name, weight in weights.items():
+            if weight.is_floating_point() and not name.endswith("key.bias"):  # a softmax does not see it
+                assert (weight - theirs[name]).abs().max() < 1e-6, name
+        for protocol, values in one["test_result"].items():
+            assert several["test_result"][protocol] == pytest.approx(values, abs=1e-6, nan_ok=True)
+        losses = [[epoch["loss"] for epoch in result["curve"]] for result in (one, several)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_a_lost_process_leads_to_the_same_end(toy_path: Path, tmp_path: Path) -> None:
+    """One of two processes is killed twice; the group is started again and goes on from its last state."""
+    keys = ["epochs=30", "stopping_step=30"]
+    whole, weights = trained(tmp_path / "whole", toy_path, "CaFe", 2, *keys)
+    draw, killed = random.Random(1), 0
+    process = started(tmp_path / "killed", toy_path, "CaFe", 2, *keys, restarts=5)
+    saved = tmp_path / "killed" / "saved"
+    while process.poll() is None and killed < 2:
+        began = time.time()
+        while process.poll() is None and not any(f.stat().st_mtime > began for f in saved.glob("*.last")):
+            time.sleep(0.01)
+        time.sleep(draw.random() * 0.3)
+        workers = [p for p in psutil.Process(process.pid).children() if "train_toy.py" in " ".join(p.cmdline())]
+        if workers:
+            draw.choice(workers).kill()
+            killed += 1
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said[-4000:]
+    assert killed == 2, "it ended before it could be killed twice"
+    result, theirs = outcome(tmp_path / "killed")
+    assert result["test_result"] == whole["test_result"]
+    assert [epoch["loss"] for epoch in result["curve"]] == [epoch["loss"] for epoch in whole["curve"]]
+    for name, weight in weights.items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+@pytest.mark.slow
+def test_a_model_that_shares_no_steps_says_so(toy_path: Path, tmp_path: Path) -> None:
+    process = started(tmp_path / "run", toy_path, "HCRNN", 2, "epochs=1", "state=WARNING")
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, said[-4000:]
+    assert said.count("HCRNN in several processes: other weights than in one") == 1
