@@ -62,6 +62,7 @@ class Towers(Net):
     ) -> None:
         super().__init__()
         self.n_intents = data.n_intents
+        self.n_heads, self.n_local_heads = encoder.n_heads, local.n_local_heads
         self.register_buffer("item2intent", data.item2intent, persistent=False)
         scale = {"attn_scale": local.attn_scale}
         theta = {"n_local_heads": local.n_local_heads, "local_options": {"source": local.theta_source}}
@@ -102,16 +103,22 @@ class Towers(Net):
             history: [B, L].
 
         Returns:
-            where the real positions are, and "items" and "intents" (without its tower, "items" alone) -> weights as
-            :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
+            where the real positions are, and "items, global heads", "items, local heads" and "intents", those that
+            there are -> weights as :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
         """
         packing = Packing(history > 0)
         items = packing.pack(history)
-        weights = {"items": self.item_encoder.first_weights(self.item_embedding(items), packing)}
+        weights = self.item_encoder.first_weights(self.item_embedding(items), packing)
+        split = self.n_heads - self.n_local_heads  # the local heads are the last ones
+        kinds = {}
+        if split:
+            kinds["items, global heads"] = [group[:, :split] for group in weights]
+        if self.n_local_heads:
+            kinds["items, local heads"] = [group[:, split:] for group in weights]
         if self.intent_encoder is not None and self.intent_embedding is not None:
             embedded = self.intent_embedding(self.item2intent[items])
-            weights["intents"] = self.intent_encoder.first_weights(embedded, packing)
-        return packing, weights
+            kinds["intents"] = self.intent_encoder.first_weights(embedded, packing)
+        return packing, kinds
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
         """The cosine of the items' vectors; see :meth:`Net.similar`."""
