@@ -342,13 +342,11 @@ def _scatter(places: np.ndarray, labels: np.ndarray, names: Mapping[int, str], t
     axes = figure.subplots()
     for colour, (label, name) in zip(COLOURS, names.items(), strict=False):
         x, y = places[labels == label].T
-        axes.scatter(
-            x, y, s=7, color=colour, linewidths=0, alpha=0.8, label=name if len(name) < 28 else f"{name[:25]}..."
-        )
-    axes.set_xticks([])
-    axes.set_yticks([])
+        short = name if len(name) < 28 else f"{name[:25]}..."
+        axes.scatter(x, y, s=7, color=colour, linewidths=0, alpha=0.8, label=f"{short} ({len(x)})")
+    axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=9)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=7, markerscale=2)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=7, markerscale=2, title="intent (items)")
     return figure
 
 
