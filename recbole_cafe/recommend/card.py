@@ -58,7 +58,7 @@ For a file of histories, or over HTTP:
 ```bash
 recbole-cafe recommend bundle --histories=histories.csv --out=lists.csv --k=10
 recbole-cafe serve bundle &
-curl http://localhost:8000/recommend -H 'Content-Type: application/json' -d $request
+curl --retry 9 --retry-connrefused http://localhost:8000/recommend -H 'Content-Type: application/json' -d $request
 ```
 
 ## What was measured
