@@ -138,7 +138,7 @@ def write_attention(checkpoints: Sequence[Path]) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         written = save_figure(first.parent, f"{first.stem}.attention", _maps(shown), lines)
     facts = first.with_name(f"{first.stem}.attention.json")
-    write_json(facts, [one.facts() for one in shown])
+    write_json(facts, {"rows": [one.facts() for one in shown]})
     return [*written, facts]
 
 
@@ -184,6 +184,7 @@ def _maps(shown: Sequence[Shown]) -> Any:
     figure = Figure(figsize=(1.2 + 2.7 * columns, 0.4 + 3.0 * len(shown)))
     panels = figure.subplots(len(shown), columns, squeeze=False)
     top = max(float(np.nanmax(kind.mean)) for one in shown for kind in one.kinds.values())
+    highest = 1.05 * max(float(np.nanmax(kind.mean[0])) for one in shown for kind in one.kinds.values())
     image = None
     for row, one in zip(panels, shown, strict=True):
         for axes, (name, kind) in zip(row, one.kinds.items(), strict=False):
@@ -192,7 +193,7 @@ def _maps(shown: Sequence[Shown]) -> Any:
         for axes in row[len(one.kinds) : -1]:
             axes.set_axis_off()
         row[0].set_ylabel(f"{one.model} on {one.dataset}\n{one.users:,} test users\n\nfrom: steps before the newest")
-        _lines(row[-1], one)
+        _lines(row[-1], one, highest)
     figure.colorbar(image, ax=panels.ravel().tolist(), shrink=0.7, label="mean weight")
     figure.suptitle("What the first layer attends to, mean over test users", fontsize=10)
     return figure
@@ -215,7 +216,7 @@ def _map(axes: Any, values: np.ndarray, top: float) -> Any:
     return image
 
 
-def _lines(axes: Any, one: Shown) -> None:
+def _lines(axes: Any, one: Shown, highest: float) -> None:
     """What the newest position gives to those before it, beside what it would give to all alike."""
     from matplotlib.ticker import MaxNLocator
 
@@ -225,7 +226,7 @@ def _lines(axes: Any, one: Shown) -> None:
         even = kind.mean_even[0, : one.reached]  # of every kind the same
     axes.plot(steps, even, "--", color=GREY, linewidth=1.2, label="all positions alike")
     axes.set_xlim(one.reached - 0.5, -0.5)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, highest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("to: steps before the newest")
     axes.set_title("from the newest position", fontsize=9)
@@ -281,9 +282,9 @@ def write_items(checkpoint: Path) -> list[Path]:
     with matplotlib.rc_context(STYLE):
         drawn = _scatter(places, item2intent[chosen], labels, title)
         written = save_figure(checkpoint.parent, f"{checkpoint.stem}.items", drawn, lines)
+    drawn_of = {str(names[intent]): int((item2intent[chosen] == intent).sum()) for intent in intents}
     facts = {"model": config["model"], "dataset": config["dataset"], "nmi": nmi, "nmi_shuffled": chance,
-             "items": len(chosen), "intents": [str(names[intent]) for intent in intents],
-             "interactions_per_item": float(seen[chosen].mean())}  # fmt: skip
+             "items": len(chosen), "intents": drawn_of, "interactions_per_item": float(seen[chosen].mean())}  # fmt: skip
     path = checkpoint.with_name(f"{checkpoint.stem}.items.json")
     write_json(path, facts)
     return [*written, path]
