@@ -284,7 +284,8 @@ def write_items(checkpoint: Path) -> list[Path]:
         written = save_figure(checkpoint.parent, f"{checkpoint.stem}.items", drawn, lines)
     drawn_of = {str(names[intent]): int((item2intent[chosen] == intent).sum()) for intent in intents}
     facts = {"model": config["model"], "dataset": config["dataset"], "nmi": nmi, "nmi_shuffled": chance,
-             "items": len(chosen), "intents": drawn_of, "interactions_per_item": float(seen[chosen].mean())}  # fmt: skip
+             "items": len(chosen), "intents": drawn_of,
+             "interactions_per_item": float(seen[chosen].mean())}  # fmt: skip
     path = checkpoint.with_name(f"{checkpoint.stem}.items.json")
     write_json(path, facts)
     return [*written, path]
