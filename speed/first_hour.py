@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import signal
@@ -55,7 +56,8 @@ def first_hour(steps: list[Block], folder: Path) -> dict[str, Any]:
         folder: an empty one.
 
     Returns:
-        the total in seconds and minutes, and the seconds of each block.
+        the total in seconds and minutes, the seconds of each block, what the processors worked, and how many programs
+        wanted one (the system's load) before and after: other work makes the time longer.
 
     Raises:
         SystemExit: a command failed; with the end of what it said.
@@ -67,7 +69,7 @@ def first_hour(steps: list[Block], folder: Path) -> dict[str, Any]:
         if name and (ROOT / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, checkout / name)
-    said = folder / "said"
+    said, load = folder / "said", os.getloadavg()[0]
     own = ("PYTHON", "VIRTUAL_ENV", "OMP_")  # what a stranger has not set
     environment = {key: value for key, value in os.environ.items() if not key.startswith(own)}
     environment |= {"HOME": str(home), "PIP_NO_CACHE_DIR": "1"}
@@ -86,9 +88,10 @@ def first_hour(steps: list[Block], folder: Path) -> dict[str, Any]:
     if '"reason"' not in text.splitlines()[-1]:
         raise SystemExit(f"the service gave no list with reasons:\n{text[-1000:]}")
     seconds = [round(after - before, 1) for before, after in pairwise(moments)]
-    total = moments[-1] - moments[0]
+    total, used = moments[-1] - moments[0], resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "benchmark": "first_hour", "seconds": round(total, 1), "minutes": total / 60,
+        "processor_minutes": (used.ru_utime + used.ru_stime) / 60, "load": [load, os.getloadavg()[0]],
         "steps": [{"line": step.line, "command": shortened(step.code), "seconds": taken}
                   for step, taken in zip(steps, seconds, strict=True)],
         "machine": {"cores": len(os.sched_getaffinity(0)), "platform": platform.platform()},

@@ -83,6 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     command = shlex.split(commands_of("recommend-train")[-1])
     assert command[0].endswith("recbole-cafe")
+    command = [word for word in command if not word.startswith("--epochs=")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id="], cwd=folder,
                           env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
