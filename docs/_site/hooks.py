@@ -213,7 +213,7 @@ def markdown_of(docstring: str) -> str:
     """A docstring as Markdown: what Sphinx writes its own way."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring)
     text = re.sub(r"\bdocs/(\w+\.md)", r"[docs/\1](../\1)", text)
-    text = re.sub(r" {4,}(\(\d\))$", r"    \1", text, flags=re.MULTILINE)  # numbers of equations, near them
+    text = re.sub(r" {4,}(\(\d+\))$", r"    \1", text, flags=re.MULTILINE)  # numbers of equations, near them
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
