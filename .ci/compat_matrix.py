@@ -1,7 +1,7 @@
 """Train RecBole's models and ours by RecBole's `run_recbole` after `import recbole_cafe`; compare environments.
 
-    python .ci/compat_matrix.py --out new.json                    # once in each environment
-    python .ci/compat_matrix.py --compare old.json new.json       # exit status 1 if a metric differs
+    python .ci/compat_matrix.py --out results/compatibility.jsonl    # once in each environment: a line of its own
+    python .ci/compat_matrix.py --compare results/compatibility.jsonl    # exit status 1 if a metric differs
 
 The data is ml-100k, which ships inside RecBole, or another set (`--dataset`); `--through run` takes recbole_cafe's own
 entry. Seed, epochs and thread count are fixed, so every environment in which RecBole runs has to give the same numbers,
@@ -111,29 +111,40 @@ def run(models: list[str], out: Path, dataset: str, entry: str) -> None:
             print(f"{model:10} {time.perf_counter() - start:6.1f} s  {results[model]}", flush=True)
         os.chdir(out.parent)
     facts = {"dataset": dataset, "through": entry, "versions": versions(), "settings": SETTINGS, "metrics": results}
-    out.write_text(json.dumps(facts, indent=2) + "\n")
+    add(out, facts)
+
+
+def add(out: Path, facts: dict[str, Any]) -> None:
+    """Write a line of a file, in place of that of the same data set, entry and versions if there is one."""
+    found = facts["versions"]
+    short = {name: found[name] for name in ("python", "recbole", "torch", "numpy")}
+    place = "-".join([facts["dataset"], facts["through"], *(f"{name}{number}" for name, number in short.items())])
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    lines = [line for line in lines if line["place"] != place] + [{"place": place, "result": facts}]
+    lines.sort(key=lambda line: line["place"])
+    out.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
 def compare(files: list[Path]) -> bool:
-    """Print the metrics side by side; return whether all files agree and none holds an error."""
-    tables = [json.loads(file.read_text())["metrics"] for file in files]
+    """Print the metrics of all lines side by side; return whether they agree and none holds an error."""
+    tables = [json.loads(line)["result"]["metrics"] for file in files for line in file.read_text().splitlines()]
     agree = True
-    for model in tables[0]:
-        rows = [table.get(model, {"error": "missing"}) for table in tables]
+    for model in dict.fromkeys(name for table in tables for name in table):
+        rows = [table[model] for table in tables if model in table]
         same = all(row == rows[0] for row in rows) and "error" not in rows[0]
         agree &= same
-        print(f"{model:10} {'equal ' if same else 'DIFFER'}", *(rows[:1] if same else rows), sep="  ")
+        print(f"{model:10} {'equal ' if same else 'DIFFER'} {len(rows)}", *(rows[:1] if same else rows), sep="  ")
     return agree
 
 
 def main() -> int:
     """Run the models, or compare what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--out", type=Path, help="file of JSON lines to add a line to")
     parser.add_argument("--models", nargs="+", metavar="MODEL", help="default: RecBole's listed here, and all of ours")
     parser.add_argument("--dataset", default="ml-100k")
     parser.add_argument("--through", choices=ENTRIES, default="run_recbole", help="the entry that trains")
-    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="compare such files instead")
+    parser.add_argument("--compare", nargs="+", type=Path, metavar="FILE", help="compare such lines instead")
     arguments = parser.parse_args()
     sys.argv[1:] = []  # RecBole reads the command line too
     if arguments.compare:

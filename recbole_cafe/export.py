@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from dataclasses import replace as replaced
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,27 @@ import torch
 from recbole_cafe.config.signature import net_settings
 from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.reader import text_format
+from recbole_cafe.data.time_order import statistics
+from recbole_cafe.environment import versions
 from recbole_cafe.errors import ConfigError, DataError
 from recbole_cafe.files.columns import read_columns
 from recbole_cafe.files.places import check_folder
+from recbole_cafe.files.result import Result
 from recbole_cafe.host.reload import load_data_and_model
 from recbole_cafe.model import MODELS, net_class
 from recbole_cafe.model.net import Net
 from recbole_cafe.recommend.bundle import Bundle, Interactions, Items, check_place, sorted_order, write
 from recbole_cafe.recommend.calibration import temperature_of
-from recbole_cafe.train.checkpoint import decode
+from recbole_cafe.train.checkpoint import decode, load
 
+TRAINING = ("learning_rate", "train_batch_size", "epochs", "stopping_step", "valid_metric", "train_layout", "tie_order",
+            "mask_history")  # keys beside the net's own that the card tells  # fmt: skip
 CALIBRATED = 20_000  # rows of the validation that a temperature is learned from
 
 
 def export(
     checkpoint: str | os.PathLike[str], folder: str | os.PathLike[str], *, title: str | None = None,
-    interactions: bool = True, replace: bool = False,
+    interactions: bool = True, replace: bool = False, result: Result | None = None,
 ) -> Bundle:  # fmt: skip
     """Write the model of a checkpoint as a bundle.
 
@@ -40,6 +47,7 @@ def export(
         interactions: keep what was trained on, with the users' tokens, so that the counts of a model that has some can
             be continued.
         replace: whether a bundle that is there may be replaced.
+        result: of the run that wrote the checkpoint, for the bundle's card.
 
     Returns:
         the bundle.
@@ -47,13 +55,41 @@ def export(
     Raises:
         CheckpointError: see :func:`load_data_and_model`.
         ConfigError: a model of RecBole's, or one that cannot be asked outside of training.
-        DataError: no such column.
+        DataError: no such column, or the result of another run.
         OutputError: the folder cannot be written.
     """
-    config, model, _, train, valid, _ = load_data_and_model(checkpoint)
+    config, model, dataset, train, valid, _ = load_data_and_model(checkpoint)
     bundle = bundle_of(config, model, train._dataset, valid and valid._dataset, title=title, interactions=interactions)
+    bundle = replaced(bundle, about={**bundle.about, **_about(config, dataset, bundle, checkpoint, result)})
     write(bundle, folder, replace=replace)
     return bundle
+
+
+def _about(config: Any, dataset: Any, bundle: Bundle, checkpoint: str | os.PathLike[str],
+           result: Result | None) -> dict[str, Any]:  # fmt: skip
+    """What the card of a bundle tells of the data, the training and the tests.
+
+    Raises:
+        DataError: the result is not of the run that wrote the checkpoint.
+    """
+    state = load(checkpoint, mmap=True)
+    run: dict[str, Any] = {"final": bool(config["final"]), "epochs": int(state["epoch"]) + 1}
+    best = state["best_valid_score"]
+    if not config["final"] and isinstance(best, float) and math.isfinite(best):
+        run["best_valid_score"] = best
+    if result is not None:
+        own = (bundle.model, bundle.about["dataset"], bundle.about["seed"], bundle.about["digests"], run["final"])
+        theirs = (result.model, result.dataset, result.seed, result.digests, result.final)
+        for what, ours, other in zip(("model", "dataset", "seed", "digests", "final"), own, theirs, strict=True):
+            if ours != other:
+                raise DataError(f"the result is of another run than {checkpoint}: {what} {other!r:.80}, expected "
+                                f"{ours!r:.80}")  # fmt: skip
+        run |= {"test": result.test_result, "n_targets": result.n_targets, "later_unknown": result.later_unknown}
+    return {
+        "simulated": state.get("simulated") is True, "data": statistics(dataset, config), "run": run,
+        "training": {key: config[key] for key in TRAINING}, "versions": versions(),
+        "trained_items": bundle.items.n - 1, "trained_interactions": int(bundle.items.seen.sum()),
+    }  # fmt: skip
 
 
 def check_export(model: str, folder: str | os.PathLike[str]) -> None:

@@ -37,7 +37,7 @@ DIRECTION: dict[str, set[str]] = {
     "experiment": {"config", "data", "environment", "errors", "files", "model", "prepare", "processes", "ranking",
                    "train"},
     "recommend": {"config", "data", "errors", "files", "layers", "model", "ranking"},
-    "export": {"config", "data", "errors", "files", "host", "model", "recommend", "train"},
+    "export": {"config", "data", "environment", "errors", "files", "host", "model", "recommend", "train"},
     "benchmark": {
         "config", "data", "environment", "errors", "experiment", "files", "host", "model", "prepare", "ranking",
         "train",

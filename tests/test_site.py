@@ -13,10 +13,10 @@ import sys
 import time
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from page_code import MARK, blocks
 
 from recbole_cafe.host.compat import DEFECTS
 
@@ -35,44 +35,7 @@ ELSEWHERE = {  # mark of a block -> who runs it
     ),
 }
 CODE = ("bash", "sh", "python", "yaml", "console", "shell")
-BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
-)
-MARK = re.compile(r"(?:run: (?P<run>[\w-]+)|file: (?P<file>[\w.-]+)|not run: (?P<why>.+))")
 EASE, WORDS = 50, 35  # Flesch's reading ease, at least; words of a sentence, at most
-
-
-@dataclass(frozen=True)
-class Block:
-    """A block of code of a page."""
-
-    page: str
-    line: int
-    mark: str
-    language: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-    @property
-    def run(self) -> str | None:
-        found = MARK.fullmatch(self.mark)
-        return found and found["run"]
-
-    @property
-    def file(self) -> str | None:
-        found = MARK.fullmatch(self.mark)
-        return found and found["file"]
-
-
-def blocks(path: Path) -> list[Block]:
-    text = path.read_text(encoding="utf-8")
-    return [
-        Block(path.relative_to(ROOT).as_posix(), text[: match.start()].count("\n") + 1, match["mark"] or "",
-              match["language"], match["code"])
-        for match in BLOCK.finditer(text)
-    ]  # fmt: skip
 
 
 # Code -----------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,17 @@ ENTRY = re.compile(r"^(?P<key>\w+): *(?P<value>.*?) +# *(?:\((?P<type>\w+)\) )?(
 MORE = re.compile(r"^ {8,}# (?P<text>.*)$")
 GROUP = re.compile(r"^# (?P<title>[^#]+)$")
 
+INSIDE = {
+    "CaFe": """## What it looks at
+
+Where items are rare, the items' tower looks mostly at the newest item alone, while the intents' tower spreads over the
+last few. Above sparse data, below dense data. [Inside CaFe](../../results/figure2/README.md) says how the picture was
+made, what it does not show, and has the items by intent.
+
+![Heat maps of the first layer of both towers, on sparse and on dense data](../../results/figure2/attention.png)
+
+"""
+}  # model -> a section of its page
 # Where a model was measured on the same data as the others: benchmark, data set
 MEASURED = (("beyond-rare", "amazon-mix0"), ("table2-small", "amazon-mix0"))
 
@@ -190,7 +201,7 @@ Source: [{source}](../../{source}), keys: [props/model/{name}.yaml](../../props/
 {markdown_of(body)}
 
 {measured(name)}
-## Options
+{INSIDE.get(name, "")}## Options
 
 `--key=value` on the command line, or `config_dict`. Keys of every model: `recbole-cafe show-config`.
 
@@ -202,7 +213,7 @@ def markdown_of(docstring: str) -> str:
     """A docstring as Markdown: what Sphinx writes its own way."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", docstring)
     text = re.sub(r"\bdocs/(\w+\.md)", r"[docs/\1](../\1)", text)
-    text = re.sub(r" {4,}(\(\d\))$", r"    \1", text, flags=re.MULTILINE)  # numbers of equations, near them
+    text = re.sub(r" {4,}(\(\d+\))$", r"    \1", text, flags=re.MULTILINE)  # numbers of equations, near them
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 

@@ -96,7 +96,8 @@ def dots(rows: Sequence[tuple[str, int, Mark | None]], label: str, description: 
             if mark.low is not None and mark.high is not None:
                 whisker = f'<path d="M{x(max(mark.low, at[0])):.1f} {y}H{x(mark.high):.1f}"/>'
             parts.append(f'<g class="c{colour % N_COLOURS}">{whisker}{_circle(x(mark.x), y, 4.5, mark.tip)}</g>')
-    parts.append(_label_x(label, (left + width) / 2, height))
+    half = SIGN * len(label) / 2  # a long label begins left of the axis, and ends within the picture
+    parts.append(_label_x(label, max(half, min((left + width) / 2, width - half)), height))
     return _svg(width, height, description, parts)
 
 

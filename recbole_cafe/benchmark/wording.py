@@ -109,5 +109,7 @@ def provenance(benchmark: Benchmark) -> str:
     if not runs:
         return "No run is finished."
     made_by = [r["benchmark"] for r in runs]
-    commits = sorted({(b.get("commit") or "no checkout") + " with changes" * bool(b.get("dirty")) for b in made_by})
+    commits = sorted(
+        {(b.get("commit") or "no checkout")[:12] + " with changes" * bool(b.get("dirty")) for b in made_by}
+    )
     return f"{len(runs)} runs in the tables; commit {'; '.join(commits)}; {environments(runs)}."

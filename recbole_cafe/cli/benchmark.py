@@ -59,15 +59,15 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
         summary="Draw the figures of a benchmark's folder, in FOLDER/figures; or what one run has learned, beside it.",
         examples="recbole-cafe figures runs/figure4\n"
                  "recbole-cafe figures --curve result.json\n"
-                 "recbole-cafe figures --attention saved/CaFe-ml-100k-....pth\n"
+                 "recbole-cafe figures --attention saved/CaFe-ml-100k-....pth saved/CaFe-amazon-....pth\n"
                  "recbole-cafe figures --items saved/CaFe-ml-100k-....pth",
     )  # fmt: skip
     of = parser.add_mutually_exclusive_group(required=True)
     of.add_argument("folder", type=Path, nargs="?", help="folder of a benchmark")
-    of.add_argument("--attention", type=Path, metavar="CHECKPOINT",
-                    help="what the first layers of CaFe or CaFePlus attend to, mean over the test users")  # fmt: skip
-    of.add_argument("--items", type=Path, metavar="CHECKPOINT",
-                    help="t-SNE of the item vectors of CaFe or CaFePlus, and how they agree with intents")  # fmt: skip
+    text = "what the first layers of CaFe, CaFePlus or SAIR attend to, mean over the test users; several on one scale"
+    of.add_argument("--attention", type=Path, nargs="+", metavar="CHECKPOINT", help=text)
+    text = "t-SNE of the item vectors of CaFe, CaFePlus or SAIR, and how they agree with intents"
+    of.add_argument("--items", type=Path, metavar="CHECKPOINT", help=text)
     of.add_argument("--curve", type=Path, metavar="RESULT.json", help="loss and validation of a run, epoch by epoch")
 
     parser = add_verb(

@@ -26,6 +26,8 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     text = "leave out what was trained on, with the users' names: the counts cannot be continued"
     parser.add_argument("--no_interactions", action="store_true", help=text)
     parser.add_argument("--replace", action="store_true", help="a bundle that is there")
+    text = "of the run that made the checkpoint: its tests go into the card, README.md; `run --export` does it itself"
+    parser.add_argument("--result", type=Path, metavar="RESULT.json", help=text)
     text = "also write the network for other engines: ids of a history to its query vector (extra `onnx`)"
     parser.add_argument("--onnx", type=Path, metavar="FILE", help=text)
     parser = add_verb(
@@ -64,6 +66,7 @@ def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     """Write a bundle."""
     from recbole_cafe.export import export
     from recbole_cafe.files.places import check_folder
+    from recbole_cafe.files.result import Result
     from recbole_cafe.recommend.bundle import check_place
 
     check_place(given.out, replace=given.replace)
@@ -73,7 +76,7 @@ def export_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
         check_packages()
         check_folder("onnx", given.onnx.resolve().parent)
     bundle = export(given.checkpoint, given.out, title=given.title, interactions=not given.no_interactions,
-                    replace=given.replace)  # fmt: skip
+                    replace=given.replace, result=Result.load(given.result) if given.result else None)  # fmt: skip
     print(f"{given.out}: {bundle.model}, {bundle.items.n - 1} items")
     if given.onnx is not None:
         print(f"{given.onnx}: history to {', '.join(write_encoder(bundle, given.onnx))}, as onnxruntime gives them too")
@@ -116,15 +119,16 @@ def update_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:
     if given.items is None and given.interactions is None:
         raise UsageError("update: nothing to take in; give --items, --interactions or both")
     from recbole_cafe.recommend.bundle import read, write
+    from recbole_cafe.recommend.card import read_card
     from recbole_cafe.recommend.tables import read_table
     from recbole_cafe.recommend.update import with_interactions, with_items
 
-    bundle = read(given.bundle)
+    bundle, kept_card = read(given.bundle), read_card(given.bundle)
     if given.items is not None:
         bundle = with_items(bundle, read_table(given.items))
     if given.interactions is not None:
         bundle = with_interactions(bundle, read_table(given.interactions))
     out = given.out or given.bundle
-    write(bundle, out, replace=given.out is None)
+    write(bundle, out, replace=given.out is None, kept_card=kept_card)
     print(f"{out}: {bundle.items.n - 1} items, {int(bundle.items.seen.sum())} interactions")
     return 0

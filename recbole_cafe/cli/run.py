@@ -121,7 +121,7 @@ def run_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     if given.export:
         from recbole_cafe.export import export
 
-        export(result.checkpoint, given.export)
+        export(result.checkpoint, given.export, result=result)
     if given.quiet or logging.getLogger().level > logging.INFO:  # else the log has just shown it
         print(result.table())
     print("\n".join(closing(result, given.result_file, given.export)))

@@ -4,8 +4,22 @@ Li, Zhao, Li, Chan, Faloutsos, Karypis, Pantel, McAuley: "Coarse-to-Fine Sparse 
 SIGIR 2022, arXiv:2204.01839.
 Authors' code: github.com/JiachengLi1995/CAFE (read for comparison; nothing is taken from it).
 
-B users in the batch, L positions of which N are real, D hidden size, V items, C intents. Id 0
-is padding, rows are padded on the right.
+Most items are rare, and little is learned of what follows them; their intents (categories, sellers) are frequent. So
+one encoder reads the intents of a history, coarse and dense, another one its items, fine and sparse, and an item is
+scored by both: is its intent what comes next, and is it the item?
+
+    R^c = encoder of the intents of h: plain causal self-attention
+    R^v = encoder of the items of h, in whose local heads query i weighs key j by
+          softmax_j(q_i . k_j / sqrt(D) + ln theta_ij)                                                              (5)
+          ln theta_ij = w . k_j + w . b_{i-j} + const, learned: what is near may count more                         (6)
+    R = R^v + R^c                                                                                                   (7)
+    r(v) = R . E_v,   r(c) = R^c . E^c_c                                                                            (8)
+    loss: binary cross-entropy of r(v) of the next item and r(c) of the next intent, against drawn negatives        (9)
+    score(v) = sigmoid(r(v)) sigmoid(r(c_v))                                                                        (10)
+
+h is a history, v an item, c_v its intent, E and E^c the tables of items and intents. B users in the batch, L positions
+of which N are real, D hidden size, V items, C intents. Id 0 is padding, rows are padded on the right. Of Eq. 6 the
+terms that cancel in the softmax are left out (recbole_cafe.layers.local).
 
 Where the paper and its code differ, the paper is the default and the code an option: `joint` (Eq. 10's product or a
 sum of logits), `theta_source` (Eq. 6 from query and key or from value projections), `attn_scale` (sqrt(D) or
@@ -62,6 +76,7 @@ class Towers(Net):
     ) -> None:
         super().__init__()
         self.n_intents = data.n_intents
+        self.n_heads, self.n_local_heads = encoder.n_heads, local.n_local_heads
         self.register_buffer("item2intent", data.item2intent, persistent=False)
         scale = {"attn_scale": local.attn_scale}
         theta = {"n_local_heads": local.n_local_heads, "local_options": {"source": local.theta_source}}
@@ -102,16 +117,22 @@ class Towers(Net):
             history: [B, L].
 
         Returns:
-            where the real positions are, and "items" and "intents" (without its tower, "items" alone) -> weights as
-            :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
+            where the real positions are, and "items, global heads", "items, local heads" and "intents", those that
+            there are -> weights as :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
         """
         packing = Packing(history > 0)
         items = packing.pack(history)
-        weights = {"items": self.item_encoder.first_weights(self.item_embedding(items), packing)}
+        weights = self.item_encoder.first_weights(self.item_embedding(items), packing)
+        split = self.n_heads - self.n_local_heads  # the local heads are the last ones
+        kinds = {}
+        if split:
+            kinds["items, global heads"] = [group[:, :split] for group in weights]
+        if self.n_local_heads:
+            kinds["items, local heads"] = [group[:, split:] for group in weights]
         if self.intent_encoder is not None and self.intent_embedding is not None:
             embedded = self.intent_embedding(self.item2intent[items])
-            weights["intents"] = self.intent_encoder.first_weights(embedded, packing)
-        return packing, weights
+            kinds["intents"] = self.intent_encoder.first_weights(embedded, packing)
+        return packing, kinds
 
     def similar(self, item: int) -> tuple[Tensor, Tensor]:
         """The cosine of the items' vectors; see :meth:`Net.similar`."""

@@ -5,6 +5,7 @@
     items.arrow           item, intent, title, how often it was interacted with, and the order of the items' tokens
     intents.arrow         token of each intent
     interactions.arrow    user and item that were trained on; only for models that count, to go on counting
+    README.md             a card for people (recbole_cafe.recommend.card), who may edit it: it has no digest
 
 Everything is written whole or not at all, and nothing is used before its digest has been compared. Opening a bundle
 runs no code of it: the formats hold numbers and text alone, and what they claim is checked against each other.
@@ -41,6 +42,7 @@ from recbole_cafe.files.whole import whole_folder
 from recbole_cafe.layers.embedding import tables_given_later
 from recbole_cafe.model import MODELS, net_class
 from recbole_cafe.model.net import Net, Ranking
+from recbole_cafe.recommend.card import CARD, card, with_updates
 
 FORMAT = 1
 MANIFEST, WEIGHTS, ITEMS, INTENTS, INTERACTIONS = (
@@ -130,13 +132,16 @@ class Bundle:
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def write(bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = False) -> None:
+def write(
+    bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = False, kept_card: str | None = None
+) -> None:
     """Write a bundle, whole or not at all.
 
     Args:
         bundle: the model.
         folder: the folder to make.
         replace: whether a bundle that is there may be replaced; its readers keep the old one until they look again.
+        kept_card: the card that it had before it was updated; None to make one.
 
     Raises:
         ConfigError: the net cannot be asked outside of training.
@@ -150,6 +155,8 @@ def write(bundle: Bundle, folder: str | os.PathLike[str], *, replace: bool = Fal
         check = partial(check_place, path, replace=replace)
         with whole_folder(path, replace=replace, check=check) as temporary:
             _write_files(bundle, temporary)
+            text = card(bundle) if kept_card is None else with_updates(kept_card, bundle)
+            (temporary / CARD).write_text(text, encoding="utf-8")
     except OutputError:
         raise
     except (OSError, SafetensorError) as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from recbole_cafe.benchmark.report import write
 
 EVIL = '<script>document.title="x"</script>&"\''
 VOID = {"meta"}
+CUT = """[...document.querySelectorAll("svg text")].filter(text => {
+  const [inner, outer] = [text, text.ownerSVGElement].map(one => one.getBoundingClientRect());
+  return inner.left < outer.left - 1 || inner.right > outer.right + 1;
+}).map(text => text.textContent)"""
+ROOT = Path(__file__).parents[2]
+SEEN = os.environ.get("RECBOLE_CAFE_SCREENSHOTS")  # a folder: pictures of what the tests have seen; docs/images has it
 
 
 class Page(HTMLParser):
@@ -156,19 +163,6 @@ def test_ticks(low: float, high: float, wanted: list[float]) -> None:
 # In a browser ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Chromium: Playwright's own, or the machine's."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    with api.sync_playwright() as playwright:
-        found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        if found is None and not Path(playwright.chromium.executable_path).is_file():
-            pytest.skip("no Chromium on this machine")
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
 def test_in_a_browser(made: Callable[..., Any], browser: Any) -> None:
     path = write(two(made))[1].resolve()
     page = browser.new_page()
@@ -218,3 +212,18 @@ def test_a_legend_hides_its_lines(made: Callable[..., Any], browser: Any) -> Non
     figure.locator(".key").nth(1).click()
     assert figure.locator('g[data-key="1"]').is_visible()
     page.close()
+
+
+def test_the_report_of_a_real_benchmark_fits(tmp_path: Path, browser: Any) -> None:
+    """Of runs that were measured; its picture is on docs/benchmark.md."""
+    shutil.copytree(ROOT / "results" / "beyond-rare", tmp_path / "beyond-rare")
+    context = browser.new_context(viewport={"width": 1280, "height": 1300})
+    page = context.new_page()
+    page.goto(write(tmp_path / "beyond-rare")[1].resolve().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+    assert page.locator("table").count() > 3 and page.locator("svg").count() > 1
+    assert page.evaluate(CUT) == []
+    page.locator("figure").first.locator("circle").last.hover()
+    if SEEN:
+        page.screenshot(path=Path(SEEN) / "report-page.png")
+    context.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +46,27 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_sums_from_the_newest_by_hand() -> None:
     """Two rows, of three and of one position, with what their queries give to their keys."""
     weights = torch.tensor([[[1.0, 0, 0], [0.4, 0.6, 0], [0.2, 0.3, 0.5]], [[1.0, 0, 0], [9, 9, 9], [9, 9, 9]]])
-    total, users = inside._from_the_newest(weights, torch.tensor([3, 1]), 4)
-    assert total[0] == pytest.approx([0.5 + 1.0, 0.3, 0.2, 0])  # newest to newest, to the one before, ...
-    assert total[1] == pytest.approx([0, 0.6, 0.4, 0])
-    assert total[2] == pytest.approx([0, 0, 1, 0])
-    assert users.tolist() == [[2, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    kind = inside.MeanAttention(*np.zeros((3, 4, 4)))
+    inside._add(kind, weights[:, None].double(), torch.tensor([3, 1]))
+    assert kind.total[0] == pytest.approx([0.5 + 1.0, 0.3, 0.2, 0])  # newest to newest, to the one before, ...
+    assert kind.total[1] == pytest.approx([0, 0.6, 0.4, 0])
+    assert kind.total[2] == pytest.approx([0, 0, 1, 0])
+    assert kind.users.tolist() == [[2, 1, 1, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    third = 1 / 3
+    assert kind.even == pytest.approx(
+        np.array([[third + 1, third, third, 0], [0, 0.5, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+    )
+    # the row of one position has nothing to choose from
+    surprise = -(0.2 * math.log(0.2) + 0.3 * math.log(0.3) + 0.5 * math.log(0.5)) / math.log(3)
+    assert (kind.entropy, kind.long) == (pytest.approx(surprise), 1)
+
+
+def test_entropy_is_of_each_head() -> None:
+    """Two heads that each look at one position are sharp, though their mean is even."""
+    kind = inside.MeanAttention(*np.zeros((3, 2, 2)))
+    weights = torch.tensor([[[[1.0, 0], [1, 0]], [[1, 0], [0, 1]]]]).double()  # [1, 2, 2, 2]
+    inside._add(kind, weights, torch.tensor([2]))
+    assert kind.entropy == 0 and kind.mean[0].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +75,7 @@ def test_sums_from_the_newest_by_hand() -> None:
         ("CaFe", {}),
         ("CaFe", {"theta_source": "v", "residual": "query", "n_local_heads": 2, "n_heads": 2}),
         ("CaFePlus", {}),
+        ("SAIR", {}),
     ],
 )
 def test_the_weights_are_those_that_the_model_uses(
@@ -67,9 +87,15 @@ def test_the_weights_are_those_that_the_model_uses(
     history = test._dataset[torch.arange(40)][face.ITEM_SEQ].cpu()
     packing, found = net.first_attention(history)
     items = packing.pack(history)
-    embedded = {"items": net.item_embedding(items), "intents": net.intent_embedding(net.item2intent[items])}
-    assert set(found) == set(embedded)
-    for tower, encoder in (("items", net.item_encoder), ("intents", net.intent_encoder)):
+    if model == "SAIR":
+        towers = {"items with their intents": (net.encoder, net.embedded(items))}
+    else:
+        towers = {"items": (net.item_encoder, net.item_embedding(items)),
+                  "intents": (net.intent_encoder, net.intent_embedding(net.item2intent[items]))}  # fmt: skip
+    assert {kind.partition(",")[0] for kind in found} == set(towers)
+    for tower, (encoder, embedded) in towers.items():
+        kinds = [groups for kind, groups in found.items() if kind.partition(",")[0] == tower]
+        groups = [torch.cat(heads, 1) for heads in zip(*kinds, strict=True)]  # the local heads are the last ones
         block, given = encoder.blocks[0], {}
 
         def keep(_module: Any, arguments: Any, options: Any, output: Any, given: dict[str, Any] = given) -> None:
@@ -77,11 +103,11 @@ def test_the_weights_are_those_that_the_model_uses(
 
         hook = block.attention.register_forward_hook(keep, with_kwargs=True)
         with torch.no_grad():
-            encoder(embedded[tower], packing)
+            encoder(embedded, packing)
             hook.remove()
             value = block.attention.value(given["x"])
             mixed = []
-            for at, weights in zip(packing.groups, found[tower], strict=True):
+            for at, weights in zip(packing.groups, groups, strict=True):
                 b, length = at.shape
                 heads = value[at].view(b, length, block.attention.n_heads, -1).transpose(1, 2)
                 mixed.append((weights @ heads).transpose(1, 2).reshape(b * length, -1))
@@ -92,8 +118,8 @@ def test_the_weights_are_those_that_the_model_uses(
 def test_attention_of_a_checkpoint(trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     path = trained("CaFe")
     assert main(["figures", "--attention", str(path)]) == 0
-    written = [path.with_name(f"{path.stem}.attention.{end}") for end in ("png", "svg", "csv")]
-    assert capsys.readouterr().out.splitlines()[-3:] == list(map(str, written))
+    written = [path.with_name(f"{path.stem}.attention.{end}") for end in ("png", "svg", "csv", "json")]
+    assert capsys.readouterr().out.splitlines()[-4:] == list(map(str, written))
     lines = rows(written[2])
     kinds = {line["heads"] for line in lines}
     assert {"items, local heads", "intents"} <= kinds
@@ -101,6 +127,20 @@ def test_attention_of_a_checkpoint(trained: Callable[..., Path], capsys: pytest.
     # each key's mean is over the users who have it; all have the newest
     total = sum(float(line["weight"]) * int(line["users"]) for line in newest) / int(newest[0]["users"])
     assert total == pytest.approx(1.0, abs=1e-5)
+    (facts,) = json.loads(written[3].read_text())["rows"]
+    assert (facts["model"], facts["dataset"], set(facts["heads"])) == ("CaFe", toy.NAME, kinds)
+    said = facts["heads"]["intents"]
+    assert said["newest"] == pytest.approx([float(line["weight"]) for line in newest])
+    assert 0 < said["entropy"] <= 1
+    even = sum(e * n for e, n in zip(said["even"], said["users"], strict=True)) / said["users"][0]
+    assert even == pytest.approx(1.0)
+
+
+def test_several_checkpoints_share_a_picture(trained: Callable[..., Path]) -> None:
+    paths = [trained("SAIR"), trained("CaFe")]
+    assert main(["figures", "--attention", *map(str, paths)]) == 0
+    facts = json.loads(paths[0].with_name(f"{paths[0].stem}.attention.json").read_text())["rows"]
+    assert [(one["model"], len(one["heads"])) for one in facts] == [("SAIR", 1), ("CaFe", 3)]
 
 
 def test_items_of_a_checkpoint(trained: Callable[..., Path]) -> None:
@@ -108,7 +148,9 @@ def test_items_of_a_checkpoint(trained: Callable[..., Path]) -> None:
     assert main(["figures", "--items", str(path)]) == 0
     lines = rows(path.with_name(f"{path.stem}.items.csv"))
     assert 2 <= len({line["intent"] for line in lines}) <= inside.N_INTENTS
-    assert len({line["nmi"] for line in lines}) == 1
+    facts = json.loads(path.with_name(f"{path.stem}.items.json").read_text())
+    assert 0 <= facts["nmi"] <= 1 and facts["items"] == len(lines)
+    assert facts["intents"] == Counter(line["intent"] for line in lines)
     assert all(int(line["interactions"]) > 0 for line in lines)
 
 
@@ -134,8 +176,8 @@ def test_the_mutual_information_of_clusters() -> None:
 @pytest.mark.parametrize(
     ("model", "keys", "option", "message"),
     [
-        ("SASRec", {}, "--items", "model=SASRec: these figures are of CaFe and CaFePlus"),
-        ("LOCKER", {}, "--attention", "model=LOCKER: these figures are of CaFe and CaFePlus"),
+        ("SASRec", {}, "--items", "model=SASRec: these figures are of CaFe, CaFePlus and SAIR"),
+        ("LOCKER", {}, "--attention", "model=LOCKER: these figures are of CaFe, CaFePlus and SAIR"),
         ("CaFePlus", {"item_net": False}, "--items", "item_net=False: the items of this CaFePlus have no vectors"),
         ("CaFe", {"final": True}, "--attention", "trained on all interactions: there are no test users"),
     ],

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from page_code import blocks
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -25,10 +26,8 @@ pytestmark = pytest.mark.slow
 
 def commands_of(tag: str) -> list[str]:
     """The lines of the code block behind a mark in docs/start.md."""
-    text = (ROOT / "docs/start.md").read_text(encoding="utf-8")
-    block = re.search(rf"<!-- {tag} -->\n```\w+\n(.*?)```", text, re.DOTALL)
-    assert block, f"docs/start.md has no block {tag}"
-    return [line for line in block[1].splitlines() if line.strip() and not line.startswith("#")]
+    (code,) = (block.code for block in blocks(ROOT / "docs/start.md") if block.mark == tag)
+    return [line for line in code.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def closure(names: list[str]) -> dict[str, Distribution]:
@@ -84,6 +83,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
     command = shlex.split(commands_of("recommend-train")[-1])
     assert command[0].endswith("recbole-cafe")
+    command = [word for word in command if not word.startswith("--epochs=")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id="], cwd=folder,
                           env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
@@ -103,8 +103,8 @@ def test_in_python(python: Path, shop: Path) -> None:
 
 
 def test_from_a_file(python: Path, shop: Path) -> None:
-    (shop.parent / "histories.csv").write_text("user,item\nanna,50\nanna,181\nben,1\n")
-    (command,) = commands_of("recommend-file")
+    made, command = commands_of("recommend-file")
+    subprocess.run(["sh", "-c", made], cwd=shop.parent, check=True)
     done = run(python, "-m", "recbole_cafe", *shlex.split(command)[1:], cwd=shop.parent)
     assert done.returncode == 0, done.stderr[-2000:]
     lists = (shop.parent / "lists.csv").read_text().splitlines()

@@ -154,9 +154,28 @@ class SAIRNet(ItemNet):
 
     def encode(self, items: Tensor, packing: Packing) -> Tensor:
         """F: items [N] to [N, D] (Eq. 1-3)."""
-        x = self.item_embedding(items) + self.intent_embedding(self.item2intent[items])
-        state: Tensor = self.encoder(x, packing)
+        state: Tensor = self.encoder(self.embedded(items), packing)
         return state
+
+    def embedded(self, items: Tensor) -> Tensor:
+        """Items [N] with their intents, [N, D]."""
+        embedded: Tensor = self.item_embedding(items) + self.intent_embedding(self.item2intent[items])
+        return embedded
+
+    @torch.no_grad()
+    def first_attention(self, history: Tensor) -> tuple[Packing, dict[str, list[Tensor]]]:
+        """What the first block attends to, the paper's heat map.
+
+        Args:
+            history: [B, L].
+
+        Returns:
+            where the real positions are, and "items with their intents" -> weights as
+            :meth:`recbole_cafe.layers.attention.SelfAttention.weights` gives them.
+        """
+        packing = Packing(history > 0)
+        weights = self.encoder.first_weights(self.embedded(packing.pack(history)), packing)
+        return packing, {"items with their intents": weights}
 
     def loss(self, batch: Batch) -> Tensor:
         """Loss of the next item (Eq. 12) plus `interest_reg` times L_d.
