@@ -97,6 +97,15 @@ class Local(nn.Module):
         p = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p, scale=self.scale)
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether the form is attention with something added to its scores, :meth:`bias`, and nothing besides."""
+        return False
+
+    def bias(self, k: Tensor, v: Tensor) -> Tensor:
+        """What a form that `is_bias` adds. [n, H, W, d] twice to [n, H, W, W]; a row may begin anywhere in a line."""
+        raise NotImplementedError
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """[b, H, l, d] three times and [b, l] to [b, H, l, d]."""
         raise NotImplementedError
@@ -141,6 +150,15 @@ class Theta(Local):
         nn.init.normal_(self.theta_weight, std=0.02)
         nn.init.normal_(self.distance, std=0.02)
         self.positions = LocalPositions(self) if local_positions else None
+
+    @property
+    def is_bias(self) -> bool:
+        """Yes; but positions of its own are counted from the start of a row."""
+        return self.positions is None
+
+    def bias(self, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Local`."""
+        return self.log_theta(k if self.source == "qk" else v)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
         """See :class:`Local`."""

@@ -1,16 +1,24 @@
 """The real positions of a padded batch.
 
 In sparse data most of a [B, L] batch is padding. Everything but attention works on the N real positions alone, [N, D];
-attention, whose cost is quadratic, takes rows of similar length together, so that short rows are not padded to the
-longest of the batch.
+attention, whose cost is quadratic, has two ways not to pad short rows to the longest of the batch. Either it takes rows
+of similar length together (`Packing.groups`), which any kernel of attention can read. Or it lays rows end to end,
+several in a line (`Packing.lines`), with a mask between them: fewer and larger operations, where each group would cost
+a training step hundreds of small ones.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SHORTEST = 8  # rows up to this length are taken together; then up to twice that, and so on
+WIDEST = 64  # rows up to this length share lines; then up to twice that, and so on
 
 
 def left_padded(rows: Tensor, length: int) -> Tensor:
@@ -104,3 +112,120 @@ class Packing:
             back[group[own]] = place[own]
             offset += group.numel()
         return back
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Rows laid end to end; see :class:`Lines`."""
+        lengths = self.length.tolist()
+        longest, shorter, size = max(lengths, default=0), 0, WIDEST
+        start = [0] * len(lengths)  # of each row, among the places of all lines
+        shapes, n_places = [], 0
+        while shorter < longest:
+            rows = [i for i, n in enumerate(lengths) if shorter < n <= size]
+            if rows:
+                width = max(lengths[i] for i in rows)
+                lines = share_lines([lengths[i] for i in rows], width)
+                for line in lines:
+                    place = n_places
+                    for at in line:
+                        start[rows[at]] = place
+                        place += lengths[rows[at]]
+                    n_places += width
+                shapes.append((len(lines), width))
+            shorter, size = size, 2 * size
+        device = self.row.device
+        place = torch.tensor(start, device=device)[self.row] + self.position
+        position, owner = torch.zeros(n_places, dtype=torch.long, device=device), self.row.new_full((n_places,), -1)
+        position[place], owner[place] = torch.arange(len(place), device=device), self.row
+        owners = owner.split([n * width for n, width in shapes])
+        laid = [own.view(shape) for own, shape in zip(owners, shapes, strict=True)]
+        return Lines(position, place, shapes, [own[:, :, None] == own[:, None, :] for own in laid])
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Several rows in each line, as many as it has room for; all the places of all lines are S.
+
+    Attributes:
+        position: [S] which of the N positions stands at each place; 0 where none does.
+        place: [N] where each position stands.
+        shapes: n and W of each block of n lines that are W wide, in the order of the places.
+        same: of each block [n, W, W], whether two places belong to one row. Empty places are a row of their own.
+    """
+
+    position: Tensor
+    place: Tensor
+    shapes: Sequence[tuple[int, int]]
+    same: Sequence[Tensor]
+
+    def lay(self, packed: Tensor) -> Sequence[Tensor]:
+        """[N, E] to a block each [n, W, E]. What stands at empty places is arbitrary, and nobody may read it."""
+        laid: Tensor = _Lay.apply(packed, self.position, self.place)  # type: ignore[no-untyped-call]
+        blocks = laid.split([n * width for n, width in self.shapes])
+        return [block.view(*shape, -1) for block, shape in zip(blocks, self.shapes, strict=True)]
+
+    def take_up(self, blocks: Sequence[Tensor]) -> Tensor:
+        """A block each [n, W, E] to [N, E]."""
+        laid = torch.cat([block.flatten(0, 1) for block in blocks]) if len(blocks) > 1 else blocks[0].flatten(0, 1)
+        taken: Tensor = _TakeUp.apply(laid, self.place)  # type: ignore[no-untyped-call]
+        return taken
+
+
+def share_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Put rows into lines: in each the longest that still fits, then the longest that fits beside it, and so on.
+
+    Args:
+        lengths: of the rows, 1..width.
+        width: of a line.
+
+    Returns:
+        for each line the rows in it.
+    """
+    waiting: dict[int, list[int]] = {n: [] for n in sorted(set(lengths), reverse=True)}
+    for row, n in enumerate(lengths):
+        waiting[n].append(row)
+    lines = []
+    while waiting:
+        line, room = [], width
+        for n in list(waiting):
+            while n <= room and waiting[n]:
+                line.append(waiting[n].pop())
+                room -= n
+            if not waiting[n]:
+                del waiting[n]
+        lines.append(line)
+    return lines
+
+
+class _Lay(torch.autograd.Function):
+    """[N, E] to [S, E].
+
+    A position stands at one place, so its gradient is read there; autograd's own would be a sum, row by row.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, position: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        return packed.index_select(0, position)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        return grad.index_select(0, place), None, None
+
+
+class _TakeUp(torch.autograd.Function):
+    """[S, E] to [N, E]. Empty places get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, laid: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        ctx.shape = laid.shape
+        return laid.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (place,) = ctx.saved_tensors
+        of_laid = grad.new_zeros(ctx.shape)
+        of_laid[place] = grad
+        return of_laid, None
