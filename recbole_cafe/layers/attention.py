@@ -153,15 +153,12 @@ class SelfAttention(nn.Module):
     def _in_lines(self, q: Tensor, k: Tensor, v: Tensor, lines: Lines) -> Tensor:
         """The same as :meth:`_attend` of every group, for training on a CPU. [N, D] three times to [N, D]."""
         split, mixed = self.n_heads - self.n_local_heads, []
-        for block, same in zip(lines.lay(torch.cat((q * self.scale, k, v), 1)), lines.same, strict=True):
-            n, width, _ = block.shape
-            q_at, k_at, v_at = block.view(n, width, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)  # [n, M, W, d]
+        for (q_at, k_at, v_at), same in zip(lines.lay((q * self.scale, k, v), self.n_heads), lines.same, strict=True):
             score = q_at @ k_at.transpose(-1, -2)  # [n, M, W, W]
             if self.local is not None:
                 score[:, split:] += self.local.bias(k_at[:, split:], v_at[:, split:])
             allowed = same.tril() if self.causal else same
-            weight = self.drop(masked_softmax(score, allowed[:, None]))
-            mixed.append((weight @ v_at).transpose(1, 2).flatten(2))
+            mixed.append(self.drop(masked_softmax(score, allowed[:, None])) @ v_at)  # [n, M, W, d]
         return lines.take_up(mixed)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ a training step hundreds of small ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -133,42 +132,73 @@ class Packing:
                     n_places += width
                 shapes.append((len(lines), width))
             shorter, size = size, 2 * size
-        device = self.row.device
-        place = torch.tensor(start, device=device)[self.row] + self.position
-        position, owner = torch.zeros(n_places, dtype=torch.long, device=device), self.row.new_full((n_places,), -1)
-        position[place], owner[place] = torch.arange(len(place), device=device), self.row
-        owners = owner.split([n * width for n, width in shapes])
-        laid = [own.view(shape) for own, shape in zip(owners, shapes, strict=True)]
-        return Lines(position, place, shapes, [own[:, :, None] == own[:, None, :] for own in laid])
+        place = torch.tensor(start, device=self.row.device)[self.row] + self.position  # [N]
+        position, owner = (self.row.new_full((n_places,), -1) for _ in range(2))
+        position[place], owner[place] = torch.arange(len(place), device=place.device), self.row
+        blocks = [n * width for n, width in shapes]
+        return Lines(
+            [at.view(shape) for at, shape in zip(position.split(blocks), shapes, strict=True)],
+            [own.view(shape) for own, shape in zip(owner.split(blocks), shapes, strict=True)],
+        )
 
 
-@dataclass(frozen=True)
 class Lines:
-    """Several rows in each line, as many as it has room for; all the places of all lines are S.
+    """Several rows in each line, as many as it has room for, in blocks of n lines that are W wide.
+
+    Args:
+        position: of each block [n, W], which of the N positions stands at each place; -1 where none does.
+        row: of each block [n, W], to which row it belongs; -1 where none does.
 
     Attributes:
-        position: [S] which of the N positions stands at each place; 0 where none does.
-        place: [N] where each position stands.
-        shapes: n and W of each block of n lines that are W wide, in the order of the places.
         same: of each block [n, W, W], whether two places belong to one row. Empty places are a row of their own.
     """
 
-    position: Tensor
-    place: Tensor
-    shapes: Sequence[tuple[int, int]]
-    same: Sequence[Tensor]
+    def __init__(self, position: Sequence[Tensor], row: Sequence[Tensor]) -> None:
+        self._position = position
+        self.same = [own[:, :, None] == own[:, None, :] for own in row]
+        self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def lay(self, packed: Tensor) -> Sequence[Tensor]:
-        """[N, E] to a block each [n, W, E]. What stands at empty places is arbitrary, and nobody may read it."""
-        laid: Tensor = _Lay.apply(packed, self.position, self.place)  # type: ignore[no-untyped-call]
-        blocks = laid.split([n * width for n, width in self.shapes])
-        return [block.view(*shape, -1) for block, shape in zip(blocks, self.shapes, strict=True)]
+    def lay(self, packed: Sequence[Tensor], n_heads: int) -> list[Sequence[Tensor]]:
+        """Lay tensors out, each head by itself.
+
+        Args:
+            packed: k tensors [N, D].
+            n_heads: M, which divides D.
+
+        Returns:
+            of each block k tensors [n, M, W, D / M]. What stands at empty places is arbitrary: nobody may read it.
+        """
+        k, (n, size) = len(packed), packed[0].shape
+        vectors = torch.cat(list(packed), 1).view(n * k * n_heads, size // n_heads)
+        laid: Tensor = _Lay.apply(vectors, *self._indices(k, n_heads))  # type: ignore[no-untyped-call]
+        blocks = laid.split([k * n_heads * at.numel() for at in self._position])
+        return [
+            block.view(k, len(at), n_heads, at.shape[1], -1).unbind()
+            for block, at in zip(blocks, self._position, strict=True)
+        ]
 
     def take_up(self, blocks: Sequence[Tensor]) -> Tensor:
-        """A block each [n, W, E] to [N, E]."""
-        laid = torch.cat([block.flatten(0, 1) for block in blocks]) if len(blocks) > 1 else blocks[0].flatten(0, 1)
-        taken: Tensor = _TakeUp.apply(laid, self.place)  # type: ignore[no-untyped-call]
-        return taken
+        """A block each [n, M, W, d] to [N, M d]."""
+        n_heads, d = blocks[0].shape[1], blocks[0].shape[3]
+        _, places = self._indices(1, n_heads)
+        taken: Tensor = _TakeUp.apply(  # type: ignore[no-untyped-call]
+            torch.cat([block.flatten(0, 2) for block in blocks]), places
+        )
+        return taken.view(-1, n_heads * d)
+
+    def _indices(self, k: int, n_heads: int) -> tuple[Tensor, Tensor]:
+        """Which of the N k M vectors of k tensors stands at each place, any at an empty one; and where each stands."""
+        if (k, n_heads) not in self._known:
+            vector = torch.arange(k * n_heads, device=self._position[0].device).view(k, 1, n_heads, 1)
+            vectors = torch.cat([
+                torch.where(at >= 0, at * (k * n_heads), -k * n_heads)[:, None].add(vector).flatten()
+                for at in self._position
+            ])  # fmt: skip
+            full = (vectors >= 0).nonzero()[:, 0]
+            places = torch.empty_like(full)
+            places[vectors[full]] = full
+            self._known[k, n_heads] = vectors.clamp(min=0), places
+        return self._known[k, n_heads]
 
 
 def share_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
@@ -198,34 +228,32 @@ def share_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
 
 
 class _Lay(torch.autograd.Function):
-    """[N, E] to [S, E].
+    """Vectors to places, [F, d] to [S, d].
 
-    A position stands at one place, so its gradient is read there; autograd's own would be a sum, row by row.
+    A vector stands at one place, so its gradient is read there; autograd's own would be a sum, vector by vector.
     """
 
     @staticmethod
-    def forward(ctx: Any, packed: Tensor, position: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(place)
-        return packed.index_select(0, position)
+    def forward(ctx: Any, packed: Tensor, vectors: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return packed.index_select(0, vectors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (place,) = ctx.saved_tensors
-        return grad.index_select(0, place), None, None
+        (places,) = ctx.saved_tensors
+        return grad.index_select(0, places), None, None
 
 
 class _TakeUp(torch.autograd.Function):
-    """[S, E] to [N, E]. Empty places get no gradient."""
+    """Places to vectors, [S, d] to [F, d]. Empty places get no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, laid: Tensor, place: Tensor) -> Tensor:
-        ctx.save_for_backward(place)
+    def forward(ctx: Any, laid: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
         ctx.shape = laid.shape
-        return laid.index_select(0, place)
+        return laid.index_select(0, places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (place,) = ctx.saved_tensors
-        of_laid = grad.new_zeros(ctx.shape)
-        of_laid[place] = grad
-        return of_laid, None
+        (places,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, places, grad), None
