@@ -17,6 +17,9 @@ BENCHMARK = ["optuna>=3.6", "matplotlib>=3.7"]
 # Ibis 12 calls what DuckDB 2 and SQLGlot 30 no longer have.
 PREPARE = ["ibis-framework[duckdb]>=10", "duckdb<2", "sqlglot<29", "fsspec>=2023.1"]
 SPARK = [*PREPARE, "pyspark>=3.5"]  # needs Java 17
+# RecBole 1.2.1 pins Ray to 2.6.3, which today's setuptools, NumPy and Python leave behind; with this extra pip takes
+# RecBole 1.2.0, which has no pin.
+RAY = ["ray>=2.10"]
 ONNX = ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.3"]
 # Up to Python 3.12 RecTools needs NumPy 1 and pandas 2; PyArrow 26 refuses NumPy 1 on import, without saying so to pip.
 PEERS = ["rectools[torch]>=0.19,<0.20", "pyarrow<26; python_version < '3.13'"]
@@ -31,6 +34,8 @@ TEST = [
     *SPARK,
     *SERVICE,
     *ONNX,
+    # on older ones the tests run with RecBole 1.2.1
+    *[f"{line}; python_version >= '3.12'" for line in RAY],
     "httpx>=0.25",
     "playwright>=1.40",
     "pytest>=7",
@@ -70,6 +75,7 @@ setup(
         "onnx": ONNX,
         "prepare": PREPARE,
         "spark": SPARK,
+        "ray": [*BENCHMARK, *RAY],
         "peers": PEERS,
         "docs": DOCS,
         "notebook": NOTEBOOK,

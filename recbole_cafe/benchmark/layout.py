@@ -1,4 +1,4 @@
-"""The names a benchmark knows, of files in its folder, of searches and of tests; and its errors."""
+"""The names a benchmark knows, of files in its folder, of engines, searches and tests; and its errors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from recbole_cafe.errors import DataError
 
 PLAN, RESULT, RANKS, ERROR, LOG = "benchmark.json", "result.json", "ranks.npz", "error.txt", "log.txt"
 RUNS = "runs"  # folder of the single runs
+ENGINES = ("local", "ray")  # what makes the runs
 SAMPLERS = ("grid", "tpe")  # of a search
 TESTS = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from recbole_cafe.benchmark import store, worker
+from recbole_cafe.benchmark.engines import Engine, Job
 from recbole_cafe.benchmark.plan import Cell, Plan
 from recbole_cafe.benchmark.search import Search
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.places import PACKAGE, check_folder
 from recbole_cafe.files.whole import write_json
 
-POLL = 0.1  # seconds between looks at the workers
-GRACE = 5.0  # seconds a worker gets to end when asked to
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+POLL = 0.1  # seconds between looks at the jobs
 
 
 @dataclass(frozen=True)
@@ -118,36 +114,31 @@ class Ended:
     failed: list[tuple[str, Path]] = field(default_factory=list)
 
 
-def benchmark(plan: Plan, out: Path, *, jobs: int = 1, threads: int | None = None, keep_checkpoints: bool = False,
-              time_limit: float | None = None, command: Sequence[str] = ()) -> Ended:  # fmt: skip
+def benchmark(plan: Plan, out: Path, engine: Engine, *, keep_checkpoints: bool = False,
+              command: Sequence[str] = ()) -> Ended:  # fmt: skip
     """Make all runs of a plan that are not done.
 
     Args:
         plan: what is to be run.
         out: the folder of the benchmark.
-        jobs: processes at a time; 0 runs everything in this process, for tests and debugging.
-        threads: of each process; default: the cores divided by `jobs`.
-        time_limit: minutes after which a run counts as failed and its process is ended; None for no limit.
+        engine: what makes the runs; it is entered when the folder has been checked.
         keep_checkpoints: keep the best weights of each run.
         command: what was typed, for the record.
 
     Raises:
-        ConfigError: another process works in the folder, or it holds another benchmark; a time limit without processes.
+        ConfigError: another process works in the folder, or it holds another benchmark.
     """
-    if jobs == 0 and time_limit is not None:
-        raise ConfigError("a time limit needs processes that can be ended: jobs of at least 1")
     out = Path(out).resolve()
     check_folder("--out", out)
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // max(1, jobs))
     _make_amazon(plan)
-    with _alone(out):
+    with _alone(out), engine:
         _write_plan(plan, out, command)
         states = {(c.dataset, c.system): CellState(plan, c, out) for c in plan.cells}
         common = {"keep_checkpoints": keep_checkpoints, "command": list(command)}
         ended = Ended(before=sum(len(_counted(state)) for state in states.values()))
         with tqdm(total=sum(s.n_left for s in states.values()) + ended.before, initial=ended.before, unit="run",
                   desc=plan.name, dynamic_ncols=True, disable=None) as bar:  # fmt: skip
-            for run, seconds in _all_runs(states, out, jobs, threads, time_limit, common):
+            for run, seconds in _all_runs(states, out, engine, common):
                 state = states[run.cell.dataset, run.cell.system]
                 folder = store.run_folder(out, run.cell.dataset, run.cell.system, run.digest, run.seed)
                 result = store.finished(folder, run.digest)
@@ -183,22 +174,17 @@ def _counted(state: CellState) -> list[Any]:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def _all_runs(states: dict[Any, CellState], out: Path, jobs: int, threads: int, time_limit: float | None,
+def _all_runs(states: dict[Any, CellState], out: Path, engine: Engine,
               common: dict[str, Any]) -> Iterator[tuple[Run, float]]:  # fmt: skip
     """Begin runs in the order of the cells and yield each when it has ended, with its wall-clock seconds."""
-    running: list[tuple[Run, Process, float]] = []
+    running: list[tuple[Run, Job, float]] = []
     try:
         while True:
-            while len(running) < max(1, jobs) and (run := _next(states)) is not None:
+            while engine.room(len(running)) and (run := _next(states)) is not None:
                 folder = store.run_folder(out, run.cell.dataset, run.cell.system, run.digest, run.seed)
                 worker.fresh_folder(folder)
-                spec = {**common, **_spec(run, folder, out)}
                 start = perf_counter()
-                if jobs == 0:
-                    worker.attempt_here(spec)
-                    yield run, perf_counter() - start
-                else:
-                    running.append((run, Process(spec, threads, time_limit), start))
+                running.append((run, engine.begin({**common, **_spec(run, folder, out)}), start))
             if not running:
                 return
             ended = [entry for entry in running if entry[1].ended()]
@@ -208,8 +194,8 @@ def _all_runs(states: dict[Any, CellState], out: Path, jobs: int, threads: int, 
             if not ended:
                 sleep(POLL)
     finally:
-        for _, process, _ in running:
-            process.stop()
+        for _, job, _ in running:
+            job.stop()
 
 
 def _next(states: dict[Any, CellState]) -> Run | None:
@@ -231,60 +217,6 @@ def _spec(run: Run, folder: Path, out: Path) -> dict[str, Any]:
         "benchmark": {"system": cell.system, "dataset": cell.dataset, "seed": run.seed, "hash": run.digest,
                       "search": point or None, **checkout()},
     }  # fmt: skip
-
-
-class Process:
-    """A worker: a fresh Python with the module path of this one."""
-
-    def __init__(self, spec: dict[str, Any], threads: int, time_limit: float | None = None) -> None:
-        self.time_limit, self._end = time_limit, None if time_limit is None else perf_counter() + 60 * time_limit
-        self.folder = Path(spec["folder"])
-        self._log: IO[bytes] = (self.folder / store.LOG).open("wb")
-        path = [os.path.abspath(entry) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from recbole_cafe.benchmark.worker import main; main()"
-        env = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
-        # in a session of its own, so that Ctrl-C reaches this process alone, which then ends the workers
-        self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=self._log,
-                                         stderr=subprocess.STDOUT, cwd=self.folder, env=env,
-                                         start_new_session=True)  # fmt: skip
-        with suppress(BrokenPipeError):  # it could not even start; log.txt says why
-            self._process.stdin.write(json.dumps(spec).encode() + b"\n")
-            self._process.stdin.flush()  # and stays open: when it closes, the worker ends
-
-    def ended(self) -> bool:
-        """Whether it has. One that died without a word, or is beyond the time limit, gets an error.txt."""
-        status = self._process.poll()
-        if status is None:
-            if self._end is None or perf_counter() < self._end:
-                return False
-            self.stop()
-            self._leave_error(f"the run took longer than the time limit of {self.time_limit:g} minutes")
-            return True
-        self._close()
-        if status != 0 and not (self.folder / store.ERROR).is_file():
-            cause = f"signal {-status}" if status < 0 else f"exit status {status}"
-            hint = " (signal 9: the system may have run out of memory)" if status == -9 else ""
-            self._leave_error(f"the process of the run ended by {cause}{hint}")
-        return True
-
-    def _leave_error(self, what: str) -> None:
-        log = (self.folder / store.LOG).read_text(encoding="utf-8", errors="replace")
-        (self.folder / store.ERROR).write_text(f"{what}; its log ends with\n\n{log[-4000:]}", encoding="utf-8")
-
-    def stop(self) -> None:
-        """End it now."""
-        self._process.terminate()
-        try:
-            self._process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._close()
-
-    def _close(self) -> None:
-        self._log.close()
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
 
 
 # Folder ---------------------------------------------------------------------------------------------------------------

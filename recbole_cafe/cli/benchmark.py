@@ -6,9 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from recbole_cafe.benchmark.layout import SAMPLERS, TESTS
-from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, listed, numbers, parse_arguments
+from recbole_cafe.benchmark.layout import ENGINES, SAMPLERS, TESTS
+from recbole_cafe.cli.arguments import Once, Verbs, add_verb, at_least, listed, numbers, parse_arguments, share
+from recbole_cafe.errors import UsageError
+
+if TYPE_CHECKING:
+    from recbole_cafe.benchmark.engines import Engine
 
 VERBS = ("benchmark", "benchmark pack", "report", "figures", "slices")
 SWITCH = {"True": True, "False": False}
@@ -25,9 +30,16 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
     )  # fmt: skip
     parser.add_argument("name", metavar="NAME|FILE.yaml", help="see `recbole-cafe list`")
     parser.add_argument("--out", type=Path, action=Once, help="folder of the runs (default: runs/NAME)")
-    parser.add_argument("--jobs", type=at_least(0), default=1, action=Once,
-                        help="processes at a time; 0 for this one, for debugging (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--threads", type=at_least(1), action=Once, help="of each process (default: cores / jobs)")
+    parser.add_argument("--engine", choices=ENGINES, default="local", action=Once,
+                        help="who makes the runs: this machine or a Ray cluster (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--jobs", type=at_least(0), action=Once,
+                        help="runs at a time; 0 for one in this very process, for debugging (default: 1; ray: as many "
+                             "as there is room for)")  # fmt: skip
+    parser.add_argument("--threads", type=at_least(1), action=Once,
+                        help="of each run (default: cores / jobs; ray: 1)")  # fmt: skip
+    parser.add_argument("--address", action=Once, metavar="auto|HOST:PORT",
+                        help="ray: a running cluster (default: one is started here, and ended)")  # fmt: skip
+    parser.add_argument("--gpus", type=share, action=Once, metavar="SHARE", help="ray: GPUs of each run, such as 0.5")
     parser.add_argument("--datasets", type=listed, action=Once, metavar="a,b", help="instead of the file's")
     parser.add_argument("--systems", type=listed, action=Once, metavar="a,b", help="instead of all of the file's")
     parser.add_argument("--seeds", type=numbers, action=Once, metavar="1,2", help="instead of the file's")
@@ -84,6 +96,7 @@ def add_to(verbs: Verbs, chosen: str) -> None:  # noqa: ARG001
 def benchmark_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make the runs of a benchmark; 1 if some failed."""
     keys = parse_arguments(rest)
+    engine = _engine(given)
     from recbole_cafe.benchmark.plan import make_plan
     from recbole_cafe.benchmark.runner import benchmark
 
@@ -93,14 +106,25 @@ def benchmark_command(given: argparse.Namespace, rest: Sequence[str]) -> int:
     )  # fmt: skip
     out = given.out or Path("runs") / plan.name
     print(f"{plan.title}: {len(plan.cells)} systems x data sets, {plan.n_runs} runs, in {out}")
-    ended = benchmark(
-        plan, out, jobs=given.jobs, threads=given.threads, keep_checkpoints=SWITCH[given.keep_checkpoints],
-        time_limit=given.time_limit, command=given.command,
-    )  # fmt: skip
+    ended = benchmark(plan, out, engine, keep_checkpoints=SWITCH[given.keep_checkpoints], command=given.command)
     print(f"{ended.before} runs were done before, {ended.done} are new, {len(ended.failed)} failed")
     for run, where in ended.failed:
         print(f"  failed: {run}: {where}", file=sys.stderr)
     return 1 if ended.failed else 0
+
+
+def _engine(given: argparse.Namespace) -> Engine:
+    if given.engine == "ray":
+        from recbole_cafe.benchmark.on_ray import Ray
+
+        return Ray(given.address, jobs=given.jobs, threads=given.threads, gpus=given.gpus, time_limit=given.time_limit)
+    for option in ("address", "gpus"):
+        if getattr(given, option) is not None:
+            raise UsageError(f"--{option} is for --engine=ray")
+    from recbole_cafe.benchmark.engines import Local
+
+    jobs = 1 if given.jobs is None else given.jobs
+    return Local(jobs, given.threads, given.time_limit)
 
 
 def pack_command(given: argparse.Namespace, _rest: Sequence[str]) -> int:

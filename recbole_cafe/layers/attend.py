@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from recbole_cafe.layers.draws import kept
+from recbole_cafe.layers.draws import kept, mixed
 from recbole_cafe.layers.dropout import once
 from recbole_cafe.layers.packing import Packing
 
-HEADS = 2**32  # more numbers than the keys of a head need
+PAIR = 0x2545F4914F6CDD1D  # odd; parts what a position is as a query from what it is as a key
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None = None, causal: bool = False,
@@ -24,7 +24,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None
         scale: of the scores.
         mask: bool, True where a query may look, or added to the scores; of a shape that broadcasts with [b, H, l, l].
         causal: no query looks at later positions.
-        key: [b, l] random numbers of the queries, for dropout of the weights; None drops nothing.
+        key: [b, l] random numbers of the positions, for dropout of the weights; None drops nothing.
         p: probability with which a weight is dropped.
         first_head: which of all heads the first one here is.
 
@@ -42,12 +42,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None
 
 
 def drop_weights(weight: Tensor, key: Tensor, p: float, first_head: int = 0) -> Tensor:
-    """Weights without some, see :func:`attend`. weight: [b, H, l, l']; key: [b, l]."""
-    n_keys, masks, scale = weight.shape[-1], [], 1.0
-    for head in range(first_head, first_head + weight.shape[1]):
-        keep, scale = kept(key + head * HEADS, n_keys, p)
-        masks.append(keep)
-    return weight * torch.stack(masks, 1).to(weight.dtype).mul_(scale)
+    """Weights without some: a weight's number depends on its two positions, wherever they are laid.
+
+    Args:
+        weight: [b, H, l, l].
+        key: [b, l], see :func:`attend`.
+        p: see :func:`attend`.
+        first_head: see :func:`attend`.
+
+    Returns:
+        [b, H, l, l].
+    """
+    pair = mixed(key * PAIR)[:, None, :] ^ key[:, :, None]
+    keep, scale = kept(pair + first_head, weight.shape[1], p)  # [b, l, l, H]: four heads share a draw
+    return weight * keep.permute(0, 3, 1, 2).to(weight.dtype).mul_(scale)
 
 
 def key_of(packing: Packing, p: float, *, training: bool) -> Tensor | None:

@@ -98,6 +98,15 @@ class Local(nn.Module):
         """Softmax attention with a bool or additive mask; see :func:`recbole_cafe.layers.attend.attend`."""
         return attend(q, k, v, mask=mask, scale=self.scale, key=key, p=self.dropout, first_head=LOCAL_HEADS)
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether the form is attention with something added to its scores, :meth:`bias`, and nothing besides."""
+        return False
+
+    def bias(self, k: Tensor, v: Tensor) -> Tensor:
+        """What a form that `is_bias` adds. [n, H, W, d] twice to [n, H, W, W]; a row may begin anywhere in a line."""
+        raise NotImplementedError
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
         """The heads' outputs.
 
@@ -153,6 +162,15 @@ class Theta(Local):
         nn.init.normal_(self.theta_weight, std=0.02)
         nn.init.normal_(self.distance, std=0.02)
         self.positions = LocalPositions(self) if local_positions else None
+
+    @property
+    def is_bias(self) -> bool:
+        """Yes; but positions of its own are counted from the start of a row."""
+        return self.positions is None
+
+    def bias(self, k: Tensor, v: Tensor) -> Tensor:
+        """See :class:`Local`."""
+        return self.log_theta(k if self.source == "qk" else v)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor, key: Tensor | None = None) -> Tensor:
         """See :class:`Local`."""

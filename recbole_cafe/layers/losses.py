@@ -213,21 +213,23 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
         return linear_ce_loss(state, weight[1:n], target - 1, None if bias is None else bias[1:n])
     if negatives is None:
         raise TypeError(f"loss_type={loss_type!r} needs something that draws its negatives")
-    positive_logit = (state * table(target)).sum(-1)
-    if bias is not None:
-        positive_logit = positive_logit + bias[target]
     if loss_type == "SSM":
+        positive_logit = (state * table(target)).sum(-1)
+        if bias is not None:
+            positive_logit = positive_logit + bias[target]
         drawn, log_expected = negatives(n_negatives)  # [K] each
         logit = state @ table(drawn).T
         if bias is not None:
             logit = logit + bias[drawn]
         return sampled_softmax_loss(positive_logit, logit.masked_fill(drawn == target[:, None], -inf), log_expected)
-    negative = negatives(owner, target, n_negatives)  # [N, K]
-    negative_logit = torch.einsum("nd,nkd->nk", state, table(negative))
+    # target and negatives together: a lookup in a large table costs more than what is done with its rows
+    ids = torch.cat((target[:, None], negatives(owner, target, n_negatives)), 1)  # [N, 1 + K]
+    logit = torch.einsum("nd,nkd->nk", state, table(ids))
     if bias is not None:
-        negative_logit = negative_logit + bias[negative]
+        logit = logit + bias[ids]
     if offset is not None:
-        positive_logit, negative_logit = positive_logit + offset, negative_logit + offset[:, None]
+        logit = logit + offset[:, None]
+    positive_logit, negative_logit = logit[:, 0], logit[:, 1:]
     if loss_type == "gBCE":
         return gbce_loss(positive_logit, negative_logit, sampling_rate=n_negatives / (n - 2), t=gbce_t)
     return bce_loss(positive_logit, negative_logit)

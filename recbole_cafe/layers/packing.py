@@ -1,11 +1,17 @@
 """The real positions of a padded batch.
 
 In sparse data most of a [B, L] batch is padding. Everything but attention works on the N real positions alone, [N, D];
-attention, whose cost is quadratic, takes rows of similar length together, so that short rows are not padded to the
-longest of the batch.
+attention, whose cost is quadratic, has two ways not to pad short rows to the longest of the batch. Either it takes rows
+of similar length together (`Packing.groups`), which any kernel of attention can read. Or it lays rows end to end,
+several in a line (`Packing.lines`), with a mask between them: fewer and larger operations, where each group would cost
+a training step hundreds of small ones.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +19,7 @@ from torch import Tensor
 from recbole_cafe.layers.draws import Keys, current
 
 SHORTEST = 8  # rows up to this length are taken together; then up to twice that, and so on
+WIDEST = 64  # rows up to this length share lines; then up to twice that, and so on
 
 
 def left_padded(rows: Tensor, length: int) -> Tensor:
@@ -113,3 +120,150 @@ class Packing:
             back[group[own]] = place[own]
             offset += group.numel()
         return back
+
+    @cached_property
+    def lines(self) -> Lines:
+        """Rows laid end to end; see :class:`Lines`."""
+        lengths = self.length.tolist()
+        longest, shorter, size = max(lengths, default=0), 0, WIDEST
+        start = [0] * len(lengths)  # of each row, among the places of all lines
+        shapes, n_places = [], 0
+        while shorter < longest:
+            rows = [i for i, n in enumerate(lengths) if shorter < n <= size]
+            if rows:
+                width = max(lengths[i] for i in rows)
+                lines = share_lines([lengths[i] for i in rows], width)
+                for line in lines:
+                    place = n_places
+                    for at in line:
+                        start[rows[at]] = place
+                        place += lengths[rows[at]]
+                    n_places += width
+                shapes.append((len(lines), width))
+            shorter, size = size, 2 * size
+        place = torch.tensor(start, device=self.row.device)[self.row] + self.position  # [N]
+        position, owner = (self.row.new_full((n_places,), -1) for _ in range(2))
+        position[place], owner[place] = torch.arange(len(place), device=place.device), self.row
+        blocks = [n * width for n, width in shapes]
+        return Lines(
+            [at.view(shape) for at, shape in zip(position.split(blocks), shapes, strict=True)],
+            [own.view(shape) for own, shape in zip(owner.split(blocks), shapes, strict=True)],
+        )
+
+
+class Lines:
+    """Several rows in each line, as many as it has room for, in blocks of n lines that are W wide.
+
+    Args:
+        position: of each block [n, W], which of the N positions stands at each place; -1 where none does.
+        row: of each block [n, W], to which row it belongs; -1 where none does.
+
+    Attributes:
+        position: as given.
+        same: of each block [n, W, W], whether two places belong to one row. Empty places are a row of their own.
+    """
+
+    def __init__(self, position: Sequence[Tensor], row: Sequence[Tensor]) -> None:
+        self.position = position
+        self.same = [own[:, :, None] == own[:, None, :] for own in row]
+        self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def lay(self, packed: Sequence[Tensor], n_heads: int) -> list[Sequence[Tensor]]:
+        """Lay tensors out, each head by itself.
+
+        Args:
+            packed: k tensors [N, D].
+            n_heads: M, which divides D.
+
+        Returns:
+            of each block k tensors [n, M, W, D / M]. What stands at empty places is arbitrary: nobody may read it.
+        """
+        k, (n, size) = len(packed), packed[0].shape
+        vectors = torch.cat(list(packed), 1).view(n * k * n_heads, size // n_heads)
+        laid: Tensor = _Lay.apply(vectors, *self._indices(k, n_heads))  # type: ignore[no-untyped-call]
+        blocks = laid.split([k * n_heads * at.numel() for at in self.position])
+        return [
+            block.view(k, len(at), n_heads, at.shape[1], -1).unbind()
+            for block, at in zip(blocks, self.position, strict=True)
+        ]
+
+    def take_up(self, blocks: Sequence[Tensor]) -> Tensor:
+        """A block each [n, M, W, d] to [N, M d]."""
+        n_heads, d = blocks[0].shape[1], blocks[0].shape[3]
+        _, places = self._indices(1, n_heads)
+        taken: Tensor = _TakeUp.apply(  # type: ignore[no-untyped-call]
+            torch.cat([block.flatten(0, 2) for block in blocks]), places
+        )
+        return taken.view(-1, n_heads * d)
+
+    def _indices(self, k: int, n_heads: int) -> tuple[Tensor, Tensor]:
+        """Which of the N k M vectors of k tensors stands at each place, any at an empty one; and where each stands."""
+        if (k, n_heads) not in self._known:
+            vector = torch.arange(k * n_heads, device=self.position[0].device).view(k, 1, n_heads, 1)
+            vectors = torch.cat([
+                torch.where(at >= 0, at * (k * n_heads), -k * n_heads)[:, None].add(vector).flatten()
+                for at in self.position
+            ])  # fmt: skip
+            full = (vectors >= 0).nonzero()[:, 0]
+            places = torch.empty_like(full)
+            places[vectors[full]] = full
+            self._known[k, n_heads] = vectors.clamp(min=0), places
+        return self._known[k, n_heads]
+
+
+def share_lines(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Put rows into lines: in each the longest that still fits, then the longest that fits beside it, and so on.
+
+    Args:
+        lengths: of the rows, 1..width.
+        width: of a line.
+
+    Returns:
+        for each line the rows in it.
+    """
+    waiting: dict[int, list[int]] = {n: [] for n in sorted(set(lengths), reverse=True)}
+    for row, n in enumerate(lengths):
+        waiting[n].append(row)
+    lines = []
+    while waiting:
+        line, room = [], width
+        for n in list(waiting):
+            while n <= room and waiting[n]:
+                line.append(waiting[n].pop())
+                room -= n
+            if not waiting[n]:
+                del waiting[n]
+        lines.append(line)
+    return lines
+
+
+class _Lay(torch.autograd.Function):
+    """Vectors to places, [F, d] to [S, d].
+
+    A vector stands at one place, so its gradient is read there; autograd's own would be a sum, vector by vector.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, vectors: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return packed.index_select(0, vectors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return grad.index_select(0, places), None, None
+
+
+class _TakeUp(torch.autograd.Function):
+    """Places to vectors, [S, d] to [F, d]. Empty places get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, laid: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = laid.shape
+        return laid.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, places, grad), None

@@ -30,6 +30,8 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float, norm_typ
             values.append(parameter.grad._values())  # shares the gradient's memory; values() does so only read-only
         else:
             values.append(parameter.grad)
-    total = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(v, norm_type) for v in values]), norm_type)
-    torch._foreach_mul_(values, (max_norm / (total + 1e-6)).clamp(max=1.0))
+    total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values, norm_type)), norm_type)
+    factor = (max_norm / (total + 1e-6)).clamp(max=1.0)
+    if factor.device.type != "cpu" or factor < 1:  # a GPU would have to be waited for
+        torch._foreach_mul_(values, factor)
     return total

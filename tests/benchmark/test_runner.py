@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_cafe.benchmark import runner, store, worker
+from recbole_cafe.benchmark import engines, runner, store, worker
 from recbole_cafe.benchmark.plan import make_plan
 from recbole_cafe.benchmark.stats import per_user
 from recbole_cafe.cli.main import main
@@ -174,14 +174,14 @@ def test_a_kill_costs_the_run_it_interrupts_and_no_other(
 
 def test_a_worker_that_is_killed_is_a_failed_run(tmp_path: Path) -> None:
     spec = {"folder": str(tmp_path), "model": "CaFe"}
-    process = runner.Process(spec, threads=1)
+    process = engines.Process(spec, threads=1)
     process._process.kill()
     wait_for(process.ended)
     assert "ended by signal 9 (signal 9: the system may have run out of memory)" in (tmp_path / store.ERROR).read_text()
 
 
 def test_a_run_beyond_the_time_limit_is_ended(tmp_path: Path) -> None:
-    process = runner.Process({"folder": str(tmp_path), "model": "CaFe"}, threads=1, time_limit=0.0001)
+    process = engines.Process({"folder": str(tmp_path), "model": "CaFe"}, threads=1, time_limit=0.0001)
     wait_for(process.ended)
     assert process._process.returncode is not None
     assert "the run took longer than the time limit of 0.0001 minutes; its log" in (tmp_path / store.ERROR).read_text()
@@ -189,9 +189,9 @@ def test_a_run_beyond_the_time_limit_is_ended(tmp_path: Path) -> None:
 
 def test_threads_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(runner.subprocess, "Popen", lambda *a, **k: seen.append(k["env"]) or pytest.fail("started"))
+    monkeypatch.setattr(engines.subprocess, "Popen", lambda *a, **k: seen.append(k["env"]) or pytest.fail("started"))
     with pytest.raises(pytest.fail.Exception):
-        runner.Process({"folder": str(tmp_path)}, threads=3)
+        engines.Process({"folder": str(tmp_path)}, threads=3)
     assert seen[0]["OMP_NUM_THREADS"] == "3"
 
 
@@ -199,13 +199,13 @@ def test_two_benchmarks_do_not_work_in_one_folder(bench_file: Callable[..., str]
     plan = make_plan(bench_file(systems={"Pop": POP}, settings={}))
     Path("out").mkdir()
     with runner._alone(Path("out")), pytest.raises(ConfigError, match=r"another benchmark is running in .*out"):
-        runner.benchmark(plan, Path("out"), jobs=0)
+        runner.benchmark(plan, Path("out"), engines.Local(0))
 
 
 def test_a_folder_of_another_benchmark_is_left_alone(made: Callable[..., Any], bench_file: Callable[..., str]) -> None:
     made().cell("A")
     with pytest.raises(ConfigError, match=r"out holds the benchmark 'made', not 'bench'; give another --out"):
-        runner.benchmark(make_plan(bench_file(systems={"Pop": POP}, settings={})), Path("out"), jobs=0)
+        runner.benchmark(make_plan(bench_file(systems={"Pop": POP}, settings={})), Path("out"), engines.Local(0))
 
 
 def test_a_result_of_other_settings_in_a_run_folder_is_refused(made: Callable[..., Any]) -> None:
