@@ -19,6 +19,7 @@ import torch
 from recbole_cafe.errors import ConfigError, MachineError
 from recbole_cafe.processes import Place, first_node, launch, place_here
 from recbole_cafe.train import checkpoint
+from recbole_cafe.train.sharing import Sums
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
@@ -76,6 +77,37 @@ def end(how: str) -> None:
 def test_a_process_ended_from_outside_is_named() -> None:
     with pytest.raises(MachineError, match=r"process 0 of 1 ended by SIGKILL; the system may have run out of memory"):
         launch(end, "SIGKILL", nproc=1, world_size=1, offset=0, ip="localhost", port="0", max_restarts=0)
+
+
+def count_bytes(queue: Any) -> None:
+    """What a step sends, with tables of 100 and of 100,000 rows, of which it touches three."""
+    torch.distributed.init_process_group("gloo")
+    dense = torch.nn.Parameter(torch.ones(5))
+    sent = []
+    for rows in (100, 100_000):
+        table = torch.nn.Parameter(torch.zeros(rows, 4))
+        touched = torch.tensor([[7, 9, 11]]) + torch.distributed.get_rank()
+        table.grad = torch.sparse_coo_tensor(touched, torch.ones(3, 4), table.shape)
+        dense.grad = torch.ones(5)
+        sums = Sums([table, dense], [table])
+        assert sums(torch.tensor(1.0)) == 2.0
+        assert torch.equal(dense.grad, torch.full((5,), 2.0))
+        assert table.grad.coalesce().indices().tolist() == [[7, 8, 9, 10, 11, 12]]
+        assert torch.equal(table.grad.to_dense().sum(), torch.tensor(24.0))
+        sent.append(sums.bytes_sent)
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        queue.put(sent)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_what_a_step_sends_does_not_grow_with_the_catalogue() -> None:
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    launch(count_bytes, queue, nproc=2, world_size=2, offset=0, ip="localhost", port="0", max_restarts=0)
+    small, large = queue.get()
+    # loss, a flag and five gradients; the number of rows; three rows with their ids
+    assert small == large == 4 * (1 + 1 + 5) + 8 + 4 * 3 * (1 + 4)
 
 
 # Trainings ------------------------------------------------------------------------------------------------------------

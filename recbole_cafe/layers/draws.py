@@ -135,7 +135,7 @@ def kept(key: Tensor, n: int, p: float) -> tuple[Tensor, float]:
         p: probability of being dropped.
 
     Returns:
-        [..., n] int16, 1 for what is kept, else 0; and by what the kept elements are to be multiplied, so that the expectation stays.
+        [..., n] int16, 1 for what is kept, else 0; and by what that is to be multiplied, so that the expectation stays.
     """
     bits = sequence(key, torch.arange(-(-n // PER_DRAW), device=key.device))
     dropped = round(p * LEVELS)

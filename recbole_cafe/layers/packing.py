@@ -134,10 +134,10 @@ class Packing:
                 width = max(lengths[i] for i in rows)
                 lines = share_lines([lengths[i] for i in rows], width)
                 for line in lines:
-                    place = n_places
+                    free = n_places
                     for at in line:
-                        start[rows[at]] = place
-                        place += lengths[rows[at]]
+                        start[rows[at]] = free
+                        free += lengths[rows[at]]
                     n_places += width
                 shapes.append((len(lines), width))
             shorter, size = size, 2 * size
