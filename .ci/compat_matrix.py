@@ -125,12 +125,17 @@ def add(out: Path, facts: dict[str, Any]) -> None:
     out.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
+def rounded(metrics: dict[str, Any]) -> dict[str, Any]:
+    """To four decimals, as RecBole has them; a model of ours gives all."""
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in metrics.items()}
+
+
 def compare(files: list[Path]) -> bool:
     """Print the metrics of all lines side by side; return whether they agree and none holds an error."""
     tables = [json.loads(line)["result"]["metrics"] for file in files for line in file.read_text().splitlines()]
     agree = True
     for model in dict.fromkeys(name for table in tables for name in table):
-        rows = [table[model] for table in tables if model in table]
+        rows = [rounded(table[model]) for table in tables if model in table]
         same = all(row == rows[0] for row in rows) and "error" not in rows[0]
         agree &= same
         print(f"{model:10} {'equal ' if same else 'DIFFER'} {len(rows)}", *(rows[:1] if same else rows), sep="  ")

@@ -31,7 +31,8 @@ The best mean of a column is bold (`bold: false` leaves that out). A cell withou
 
 With `head` and `cells` a table is a list of rows of text, in which `${speed/load.json:ours.seconds:.1f}` stands for a
 number of a file in results/, formatted as by Python, or without the 0 before the point if the format is a single digit;
-a line of a runs.jsonl is named as in `${cafe/runs.jsonl#amazon:test_result.full.ndcg@10:4}`.
+a line of a runs.jsonl is named as in `${cafe/runs.jsonl#amazon:test_result.full.ndcg@10:4}`. With `lines: x.jsonl`
+there is a row for each line of that file. `cells` describes it once, with numbers as in `${*:versions.python}`.
 """
 
 from __future__ import annotations
@@ -147,9 +148,15 @@ def table(spec: Spec, results: Path) -> list[str]:
     Raises:
         PageError: it names what is not there.
     """
+    head = [str(title) for title in spec["head"]] if "cells" in spec else []
+    if "lines" in spec:
+        name = str(spec["lines"])
+        places = [json.loads(line)["place"] for line in (results / name).read_text(encoding="utf-8").splitlines()]
+        each = [[str(cell).replace("${*:", f"${{{name}#{place}:") for cell in spec["cells"]] for place in places]
+        return _lines(head, [[_filled(cell, results) for cell in row] for row in each])
     if "cells" in spec:
         rows = [[_filled(str(cell), results) for cell in row] for row in spec["cells"]]
-        return _lines([str(title) for title in spec["head"]], rows)
+        return _lines(head, rows)
     columns = [dict(column) for column in spec["columns"]]
     own = [_row(row) for row in spec["rows"]]
     shared = {key: value for key, value in spec.items() if key not in ("columns", "rows", "corner", "bold")}

@@ -86,6 +86,19 @@ def test_a_table_is_made_of_files(results: Path) -> None:
     assert "| .25 | 1,234 of 7 |" in pages.with_tables(page(spec), results)
 
 
+def test_a_table_has_a_row_for_each_line_of_a_file(results: Path) -> None:
+    lines = [
+        {"place": name, "result": {"versions": {"python": name}, "x": x}} for name, x in (("3.10", 0.5), ("3.9", 1))
+    ]
+    (results / "matrix.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    spec = (
+        'head: [a, b, c]\nlines: matrix.jsonl\ncells: ["${*:versions.python}", "${*:x:2}", "${speed/load.json:ours.n}"]'
+    )
+    assert "| a | b | c |\n|---|---|---|\n| 3.10 | .50 | 1234 |\n| 3.9 | 1.00 | 1234 |\n" in pages.with_tables(
+        page(spec), results
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -112,7 +112,8 @@ def test_from_a_file(python: Path, shop: Path) -> None:
 
 
 def test_by_http_and_the_page(python: Path, shop: Path) -> None:
-    serve, ask = commands_of("recommend-serve")
+    install, serve, ask = commands_of("recommend-serve")
+    assert install.endswith("-r serving.txt")  # which the environment here was made of
     port = 18_000 + os.getpid() % 1000
     options = shlex.split(serve.rstrip("& "))[1:]
     with subprocess.Popen([python, "-m", "recbole_cafe", *options, f"--port={port}"], cwd=shop.parent,
