@@ -153,7 +153,9 @@ class SelfAttention(nn.Module):
     def _in_lines(self, q: Tensor, k: Tensor, v: Tensor, lines: Lines) -> Tensor:
         """The same as :meth:`_attend` of every group, for training on a CPU. [N, D] three times to [N, D]."""
         split, mixed = self.n_heads - self.n_local_heads, []
-        for (q_at, k_at, v_at), same in zip(lines.lay((q * self.scale, k, v), self.n_heads), lines.same, strict=True):
+        for q_at, k_at, v_at, same in zip(
+            *(lines.lay(x, self.n_heads) for x in (q * self.scale, k, v)), lines.same, strict=True
+        ):
             score = q_at @ k_at.transpose(-1, -2)  # [n, M, W, W]
             if self.local is not None:
                 score[:, split:] += self.local.bias(k_at[:, split:], v_at[:, split:])
