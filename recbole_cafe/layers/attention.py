@@ -81,8 +81,7 @@ class SelfAttention(nn.Module):
             raise ConfigError(f"attn_scale={attn_scale!r} is not one of {', '.join(ATTENTION_SCALES)}")
         self.n_heads, self.n_local_heads = n_heads, n_local_heads
         self.head_size = hidden_size // n_heads
-        self.dropout, self.causal = dropout, causal
-        self.drop = Dropout(dropout)
+        self.dropout, self.causal = Dropout(dropout), causal
         self.scale = 1.0 / math.sqrt(hidden_size if attn_scale == "hidden" else self.head_size)
         self.query, self.key, self.value = (nn.Linear(hidden_size, hidden_size, bias=bias) for _ in range(3))
         self.output = nn.Linear(hidden_size, hidden_size, bias=bias) if output_projection else nn.Identity()
@@ -160,7 +159,7 @@ class SelfAttention(nn.Module):
             if self.local is not None:
                 score[:, split:] += self.local.bias(k_at[:, split:], v_at[:, split:])
             allowed = same.tril() if self.causal else same
-            mixed.append(self.drop(masked_softmax(score, allowed[:, None])) @ v_at)  # [n, M, W, d]
+            mixed.append(self.dropout(masked_softmax(score, allowed[:, None])) @ v_at)  # [n, M, W, d]
         return lines.take_up(mixed)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, real: Tensor) -> Tensor:
@@ -173,7 +172,7 @@ class SelfAttention(nn.Module):
             mask = None if self.causal else real[:, None, None, :]  # a causal reader never sees padding on its right
             parts.append(F.scaled_dot_product_attention(
                 q[:, :split], k[:, :split], v[:, :split], attn_mask=mask, is_causal=self.causal, scale=self.scale,
-                dropout_p=self.dropout if self.training else 0.0,
+                dropout_p=self.dropout.p if self.training else 0.0,
             ))  # fmt: skip
         if self.local is not None:
             parts.append(self.local(q[:, split:], k[:, split:], v[:, split:], real))

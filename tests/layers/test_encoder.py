@@ -100,9 +100,9 @@ def test_the_options_reach_every_block():
         assert block.attention.local.source == "v"
         assert block.attention.scale == pytest.approx(1 / math.sqrt(8))
         assert block.attention.n_local_heads == 1
-        assert block.attention.dropout == 0.3
+        assert block.attention.dropout.p == 0.3
         assert block.residual == "normed"
-        assert [m.p for m in block.modules() if isinstance(m, nn.Dropout)] == [0.3, 0.3]
+        assert [m.p for m in block.modules() if isinstance(m, nn.Dropout)] == [0.3, 0.3, 0.3]
 
 
 def test_dropout_acts_in_training_only():
