@@ -51,7 +51,9 @@ def _run(folder: Path, n: int, keys: dict[str, Any]) -> dict[str, Any]:
     torchrun = ["torch.distributed.run", f"--nproc_per_node={n}", "-m"] if n > 1 else []
     command = [sys.executable, "-m", *torchrun, "recbole_cafe", "run", "--result_file=result.json",
                *(f"--{key}={value}" for key, value in keys.items())]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())

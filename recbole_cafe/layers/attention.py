@@ -152,8 +152,8 @@ class SelfAttention(nn.Module):
     def _in_lines(self, q: Tensor, k: Tensor, v: Tensor, lines: Lines, key: Tensor | None) -> Tensor:
         """The same as :meth:`_attend` of every group, for training on a CPU. [N, D] three times and [N] to [N, D]."""
         split, mixed = self.n_heads - self.n_local_heads, []
-        laid = lines.lay((q * self.scale, k, v), self.n_heads)
-        for (q_at, k_at, v_at), same, at in zip(laid, lines.same, lines.position, strict=True):
+        laid = (lines.lay(x, self.n_heads) for x in (q * self.scale, k, v))
+        for q_at, k_at, v_at, same, at in zip(*laid, lines.same, lines.position, strict=True):
             score = q_at @ k_at.transpose(-1, -2)  # [n, M, W, W]
             if self.local is not None:
                 score[:, split:] += self.local.bias(k_at[:, split:], v_at[:, split:])

@@ -129,15 +129,15 @@ class Packing:
         start = [0] * len(lengths)  # of each row, among the places of all lines
         shapes, n_places = [], 0
         while shorter < longest:
-            rows = [i for i, n in enumerate(lengths) if shorter < n <= size]
+            rows = [i for i, own in enumerate(lengths) if shorter < own <= size]
             if rows:
                 width = max(lengths[i] for i in rows)
                 lines = share_lines([lengths[i] for i in rows], width)
                 for line in lines:
-                    free = n_places
-                    for at in line:
-                        start[rows[at]] = free
-                        free += lengths[rows[at]]
+                    begin = n_places
+                    for row in line:
+                        start[rows[row]] = begin
+                        begin += lengths[rows[row]]
                     n_places += width
                 shapes.append((len(lines), width))
             shorter, size = size, 2 * size
@@ -166,49 +166,44 @@ class Lines:
     def __init__(self, position: Sequence[Tensor], row: Sequence[Tensor]) -> None:
         self.position = position
         self.same = [own[:, :, None] == own[:, None, :] for own in row]
-        self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def lay(self, packed: Sequence[Tensor], n_heads: int) -> list[Sequence[Tensor]]:
-        """Lay tensors out, each head by itself.
+    def lay(self, packed: Tensor, n_heads: int) -> list[Tensor]:
+        """Lay a tensor out, each head by itself.
 
         Args:
-            packed: k tensors [N, D].
+            packed: [N, D].
             n_heads: M, which divides D.
 
         Returns:
-            of each block k tensors [n, M, W, D / M]. What stands at empty places is arbitrary: nobody may read it.
+            of each block [n, M, W, D / M]. What stands at empty places is arbitrary: nobody may read it.
         """
-        k, (n, size) = len(packed), packed[0].shape
-        vectors = torch.cat(list(packed), 1).view(n * k * n_heads, size // n_heads)
-        laid: Tensor = _Lay.apply(vectors, *self._indices(k, n_heads))  # type: ignore[no-untyped-call]
-        blocks = laid.split([k * n_heads * at.numel() for at in self.position])
-        return [
-            block.view(k, len(at), n_heads, at.shape[1], -1).unbind()
-            for block, at in zip(blocks, self.position, strict=True)
-        ]
+        heads = packed.view(len(packed) * n_heads, -1)
+        laid: Tensor = _Lay.apply(heads, *self._indices(n_heads))  # type: ignore[no-untyped-call]
+        shapes = [(len(at), n_heads, at.shape[1], heads.shape[1]) for at in self.position]
+        if len(shapes) == 1:
+            return [laid.view(shapes[0])]
+        blocks = laid.split([n_heads * at.numel() for at in self.position])
+        return [block.view(shape) for block, shape in zip(blocks, shapes, strict=True)]
 
     def take_up(self, blocks: Sequence[Tensor]) -> Tensor:
         """A block each [n, M, W, d] to [N, M d]."""
         n_heads, d = blocks[0].shape[1], blocks[0].shape[3]
-        _, places = self._indices(1, n_heads)
-        taken: Tensor = _TakeUp.apply(  # type: ignore[no-untyped-call]
-            torch.cat([block.flatten(0, 2) for block in blocks]), places
-        )
+        laid = torch.cat([block.view(-1, d) for block in blocks]) if len(blocks) > 1 else blocks[0].view(-1, d)
+        taken: Tensor = _TakeUp.apply(laid, self._indices(n_heads)[1])  # type: ignore[no-untyped-call]
         return taken.view(-1, n_heads * d)
 
-    def _indices(self, k: int, n_heads: int) -> tuple[Tensor, Tensor]:
-        """Which of the N k M vectors of k tensors stands at each place, any at an empty one; and where each stands."""
-        if (k, n_heads) not in self._known:
-            vector = torch.arange(k * n_heads, device=self.position[0].device).view(k, 1, n_heads, 1)
-            vectors = torch.cat([
-                torch.where(at >= 0, at * (k * n_heads), -k * n_heads)[:, None].add(vector).flatten()
-                for at in self.position
-            ])  # fmt: skip
+    def _indices(self, n_heads: int) -> tuple[Tensor, Tensor]:
+        """[S] which of the N M vectors stands at each place, any at an empty one; [N M] where each stands."""
+        if n_heads not in self._known:
+            head = torch.arange(n_heads, device=self.position[0].device)[:, None]
+            at = [(position[:, None] * n_heads).expand(-1, n_heads, -1) for position in self.position]  # [n, M, W]
+            vectors = torch.cat([torch.where(vector >= 0, vector + head, -1).flatten() for vector in at])
             full = (vectors >= 0).nonzero()[:, 0]
             places = torch.empty_like(full)
             places[vectors[full]] = full
-            self._known[k, n_heads] = vectors.clamp(min=0), places
-        return self._known[k, n_heads]
+            self._known[n_heads] = vectors.clamp(min=0), places
+        return self._known[n_heads]
 
 
 def share_lines(lengths: Sequence[int], width: int) -> list[list[int]]:

@@ -278,3 +278,34 @@ def test_parameters_of_local_heads_exist_with_local_heads_only():
     local = attention(n_local_heads=3)
     assert local.local.theta_weight.shape == (3, 2)
     assert local.local.distance.shape == (3, 6, 2)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("n_local_heads", [0, 1, 2])
+@pytest.mark.parametrize("source", ["qk", "v"])
+def test_training_in_lines_is_attention_in_groups_with_the_same_gradients(causal, n_local_heads, source):
+    """float64; rows that share lines, rows too long for that, and an empty one."""
+    layer = attention(
+        n_heads=2, n_local_heads=n_local_heads, max_seq_length=140, causal=causal, theta_source=source
+    )  # fmt: skip
+    x, real = packed(1, 70, 5, 64, 2, 0, 130, 65, 3, 20)
+    x.requires_grad_()
+    packing, gradient = Packing(real), torch.randn_like(x)
+    outcomes = []
+    for training in (True, False):
+        layer.train(training).zero_grad()
+        x.grad = None
+        out = layer(x, packing)
+        out.backward(gradient)
+        outcomes.append([out.detach(), x.grad, *(p.grad for p in layer.parameters())])
+    for lines, groups in zip(*outcomes, strict=True):
+        torch.testing.assert_close(lines, groups, **EXACT)
+
+
+def test_training_drops_weights_in_lines_and_keeps_their_mean():
+    layer = identity(attention(n_local_heads=0, dropout=0.5)).train()
+    x, real = packed(5, 3)
+    packing = Packing(real)
+    drawn = torch.stack([layer(x, packing).detach() for _ in range(4000)])
+    assert len({draw[0, 0].item() for draw in drawn}) == 2  # the first position sees itself alone: dropped, or doubled
+    torch.testing.assert_close(drawn.mean(0), layer.eval()(x, packing).detach(), rtol=0.0, atol=0.15)
