@@ -168,10 +168,10 @@ def test_one_two_and_four_processes_give_the_same(model: str, keys: list[str], t
 @pytest.mark.slow
 def test_a_lost_process_leads_to_the_same_end(toy_path: Path, tmp_path: Path) -> None:
     """One of two processes is killed twice; the group is started again and goes on from its last state."""
-    keys = ["epochs=30", "stopping_step=30"]
+    keys = ["epochs=30", "stopping_step=30", "group_timeout=30"]
     whole, weights = trained(tmp_path / "whole", toy_path, "CaFe", 2, *keys)
     draw, killed = random.Random(1), 0
-    process = started(tmp_path / "killed", toy_path, "CaFe", 2, *keys, restarts=5)
+    process = started(tmp_path / "killed", toy_path, "CaFe", 2, *keys, restarts=20)
     saved = tmp_path / "killed" / "saved"
     while process.poll() is None and killed < 2:
         began = time.time()

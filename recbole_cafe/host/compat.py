@@ -697,7 +697,7 @@ def _collector_cpu() -> None:
 # ----------------------------------------------------------------------------------------------------
 
 
-GROUP_TIMEOUT = 1800  # seconds, as torch's of gloo
+GROUP_TIMEOUT = 600  # seconds; of RecBole's own runs
 
 
 def _is_distributed() -> bool:
