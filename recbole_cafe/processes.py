@@ -110,7 +110,7 @@ def launch(function: Callable[..., Any], *arguments: Any, nproc: int, world_size
         max_restarts: how often.
 
     Raises:
-        ConfigError: the machines do not have `nproc` processes each.
+        ConfigError: the machines do not have `nproc` processes each, or have no port to meet at.
         MachineError: a process was ended from outside.
         torch.distributed.elastic.multiprocessing.errors.ChildFailedError: a process failed.
         KeyboardInterrupt: the launcher was told to end.
@@ -124,6 +124,8 @@ def launch(function: Callable[..., Any], *arguments: Any, nproc: int, world_size
             f"nproc={nproc}, world_size={world_size}, group_offset={offset}: each machine should have nproc processes"
         )
     machines = world_size // nproc
+    if machines > 1 and not 0 < int(port) < 65536:
+        raise ConfigError(f"port={port} with {machines} machines: all should be told the same port, from 1 to 65535")
     alone = machines == 1
     config = LaunchConfig(
         min_nodes=machines, max_nodes=machines, nproc_per_node=nproc, run_id="recbole-cafe", start_method="spawn",

@@ -19,7 +19,7 @@ import torch
 from recbole_cafe.errors import ConfigError, MachineError
 from recbole_cafe.processes import Place, first_node, launch, place_here
 from recbole_cafe.train import checkpoint
-from recbole_cafe.train.sharing import Sums
+from recbole_cafe.train.sharing import Sums, check_shared_folder
 
 TESTS = Path(__file__).parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": f"{TESTS.parent}:{TESTS}"}
@@ -68,6 +68,11 @@ def test_machines_have_equally_many_processes(nproc: int, world: int, offset: in
         launch(print, nproc=nproc, world_size=world, offset=offset, ip="localhost", port="0", max_restarts=0)
 
 
+def test_several_machines_need_a_port_to_meet_at() -> None:
+    with pytest.raises(ConfigError, match="port=0 with 2 machines: all should be told the same port"):
+        launch(print, nproc=2, world_size=4, offset=0, ip="localhost", port="0", max_restarts=0)
+
+
 def end(how: str) -> None:
     """A process that ends as it is told."""
     os.kill(os.getpid(), getattr(signal, how))
@@ -99,6 +104,38 @@ def count_bytes(queue: Any) -> None:
     if torch.distributed.get_rank() == 0:
         queue.put(sent)
     torch.distributed.destroy_process_group()
+
+
+def see_folders(folders: list[str], queue: Any) -> None:
+    """Each process has a folder of its own, or all have one."""
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    try:
+        if rank == 1 and folders[0] != folders[1]:
+            os.chdir(folders[1])  # its relative names are another machine's
+        else:
+            os.chdir(folders[0])
+        check_shared_folder("checkpoint_dir", "saved")
+        queue.put("shared")
+    except ConfigError as error:
+        queue.put(str(error))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", [True, False])
+def test_a_folder_that_is_not_shared_is_seen_before_training(same: bool, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "one" if same else tmp_path / "two"]
+    for folder in folders:
+        (folder / "saved").mkdir(parents=True, exist_ok=True)
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    launch(see_folders, [str(f) for f in folders], queue, nproc=2, world_size=2, offset=0, ip="localhost", port="0",
+           max_restarts=0)  # fmt: skip
+    said = {queue.get(), queue.get()}
+    expected = "checkpoint_dir=saved: process 1 does not see what process 0 writes there; it should be a folder that "
+    assert said == {"shared"} if same else {expected + "all machines share"} == said
+    assert not list((folders[0] / "saved").iterdir())
 
 
 @pytest.mark.slow

@@ -159,16 +159,29 @@ def add_layers(config: RecBoleConfig, model_class: type, dataset: str) -> None:
     if "local_rank" in external and (missing := [key for key in GROUP if key not in external]):
         raise ConfigError(f"local_rank={external['local_rank']!r} without {', '.join(missing)}: it is for processes "
                           f"that work together, set by nproc")  # fmt: skip
-    if (rows := external.get("per_process_batch_size")) is not None:
-        if "train_batch_size" in external:
-            raise ConfigError(f"per_process_batch_size={rows} and train_batch_size={external['train_batch_size']}: one "
-                              f"of them says how many rows a step has")  # fmt: skip
-        external["train_batch_size"] = rows * int(external.get("world_size") or 1)
+    settle_batch(external)
     _check_final(config, model_class)
     _settle_evaluation(internal, external)
     _settle_columns(internal, external, intents=is_ours(model_class) and model_class.net.needs_intents)
     if "data_path" not in external and dataset != "ml-100k":  # RecBole carries ml-100k itself
         internal["data_path"] = str(find_data(dataset))
+
+
+def settle_batch(external: dict[str, Any]) -> None:
+    """`train_batch_size` from `per_process_batch_size` and the number of processes, if that is given.
+
+    Args:
+        external: the user's keys, which get it.
+
+    Raises:
+        ConfigError: both are given.
+    """
+    if (rows := external.get("per_process_batch_size")) is None:
+        return
+    if "train_batch_size" in external:
+        raise ConfigError(f"per_process_batch_size={rows} and train_batch_size={external['train_batch_size']}: one of "
+                          f"them says how many rows a step has")  # fmt: skip
+    external["train_batch_size"] = rows * int(external.get("world_size") or 1)
 
 
 def known_keys(config: RecBoleConfig, model_class: type) -> set[str]:

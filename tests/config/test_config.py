@@ -16,7 +16,7 @@ from recbole.config import Config as RecBoleConfig
 from recbole_cafe import CaFe
 from recbole_cafe.cli.arguments import parse_arguments
 from recbole_cafe.config import config, props
-from recbole_cafe.config.config import Config
+from recbole_cafe.config.config import Config, settle_batch
 from recbole_cafe.config.props import preset, preset_model, read_yaml
 from recbole_cafe.config.signature import arguments_of, net_keys, signature_of
 from recbole_cafe.errors import ConfigError
@@ -604,3 +604,15 @@ def test_data_are_looked_for_in_the_working_folder_first() -> None:
     assert Config("CaFe", "toy", config_dict={"data_path": "else"})["data_path"] == os.path.join("else", "toy")
     assert Config("CaFe", "ml-100k")["data_path"].endswith("ml-100k")
     assert Path(Config("CaFe", "ml-100k")["data_path"], "ml-100k.inter").is_file()
+
+
+def test_rows_of_each_process_make_a_step_of_all() -> None:
+    group = {"local_rank": 0, "nproc": 4, "world_size": 4, "ip": "localhost", "port": "1", "offset": 0}
+    external = {"per_process_batch_size": 32, **group}
+    settle_batch(external)
+    assert external["train_batch_size"] == 128
+    alone = {"per_process_batch_size": 32}
+    settle_batch(alone)
+    assert alone["train_batch_size"] == 32
+    with pytest.raises(ConfigError, match="per_process_batch_size=32 and train_batch_size=64: one of them says"):
+        settle_batch({"per_process_batch_size": 32, "train_batch_size": 64})
