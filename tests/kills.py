@@ -2,6 +2,7 @@
 
     python tests/kills.py --models=CaFe,CaFePlus,SASRec --n=34 --seed=0 --out=kills.json
     python tests/kills.py --models=CaFe --n=20 --nproc=2
+    python tests/kills.py --models=CaFe --n=20 --nproc=2 --worker=True   # one process of two; its launcher goes on
 
 A run is a forked child that trains on the toy data, killed with all its children by SIGKILL; the moment is uniform over
 the time that the unbroken run took, one time in six from its start, else from its first saved state. It is killed again
@@ -43,7 +44,7 @@ def arguments(model: str, folder: Path, data: Path, nproc: int) -> list[str]:
         "epochs": 12, "train_batch_size": 16, "MAX_ITEM_LIST_LENGTH": toy.MAX_LENGTH, "eval_mode": "[full,pop10]",
         "topk": "[5]", "valid_metric": "NDCG@5", "show_progress": False, "state": "ERROR",
         "result_file": folder / "result.json", "resume": "auto", "stopping_step": 6, "learning_rate": 0.01,
-        "worker": 0, **({"nproc": nproc} if nproc > 1 else {}),
+        "worker": 0, **({"nproc": nproc, "group_timeout": 30} if nproc > 1 else {}),
     }  # fmt: skip
     return ["run", *(f"--{key}={value}" for key, value in keys.items())]
 
@@ -76,6 +77,16 @@ def wait_for_state(child: int, folder: Path) -> None:
             if any(file.stat().st_mtime > began for file in (folder / "saved").glob("*.last")):
                 return
         time.sleep(0.005)
+
+
+def kill_worker(child: int, rng: random.Random) -> bool:
+    """Kill one of the processes that a launcher has started; whether there was one."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        workers = [p for p in psutil.Process(child).children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+        if workers:
+            rng.choice(workers).kill()
+            return True
+    return False
 
 
 def kill(child: int) -> bool:
@@ -115,6 +126,7 @@ def main() -> int:
     parser.add_argument("--models", default="CaFe,CaFePlus,SASRec")
     parser.add_argument("--n", type=int, default=10, help="killed runs of each model")
     parser.add_argument("--nproc", type=int, default=1)
+    parser.add_argument("--worker", type=bool, default=False, help="kill one process of several, not the run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="write what happened there as JSON")
     options = parser.parse_args()
@@ -139,7 +151,17 @@ def main() -> int:
             folder = work / f"{model}-{number}"
             line = arguments(model, folder, data, options.nproc)
             kills = 0
-            while True:
+            while options.worker:
+                child = start([*line, "--max_restarts=20"], folder)
+                for _ in range(rng.choice((1, 1, 2))):
+                    wait_for_state(child, folder)
+                    time.sleep(rng.uniform(0, training / 2))
+                    if not has_ended(child) and kill_worker(child, rng):
+                        kills += 1
+                        epochs = [checkpoint.load(f)["epoch"] + 1 for f in (folder / "saved").glob("*.last")]
+                os.waitpid(child, 0)
+                break
+            while not options.worker:
                 child = start(line, folder)
                 if kills == 0 or rng.random() < 0.3:
                     if rng.random() < 1 / 6:
