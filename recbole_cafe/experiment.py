@@ -20,7 +20,7 @@ import torch
 import torch.multiprocessing
 from recbole.data.utils import get_dataloader
 from recbole.utils import ModelType, get_trainer, init_logger, init_seed, set_color
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 
 from recbole_cafe.config.config import AUTO, Config
 from recbole_cafe.config.signature import is_ours
@@ -239,6 +239,7 @@ def run_distributed(
     return result
 
 
+@record  # the traceback of a bug reaches the launcher
 def _worker(model: str | type, dataset: str, settings: dict[str, Any], queue: Any, errors: Any) -> None:
     """One process. It lives here, so that unpickling it imports recbole_cafe in the process."""
     try:

@@ -6,6 +6,7 @@ process finds its place in the environment, the same way for all three.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -132,6 +133,8 @@ def launch(function: Callable[..., Any], *arguments: Any, nproc: int, world_size
         rdzv_backend="c10d" if alone else "static", rdzv_endpoint=f"{'localhost' if alone else ip}:{port}",
         rdzv_configs={} if alone else {"rank": offset // nproc}, max_restarts=max_restarts, monitor_interval=0.2,
     )  # fmt: skip
+    # it logs each failure with its traceback; what is to be said is raised here
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         elastic_launch(config, function)(*arguments)
     except SignalException as error:

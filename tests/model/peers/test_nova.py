@@ -12,7 +12,7 @@ class TestNOVA(ModelContract):
     model = "NOVA"
     causal = False
     settings = {"mask_ratio": 0.4, "hidden_dropout_prob": 0.2, "attn_dropout_prob": 0.2}
-    layouts = {"last": 16}
+    layouts = {"last": 20}
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}
 
 
