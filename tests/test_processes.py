@@ -230,8 +230,9 @@ def test_a_lost_process_leads_to_the_same_end(toy_path: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_a_model_that_shares_no_steps_says_so(toy_path: Path, tmp_path: Path) -> None:
-    process = started(tmp_path / "run", toy_path, "HCRNN", 2, "epochs=1", "state=WARNING")
+@pytest.mark.parametrize(("model", "keys"), [("HCRNN", []), ("SSEPT", ["window_prob=0.3"])])
+def test_what_shares_no_steps_says_so(model: str, keys: list[str], toy_path: Path, tmp_path: Path) -> None:
+    process = started(tmp_path / "run", toy_path, model, 2, "epochs=1", "state=WARNING", *keys)
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said[-4000:]
-    assert said.count("HCRNN in several processes: other weights than in one") == 1
+    assert said.count(f"{model} in several processes: other weights than in one") == 1

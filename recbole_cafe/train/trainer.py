@@ -222,9 +222,12 @@ class EvaluationMixin(ResumeMixin):
         self.curve.append({"epoch": epoch_idx + 1, "loss": mean, "score": None})
         return loss
 
-    def _say_not_shared(self, why: str) -> None:
-        """Once, that several processes give other weights than one."""
-        if self.epochs_run == 0:
+    def _say_not_shared(self) -> None:
+        """Once, if several processes give other weights than one."""
+        why = self.model.network.not_shared
+        if self.config["window_prob"]:
+            why = why or f"window_prob={self.config['window_prob']} moves rows by the process's own random numbers"
+        if why and self.epochs_run == 0:
             self.logger.warning(f"{self.config['model']} in several processes: other weights than in one: {why}")
 
     def _check_nan(self, loss: Tensor) -> None:
@@ -265,8 +268,8 @@ class EvaluationMixin(ResumeMixin):
             if own_rows := dealt(train_data):  # by RecBole's loader: each process takes steps of its own
                 if train_data.shuffle:
                     train_data.sampler.set_epoch(epoch_idx)
-            elif said := self.model.network.not_shared:
-                self._say_not_shared(said)
+            else:
+                self._say_not_shared()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         total = torch.zeros((), device=self.device)
         description = set_color(f"Train {epoch_idx:>5}", "pink")
