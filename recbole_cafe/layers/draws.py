@@ -137,10 +137,10 @@ def kept(key: Tensor, n: int, p: float) -> tuple[Tensor, float]:
     Returns:
         [..., n] int16, 1 for what is kept, else 0; and by what that is to be multiplied, so that the expectation stays.
     """
-    bits = sequence(key, torch.arange(-(-n // PER_DRAW), device=key.device))
     dropped = round(p * LEVELS)
     if dropped >= LEVELS or not key.numel():
         return torch.zeros(*key.shape, n, dtype=torch.int16, device=key.device), 1.0
+    bits = sequence(key, torch.arange(-(-n // PER_DRAW), device=key.device))
     # int16 runs from -LEVELS / 2; 0 and 1 stay int16, as what comes after bool takes four times as long
     keep = bits.view(torch.int16)[..., :n].ge_(dropped - LEVELS // 2)
     return keep, LEVELS / (LEVELS - dropped)

@@ -275,14 +275,14 @@ class EvaluationMixin(ResumeMixin):
         description = set_color(f"Train {epoch_idx:>5}", "pink")
         with nullcontext() if own_rows else share.of_batches(train_data):
             for step, batch in enumerate(tqdm(train_data, ncols=100, desc=description, disable=not show_progress)):
-                draws = partial(step_draws, self.config["seed"], epoch_idx, step)
                 self.optimizer.zero_grad(set_to_none=True)
                 parts: list[tuple[Tensor, int]] = []
                 loss = None
                 if batch is not None:
                     batch = batch.to(self.device)
+                    place = share.places(len(batch), self.device)
                     with (
-                        drawing(draws(share.places(len(batch), self.device))),
+                        drawing(step_draws(self.config["seed"], epoch_idx, step, place)),
                         torch.autocast(device_type=self.device.type, enabled=self.enable_amp),
                     ):
                         if own_rows:
