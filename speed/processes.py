@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -81,8 +82,12 @@ def _tables(options: Any, folder: Path) -> dict[str, Any]:
     tests = {}
     options = type(options)(**{**vars(options), "data": None, "quick": False})
     users = min(2_000, options.items // 10)
-    for items in (max(options.items // 100, 50), options.items):
-        source = data(options, folder, Shape(users, items, 20, 50 * users))
+    few = max(options.items // 100, 50)
+    source = data(options, folder, Shape(users, few, 20, 50 * users))
+    for items in (few, options.items):
+        if items > few:
+            _add_items(source, folder / "data", items - few)
+            source = Data(folder / "data", source.name, source.facts)
         for n in options.counts:
             done = _trained(folder / f"table-{items}-{n}", n, source, OF_TABLES)
             peaks[n].append(done["peak"])
@@ -91,6 +96,15 @@ def _tables(options: Any, folder: Path) -> dict[str, Any]:
         "items": options.items, "table_with_moments": 12 * options.items * SETTINGS["hidden_size"],
         "held": {n: large - small for n, (small, large) in peaks.items()}, "peaks": peaks, "tests": tests,
     }  # fmt: skip
+
+
+def _add_items(source: Data, parent: Path, n: int) -> None:
+    """A copy of a data set with more items, which nobody has bought."""
+    folder = parent / source.name
+    if not folder.is_dir():
+        shutil.copytree(source.folder / source.name, folder)
+    with (folder / f"{source.name}.item").open("a") as file:
+        file.writelines(f"more{i}\t1\n" for i in range(n))
 
 
 def _loading(options: Any, folder: Path) -> dict[str, Any]:

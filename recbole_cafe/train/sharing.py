@@ -1,8 +1,8 @@
 """A step of training that several processes share: the same rows, random numbers and weights as in one.
 
-Process r of W takes rows r, r + W, ... of each batch. Random numbers belong to rows (recbole_cafe.layers.draws). A
-loss is a mean over the targets of the whole batch, so that a process's mean counts by how many targets it has, and
-gradients are summed. What is left is the order of float32 sums.
+Each process takes some rows of each batch. Random numbers belong to rows (recbole_cafe.layers.draws). A loss is a mean
+over the targets of the whole batch, so that a process's mean counts by how many targets it has, and gradients are
+summed. What is left is the order of float32 sums.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def check_shared_folder(key: str, folder: str | Path) -> None:
 
 
 def step_draws(seed: int, epoch: int, step: int, place: Tensor) -> Draws:
-    """The random numbers of some rows of a step. place: [B], see :meth:`Share.places`."""
+    """The random numbers of some rows of a step. place: [B], where they stand in the whole step."""
     return Draws(seed * SEED + epoch * EPOCH + step, place)
 
 
@@ -72,29 +72,50 @@ class Share:
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
 
-    def places(self, n_rows: int, device: torch.device) -> Tensor:
-        """Where its rows stand in the whole batch. Returns [n_rows], or [1] where it has none and reads the first."""
-        if not n_rows:
-            return torch.zeros(1, dtype=torch.long, device=device)
-        return self.rank + self.world * torch.arange(n_rows, device=device)
+    def places(self, length: Tensor) -> Tensor:
+        """Which rows of a batch are this process's, so that all processes have about as many positions.
 
-    def batches(self, loader: Any) -> Iterator[tuple[Any, int]]:
-        """This process's rows of each batch, and how many they are.
+        The rows are dealt out from the longest to the shortest, to and fro.
+
+        Args:
+            length: [B] of the rows' histories.
+
+        Returns:
+            [b] places in the batch, in order.
+        """
+        order = torch.argsort(length, descending=True, stable=True)
+        turn, place = torch.arange(len(order)) // self.world, torch.arange(len(order)) % self.world
+        taker = torch.where(turn % 2 == 0, place, self.world - 1 - place)
+        return order[taker == self.rank].sort().values
+
+    def batches(self, loader: Any) -> Iterator[tuple[Any, Tensor, int]]:
+        """This process's rows of each batch.
 
         A process without rows gets the first row of all, which counts as none: all look up in a table together.
+
+        Returns:
+            for each batch: the rows; [b] their places in it; and how many of them count.
         """
         whole: Callable[[Any], Any] = loader.collate_fn
-        rank, world = self.rank, self.world
+        dataset = loader._dataset
+        lengths = dataset.inter_feat[dataset.item_list_length_field]
 
-        def collate(index: Any) -> tuple[Any, int]:
-            own = index[rank::world]
-            return whole(own if len(own) else index[:1]), len(own)
+        def collate(index: Any) -> tuple[Any, Tensor, int]:
+            rows = torch.as_tensor(index)
+            own = self.places(lengths[rows])
+            place = own if len(own) else torch.zeros(1, dtype=torch.long)
+            return whole(rows[place].tolist()), place, len(own)
 
         loader.collate_fn = collate
         try:
             yield from loader
         finally:
             loader.collate_fn = whole
+
+    def own_batches(self, loader: Any) -> Iterator[tuple[Any, Tensor, int]]:
+        """The same for batches that are this process's alone; its random numbers are none of the others'."""
+        for batch in loader:
+            yield batch, self.rank + self.world * torch.arange(len(batch)), len(batch)
 
     def scaled(self, parts: list[tuple[Tensor, int]], n_rows: int) -> Tensor:
         """This process's part of the loss of the whole batch; all processes have to call it together.

@@ -283,13 +283,13 @@ class EvaluationMixin(ResumeMixin):
                 train_data.sampler.set_epoch(epoch_idx)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         total = torch.zeros((), device=self.device)
-        batches = share.batches(train_data) if shares else ((batch, len(batch)) for batch in train_data)
+        batches = share.batches(train_data) if shares else share.own_batches(train_data)
         progress = tqdm(batches, total=len(train_data), ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"),
                         disable=not show_progress)  # fmt: skip
-        for step, (batch, n_own) in enumerate(progress):
+        for step, (batch, place, n_own) in enumerate(progress):
             self.optimizer.zero_grad(set_to_none=True)
             batch = batch.to(self.device)
-            draws = step_draws(self.config["seed"], epoch_idx, step, share.places(n_own, self.device))
+            draws = step_draws(self.config["seed"], epoch_idx, step, place.to(self.device))
             with drawing(draws), torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
                 loss = share.scaled(self.model.calculate_losses(batch), n_own) if shares else loss_func(batch)
             scaler.scale(loss).backward()
