@@ -31,6 +31,7 @@ from recbole_cafe.config.config import Config
 from recbole_cafe.data.mapped import read_once
 from recbole_cafe.processes import place_here
 
+MB = 1e6
 SETTINGS = {"model": "CaFe", "hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50, "loss_type": "BCE", "gpu_id": "",
             "show_progress": False, "state": "ERROR", "eval_step": 0}  # fmt: skip
 OF_TABLES = {"n_negatives": 16, "eval_mode": "[full]", "epochs": 1, "train_batch_size": 256, "shard_tables": True}
@@ -78,7 +79,7 @@ def _throughput(options: Any, folder: Path) -> dict[str, Any]:
 
 def _tables(options: Any, folder: Path) -> dict[str, Any]:
     """What a process holds of a table with its moments, by the number of processes."""
-    peaks: dict[int, list[int]] = {n: [] for n in options.counts}
+    peaks: dict[int, list[float]] = {n: [] for n in options.counts}
     tests = {}
     options = type(options)(**{**vars(options), "data": None, "quick": False})
     users = min(2_000, options.items // 10)
@@ -90,11 +91,11 @@ def _tables(options: Any, folder: Path) -> dict[str, Any]:
             source = Data(folder / "data", source.name, source.facts)
         for n in options.counts:
             done = _trained(folder / f"table-{items}-{n}", n, source, OF_TABLES)
-            peaks[n].append(done["peak"])
+            peaks[n].append(done["peak_mb"])
             tests[n] = done["result"]["test_result"]["full"]
     return {
-        "items": options.items, "table_with_moments": 12 * options.items * SETTINGS["hidden_size"],
-        "held": {n: large - small for n, (small, large) in peaks.items()}, "peaks": peaks, "tests": tests,
+        "items": options.items, "table_with_moments_mb": 12 * options.items * SETTINGS["hidden_size"] / MB,
+        "held_mb": {n: large - small for n, (small, large) in peaks.items()}, "peaks_mb": peaks, "tests": tests,
     }  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def _trained(folder: Path, n: int, source: Data, keys: dict[str, Any]) -> dict[s
     keys = SETTINGS | {"data_path": source.folder, "dataset": source.name} | keys
     command = ["recbole_cafe", "run", "--result_file=result.json", *(f"--{key}={value}" for key, value in keys.items())]
     peak = _run(folder, n, ["-m", *command])
-    return {"peak": peak, "result": json.loads((folder / "result.json").read_text())}
+    return {"peak_mb": peak, "result": json.loads((folder / "result.json").read_text())}
 
 
 def _loaded(folder: Path, n: int, source: Data) -> dict[str, Any]:
@@ -132,11 +133,11 @@ def _loaded(folder: Path, n: int, source: Data) -> dict[str, Any]:
     peak = _run(folder, n, [str(Path(__file__).resolve()), "--child", task])
     done = [json.loads(file.read_text()) for file in folder.glob("of-*.json")]
     assert len(done) == n
-    return {"peak": peak} | {key: max(one[key] for one in done) for key in done[0]}
+    return {"peak_mb": peak} | {key: max(one[key] for one in done) for key in done[0]}
 
 
-def _run(folder: Path, n: int, command: list[str]) -> int:
-    """A command in n processes of one thread; the most that one of them held, in bytes."""
+def _run(folder: Path, n: int, command: list[str]) -> float:
+    """A command in n processes of one thread; the most that one of them held, in megabytes."""
     folder.mkdir(parents=True)
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={n}"] if n > 1 else []
     with (folder / "said").open("w") as said:
@@ -144,7 +145,7 @@ def _run(folder: Path, n: int, command: list[str]) -> int:
             [sys.executable, *torchrun, *command], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=said,
             stderr=said,
         )  # fmt: skip
-        peak = 0
+        peak = 0.0
         while process.poll() is None:
             peak = max([peak, *map(_anonymous, _with_children(process.pid))])
             time.sleep(0.05)
@@ -160,13 +161,13 @@ def _with_children(pid: int) -> list[int]:
         return []
 
 
-def _anonymous(pid: int) -> int:
-    """Bytes of a process's memory that belong to no file."""
+def _anonymous(pid: int) -> float:
+    """Megabytes of a process's memory that belong to no file."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+        return 0.0
+    return next((1024 * int(line.split()[1]) / MB for line in lines if line.startswith("RssAnon")), 0.0)
 
 
 def _load(data_path: str, dataset: str, out: str) -> None:
@@ -180,7 +181,7 @@ def _load(data_path: str, dataset: str, out: str) -> None:
     train, valid, test = experiment.loaders(config, read, parts)
     seconds = time.perf_counter() - start
     assert len(next(iter(train))) and len(valid) and len(test) and facts["interactions"]
-    held = {"seconds": seconds, "before": before, "left": _anonymous(os.getpid())}
+    held = {"seconds": seconds, "before_mb": before, "left_mb": _anonymous(os.getpid())}
     Path(out, f"of-{place.rank if place else 0}.json").write_text(json.dumps(held))
 
 
