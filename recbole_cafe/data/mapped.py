@@ -7,6 +7,7 @@ it when memory is short. The files go as soon as all have mapped them.
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed
 from torch import Tensor
@@ -45,18 +47,19 @@ def read_once(config: Any, make: Callable[[], Made]) -> Made:
     """
     if config["single_spec"]:
         return make()
-    reads, places = config["local_rank"] == 0, [(0, "")] * torch.distributed.get_world_size()
+    reads, places = config["local_rank"] == 0, [(0, "", 0)] * torch.distributed.get_world_size()
     own = tempfile.mkdtemp(prefix="recbole-cafe-") if reads else ""
-    torch.distributed.all_gather_object(places, (config["offset"], own))
-    here = [name for offset, name in places if offset == config["offset"]]  # of this machine
-    folder = Path(max(here))
+    torch.distributed.all_gather_object(places, (config["offset"], own, os.getpid()))
+    here = [place for place in places if place[0] == config["offset"]]  # of this machine
+    _, name, reader = next(place for place in here if place[1])
+    folder = Path(name)
     try:
         if len(here) == 1:
             return make()
         if reads:
             _write(make, config, folder)
         else:
-            _wait(folder)
+            _wait(folder, reader)
         with (folder / "data").open("rb") as file:
             result: Made = _Reader(file, config).load()
         if not reads:
@@ -80,12 +83,15 @@ def _write(make: Callable[[], Any], config: Any, folder: Path) -> None:
     (folder / "unfinished").rename(folder / "data")
 
 
-def _wait(folder: Path) -> None:
+def _wait(folder: Path, reader: int) -> None:
     """Reading may take longer than processes wait for each other elsewhere (`group_timeout`)."""
     while not (folder / "data").exists():
-        if not folder.exists():
+        if not folder.exists() or not psutil.pid_exists(reader):
             time.sleep(1)  # its own message first
-            raise MachineError("the process that reads the data for this machine has failed; its message says why")
+            raise MachineError(
+                f"process {reader}, which reads the data for this machine, has failed (its message says why), or it "
+                f"has other temporary files (TMPDIR) than this one"
+            )
         time.sleep(LOOK)
 
 

@@ -108,15 +108,16 @@ class ShardedEmbedding(PaddedEmbedding):
 
     def reset_parameters(self) -> None:
         """Draw the whole table, a block at a time, and keep the own rows."""
-        size, held = self.embedding_dim, self.shard.rows(self.n_whole)
+        size, shard = self.embedding_dim, self.shard
         # torch draws 16 normal numbers at a time: blocks of a multiple of them are the numbers of one draw
         step = 16 * max(1, DRAWN // (16 * size))
         edges = [*range(0, max(self.n_whole - step, 1), step), self.n_whole]
         with torch.no_grad():
             for first, last in pairwise(edges):
                 block = torch.empty(last - first, size).normal_(std=self.std)
-                own = torch.nonzero((held >= first) & (held < last))[:, 0]
-                self.weight[own] = block[held[own] - first]
+                skipped = max(0, -(-(first - shard.rank - 1) // shard.world))  # own rows before the block
+                own = block[shard.rank + 1 + skipped * shard.world - first :: shard.world]
+                self.weight[1 + skipped : 1 + skipped + len(own)] = own
             self.weight[0].zero_()
 
     def forward(self, ids: Tensor) -> Tensor:

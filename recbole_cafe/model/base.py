@@ -148,7 +148,13 @@ class NetRecommender(SequentialRecommender, HasNet):
 
     @torch.no_grad()
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """Scores of all items. Returns [B, V]; column 0 (padding) is meaningless, as in RecBole."""
+        """Scores of all items. Returns [B, V]; column 0 (padding) is meaningless, as in RecBole.
+
+        Raises:
+            ConfigError: the items lie in several processes, which rank them together (:meth:`catalogue`).
+        """
+        if self.sharded:
+            raise ConfigError("the scores of all items lie in several processes; set shard_tables=False")
         return self.network.scores(self.query(interaction))
 
     # What ours is asked besides ------------------------------------------------------------------------------------
