@@ -191,7 +191,7 @@ def trained(
     ],
 )
 def test_one_two_and_four_processes_give_the_same(model: str, keys: list[str], toy_path: Path, tmp_path: Path) -> None:
-    """150 users in steps of 50: with four processes a step's shares differ in size."""
+    """154 rows in steps of 51: of the last one, a single row, all but one process have nothing."""
     one, weights = trained(tmp_path / "1", toy_path, model, 1, *keys, bits=64)
     ways = [(2, []), (4, ["shard_tables=True"] if model == "CaFe" else [])]
     for n, how in ways:

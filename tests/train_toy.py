@@ -42,7 +42,7 @@ if __name__ == "__main__":
     if bits == "64":
         train_in_float64()
     settings = {"data_path": data_path, "gpu_id": "", "show_progress": False, "state": "ERROR", "hidden_size": 16,
-                "MAX_ITEM_LIST_LENGTH": toy.MAX_LENGTH, "epochs": 3, "train_batch_size": 50, "topk": [1, 5],
+                "MAX_ITEM_LIST_LENGTH": toy.MAX_LENGTH, "epochs": 3, "train_batch_size": 51, "topk": [1, 5],
                 "eval_mode": ["full", "pop10"], "valid_metric": "NDCG@5", "learning_rate": 0.01}  # fmt: skip
     overrides = dict(key.split("=", 1) for key in keys)
     run(model, toy.NAME, config_dict=settings, overrides=overrides, result_file=result_file)
