@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import scipy.sparse
 import torch
 from atomic_files import write_data_set
+from preloaded import Preloaded
 
 from recbole_cafe.errors import DataError
 from recbole_cafe.experiment import run
@@ -252,7 +252,9 @@ def trained(data_path: str) -> dict[str, Any]:
             "train": train, "valid": valid, "test": test, "make_trainer": make_trainer}  # fmt: skip
 
 
-def test_a_process_which_knows_neither_recbole_nor_us_opens_the_file(trained: dict[str, Any]) -> None:
+def test_a_process_which_knows_neither_recbole_nor_us_opens_the_file(
+    trained: dict[str, Any], fresh_python: Preloaded
+) -> None:
     code = """
 import sys, torch
 state = torch.load(sys.argv[1], weights_only=True)
@@ -262,7 +264,7 @@ assert list(state) == [
 assert type(state["best_valid_score"]) is float and state["config"]["model"] == "SASRec"
 assert not {"recbole", "recbole_cafe"} & {name.split(".")[0] for name in sys.modules}
 """
-    done = subprocess.run([sys.executable, "-c", code, trained["file"]], capture_output=True, text=True)
+    done = fresh_python("-c", code, trained["file"])
     assert done.returncode == 0, done.stderr
 
 
