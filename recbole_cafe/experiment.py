@@ -24,6 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 
 from recbole_cafe.config.config import AUTO, Config
 from recbole_cafe.config.signature import is_ours
+from recbole_cafe.data.mapped import read_once
 from recbole_cafe.data.samplers import create_samplers
 from recbole_cafe.data.sequences import SequenceDataset, dataset_class
 from recbole_cafe.data.time_order import simulated_notice, statistics
@@ -95,19 +96,17 @@ def run(
     logger.info(config)
 
     start = perf_counter()
-    data = create_dataset(config)
-    facts = statistics(data, config)
-    logger.info(f"{config['dataset']}: {facts}")
-    train_data, valid_data, test_data = data_preparation(config, data)
-    if config["INTENT_FIELD"] == AUTO:
-        facts = statistics(data, config)  # with the number of intents, which the split has made
+    facts, data, parts = read_once(config, lambda: read(config))
+    train_data, valid_data, test_data = loaders(config, data, parts)
     seconds_data = perf_counter() - start
 
     rank, n_processes = place_in_group(config)
     if n_processes > 1:
         check_shared_folder("checkpoint_dir", config["checkpoint_dir"])
-    init_seed(config["seed"] + rank, config["reproducibility"])
+    init_seed(config["seed"], config["reproducibility"])  # all processes begin with the same weights
     recommender = config.model_class(config, train_data._dataset).to(config["device"])
+    if rank:
+        init_seed(config["seed"] + rank, config["reproducibility"])
     logger.info(recommender)
     trainer = trainer_class(get_trainer(config["MODEL_TYPE"], config["model"]))(config, recommender)
     trainer.save_every, trainer.digests = save_every, train_data._dataset.digests
@@ -134,7 +133,7 @@ def run(
             validations_since_best=int(trainer.cur_step),
             seconds={"data": seconds_data, **trainer.seconds},
             peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            parameters=sum(p.numel() for p in recommender.parameters() if p.requires_grad),
+            parameters=trainer.shards.n_parameters(),
             data=facts,
             candidates=trainer.evaluation.candidate_digests,
             digests=dict(train_data._dataset.digests),
@@ -289,6 +288,17 @@ def create_dataset(config: Config) -> Any:
     return dataset_class(config)(config)
 
 
+def read(config: Config) -> tuple[dict[str, Any], Any, list[Any]]:
+    """Facts about the data, the data set, and its splits for train, valid and test."""
+    dataset = create_dataset(config)
+    facts = statistics(dataset, config)
+    logging.getLogger().info(f"{config['dataset']}: {facts}")
+    parts = dataset.build()
+    if config["INTENT_FIELD"] == AUTO:
+        facts = statistics(dataset, config)  # with the number of intents, which the split has made
+    return facts, dataset, parts
+
+
 def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
     """RecBole's split, samplers and loaders, without its pickled cache.
 
@@ -298,24 +308,28 @@ def data_preparation(config: Config, dataset: Any) -> tuple[Any, Any, Any]:
     Raises:
         ConfigError: nothing to train on, or nothing to test.
     """
-    built = dataset.build()
+    return loaders(config, dataset, dataset.build())
+
+
+def loaders(config: Config, dataset: Any, built: list[Any]) -> tuple[Any, Any, Any]:
+    """Of the splits of a data set; see :func:`data_preparation`."""
     samplers = create_samplers(config, dataset, built)
-    loaders = []
+    result = []
     for phase, part, sampler in zip(("train", "valid", "test"), built, samplers, strict=True):
         if config["final"] and phase != "train":
-            loaders.append(None)
+            result.append(None)
             continue
         if not len(part):
             if phase != "valid":
                 raise ConfigError(_why_empty(phase, config))
             logging.getLogger().warning(f"{config['dataset']}: no user has a validation interaction, no early stopping")
-            loaders.append(None)
+            result.append(None)
             continue
         shuffle = phase == "train" and config["shuffle"]
         # rows of ours are shared step by step (recbole_cafe.train.sharing): the loaders are those of one process
         with _as_if_alone(config) if is_ours(config.model_class) else contextlib.nullcontext():
-            loaders.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
-    return tuple(loaders)
+            result.append(get_dataloader(config, phase)(config, part, sampler, shuffle=shuffle))
+    return tuple(result)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,12 @@
-"""What a second process brings: seconds of a training epoch in one process of one thread, and in two that share steps.
+"""What further processes of one machine bring, each of one thread, and what each of them holds.
 
-The same batches, weights and metrics, see docs/scale.md. Whole runs alternate, and what is compared is the time in the
-epochs alone. `ours` is an epoch in two processes, `theirs` one in one; their ratio is at best 0.5.
+* throughput: epochs of CaFe in one process and in two that share their steps, whole runs in turn; the time in the
+  epochs alone is compared. `ours` is an epoch in two processes, `theirs` one in one; the ratio is at best 0.5.
+* tables: a run of CaFe, width 128, over 2 million items, whose table the processes hold together: an epoch, its
+  checkpoint and the test over all items. What is told is what a process holds more than with a hundredth of the items.
+* loading: 100 million interactions in 1, 2 and 4 processes: seconds until all have them, and what each holds.
+
+Memory is what the system cannot drop (anonymous pages), of the process that holds most.
 
     python speed/processes.py --data ../data amazon-mix0 --out results/speed/processes.json
 """
@@ -10,54 +15,173 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from common import data, machine, parser, report, workplace
+import psutil
+from common import Data, Shape, data, machine, parser, report, workplace
+
+from recbole_cafe import experiment
+from recbole_cafe.config.config import Config
+from recbole_cafe.data.mapped import read_once
+from recbole_cafe.processes import place_here
 
 SETTINGS = {"model": "CaFe", "hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50, "loss_type": "BCE", "gpu_id": "",
-            "eval_mode": "[uni10]", "show_progress": False, "state": "ERROR", "eval_step": 0}  # fmt: skip
+            "show_progress": False, "state": "ERROR", "eval_step": 0}  # fmt: skip
+OF_TABLES = {"n_negatives": 16, "eval_mode": "[full]", "epochs": 1, "train_batch_size": 256, "shard_tables": True}
 
 
 def main() -> None:
     """Measure and report."""
     arguments = parser(__doc__)
     arguments.add_argument("--rows", type=int, default=512, help="rows of a step (default: %(default)s)")
-    arguments.add_argument("--epochs", type=int, default=4, help="of a run; the first is not counted")
+    arguments.add_argument("--epochs", type=int, default=4, help="of a run that is timed")
+    arguments.add_argument("--shard", default="auto", help="shard_tables of the timed runs (default: %(default)s)")
+    arguments.add_argument("--items", type=int, default=2_000_000, help="of the table (default: %(default)s)")
+    arguments.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4], help="of processes, for the memory")
+    arguments.add_argument("--interactions", type=int, default=100_000_000, help="to load (default: %(default)s)")
     options = arguments.parse_args()
-    epochs = 2 if options.quick else options.epochs
+    if options.quick:
+        options.epochs, options.items, options.interactions, options.counts = 2, 700, 10_000, [1, 2]
     with workplace(options) as folder:
-        source = data(options, folder)
-        keys = SETTINGS | {"data_path": source.folder, "dataset": source.name, "train_batch_size": options.rows}
-        runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
-        for repeat in range(options.repeats):
-            for n, done in runs.items():
-                done.append(_run(folder / f"{repeat}-{n}", n, keys | {"epochs": epochs}))
-        seconds = {n: [run["seconds"]["train"] / epochs for run in done] for n, done in runs.items()}
+        if options.child:
+            _load(**json.loads(options.child))
+            return
+        timed = _throughput(options, folder)
         report(
-            options, "processes", ours=statistics.median(seconds[2]), theirs=statistics.median(seconds[1]),
-            unit="seconds per epoch", seconds=seconds, rows=options.rows, epochs=epochs, data=source.facts,
-            throughput=statistics.median(seconds[1]) / statistics.median(seconds[2]), machine=machine(options),
-            loss={n: done[0]["curve"][-1]["loss"] for n, done in runs.items()},
+            options, "processes", ours=timed["seconds"][2][0], theirs=timed["seconds"][1][0], unit="seconds per epoch",
+            **timed, tables=_tables(options, folder), loading=_loading(options, folder), machine=machine(options),
         )  # fmt: skip
 
 
-def _run(folder: Path, n: int, keys: dict[str, Any]) -> dict[str, Any]:
-    """The result of a training in n processes of one thread."""
+def _throughput(options: Any, folder: Path) -> dict[str, Any]:
+    source = data(options, folder)
+    keys = {"train_batch_size": options.rows, "epochs": options.epochs, "eval_mode": "[uni10]",
+            "shard_tables": options.shard}  # fmt: skip
+    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    for repeat in range(options.repeats):
+        for n, done in runs.items():
+            done.append(_trained(folder / f"{repeat}-{n}", n, source, keys)["result"])
+    seconds = {n: sorted(run["seconds"]["train"] / options.epochs for run in done) for n, done in runs.items()}
+    median = {n: statistics.median(values) for n, values in seconds.items()}
+    return {
+        "seconds": {n: [median[n], *seconds[n]] for n in runs}, "rows": options.rows, "epochs": options.epochs,
+        "data": source.facts, "throughput": median[1] / median[2],
+        "loss": {n: done[0]["curve"][-1]["loss"] for n, done in runs.items()},
+    }  # fmt: skip
+
+
+def _tables(options: Any, folder: Path) -> dict[str, Any]:
+    """What a process holds of a table with its moments, by the number of processes."""
+    peaks: dict[int, list[int]] = {n: [] for n in options.counts}
+    tests = {}
+    options = type(options)(**{**vars(options), "data": None, "quick": False})
+    users = min(2_000, options.items // 10)
+    few = max(options.items // 100, 50)
+    source = data(options, folder, Shape(users, few, 20, 50 * users))
+    for items in (few, options.items):
+        if items > few:
+            _add_items(source, folder / "data", items - few)
+            source = Data(folder / "data", source.name, source.facts)
+        for n in options.counts:
+            done = _trained(folder / f"table-{items}-{n}", n, source, OF_TABLES)
+            peaks[n].append(done["peak"])
+            tests[n] = done["result"]["test_result"]["full"]
+    return {
+        "items": options.items, "table_with_moments": 12 * options.items * SETTINGS["hidden_size"],
+        "held": {n: large - small for n, (small, large) in peaks.items()}, "peaks": peaks, "tests": tests,
+    }  # fmt: skip
+
+
+def _add_items(source: Data, parent: Path, n: int) -> None:
+    """A copy of a data set with more items, which nobody has bought."""
+    folder = parent / source.name
+    if not folder.is_dir():
+        shutil.copytree(source.folder / source.name, folder)
+    with (folder / f"{source.name}.item").open("a") as file:
+        file.writelines(f"more{i}\t1\n" for i in range(n))
+
+
+def _loading(options: Any, folder: Path) -> dict[str, Any]:
+    n = options.interactions
+    options = type(options)(**{**vars(options), "data": None, "quick": False})
+    source = data(options, folder, Shape(n // 40, n // 100, 20, n))
+    return {
+        "data": source.facts,
+        "runs": {processes: _loaded(folder, processes, source) for processes in options.counts},
+    }
+
+
+def _trained(folder: Path, n: int, source: Data, keys: dict[str, Any]) -> dict[str, Any]:
+    """A training in n processes: its result, and the most that one of them held."""
+    keys = SETTINGS | {"data_path": source.folder, "dataset": source.name} | keys
+    command = ["recbole_cafe", "run", "--result_file=result.json", *(f"--{key}={value}" for key, value in keys.items())]
+    peak = _run(folder, n, ["-m", *command])
+    return {"peak": peak, "result": json.loads((folder / "result.json").read_text())}
+
+
+def _loaded(folder: Path, n: int, source: Data) -> dict[str, Any]:
+    """A loading in n processes."""
+    folder /= f"loading-{n}"
+    task = json.dumps({"data_path": str(source.folder), "dataset": source.name, "out": str(folder)})
+    peak = _run(folder, n, [str(Path(__file__).resolve()), "--child", task])
+    done = [json.loads(file.read_text()) for file in folder.glob("of-*.json")]
+    assert len(done) == n
+    return {"peak": peak} | {key: max(one[key] for one in done) for key in done[0]}
+
+
+def _run(folder: Path, n: int, command: list[str]) -> int:
+    """A command in n processes of one thread; the most that one of them held, in bytes."""
     folder.mkdir(parents=True)
-    torchrun = ["torch.distributed.run", f"--nproc_per_node={n}", "-m"] if n > 1 else []
-    command = [sys.executable, "-m", *torchrun, "recbole_cafe", "run", "--result_file=result.json",
-               *(f"--{key}={value}" for key, value in keys.items())]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
+    torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={n}"] if n > 1 else []
+    with (folder / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, *torchrun, *command], cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=said,
+            stderr=said,
+        )  # fmt: skip
+        peak = 0
+        while process.poll() is None:
+            peak = max([peak, *map(_anonymous, _with_children(process.pid))])
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit((folder / "said").read_text()[-4000:])
+    return peak
+
+
+def _with_children(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _anonymous(pid: int) -> int:
+    """Bytes of a process's memory that belong to no file."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)
+
+
+def _load(data_path: str, dataset: str, out: str) -> None:
+    """One process that loads."""
+    place = place_here()
+    settings = {"data_path": data_path, "use_gpu": False, "state": "ERROR", "MAX_ITEM_LIST_LENGTH": 50,
+                **(place.keys() if place else {})}  # fmt: skip
+    config = Config("CaFe", dataset, config_dict=settings)
+    before, start = _anonymous(os.getpid()), time.perf_counter()
+    facts, read, parts = read_once(config, lambda: experiment.read(config))
+    train, valid, test = experiment.loaders(config, read, parts)
+    seconds = time.perf_counter() - start
+    assert len(next(iter(train))) and len(valid) and len(test) and facts["interactions"]
+    held = {"seconds": seconds, "before": before, "left": _anonymous(os.getpid())}
+    Path(out, f"of-{place.rank if place else 0}.json").write_text(json.dumps(held))
 
 
 if __name__ == "__main__":

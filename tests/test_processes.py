@@ -90,11 +90,13 @@ def count_bytes(queue: Any) -> None:
     dense = torch.nn.Parameter(torch.ones(5))
     sent = []
     for rows in (100, 100_000):
-        table = torch.nn.Parameter(torch.zeros(rows, 4))
+        model = torch.nn.Module()
+        model.lookup, model.dense = torch.nn.Embedding(rows, 4, sparse=True), dense
+        table = model.lookup.weight
         touched = torch.tensor([[7, 9, 11]]) + torch.distributed.get_rank()
         table.grad = torch.sparse_coo_tensor(touched, torch.ones(3, 4), table.shape)
         dense.grad = torch.ones(5)
-        sums = Sums([table, dense], [table])
+        sums = Sums(model)
         assert sums(torch.tensor(1.0)) == 2.0
         assert torch.equal(dense.grad, torch.full((5,), 2.0))
         assert table.grad.coalesce().indices().tolist() == [[7, 8, 9, 10, 11, 12]]
@@ -191,8 +193,10 @@ def trained(
 def test_one_two_and_four_processes_give_the_same(model: str, keys: list[str], toy_path: Path, tmp_path: Path) -> None:
     """150 users in steps of 50: with four processes a step's shares differ in size."""
     one, weights = trained(tmp_path / "1", toy_path, model, 1, *keys, bits=64)
-    for n in (2, 4):
-        several, theirs = trained(tmp_path / str(n), toy_path, model, n, *keys, bits=64)
+    ways = [(2, []), (4, ["shard_tables=True"] if model == "CaFe" else [])]
+    for n, how in ways:
+        several, theirs = trained(tmp_path / str(n), toy_path, model, n, *keys, *how, bits=64)
+        assert several["parameters"] == one["parameters"]
         for name, weight in weights.items():
             if weight.is_floating_point() and not name.endswith("key.bias"):  # a softmax does not see it
                 assert (weight - theirs[name]).abs().max() < 1e-6, name
@@ -204,8 +208,8 @@ def test_one_two_and_four_processes_give_the_same(model: str, keys: list[str], t
 
 @pytest.mark.slow
 def test_a_lost_process_leads_to_the_same_end(toy_path: Path, tmp_path: Path) -> None:
-    """One of two processes is killed twice; the group is started again and goes on from its last state."""
-    keys = ["epochs=30", "stopping_step=30", "group_timeout=30"]
+    """One of two processes, each with a part of the item table, is killed twice; they go on from their last state."""
+    keys = ["epochs=30", "stopping_step=30", "group_timeout=30", "shard_tables=True", "loss_type=BCE"]
     whole, weights = trained(tmp_path / "whole", toy_path, "CaFe", 2, *keys)
     draw, killed = random.Random(1), 0
     process = started(tmp_path / "killed", toy_path, "CaFe", 2, *keys, restarts=20)
@@ -236,3 +240,30 @@ def test_what_shares_no_steps_says_so(model: str, keys: list[str], toy_path: Pat
     said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said[-4000:]
     assert said.count(f"{model} in several processes: other weights than in one") == 1
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_with_tables_in_parts(toy_path: Path, tmp_path: Path) -> None:
+    keys = ["loss_type=BCE", "shard_tables=True", "eval_step=1"]
+    whole, _ = trained(tmp_path / "whole", toy_path, "CaFe", 1, *keys, "epochs=3")
+    trained(tmp_path / "first", toy_path, "CaFe", 2, *keys, "epochs=2")
+    (begun,) = (tmp_path / "first" / "saved").glob("CaFe*.pth")
+    several, _ = trained(tmp_path / "then", toy_path, "CaFe", 3, *keys, "epochs=3", f"resume_from={begun}")
+    losses = [[epoch["loss"] for epoch in result["curve"]] for result in (whole, several)]
+    assert len(losses[1]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)  # float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "keys"),
+    [("CaFePlus", []), ("CaFe", ["loss_type=CE"]), ("CaFe", ["candidates=recbole", "eval_mode=full"])],
+)
+def test_tables_that_cannot_be_parted_are_refused(model: str, keys: list[str], toy_path: Path, tmp_path: Path) -> None:
+    process = started(tmp_path / "run", toy_path, model, 2, "epochs=1", "shard_tables=True", *keys)
+    said = process.communicate(timeout=600)[0]
+    assert process.returncode != 0
+    expected = (
+        "set shard_tables=False" if "candidates=recbole" in keys else f"shard_tables=True: the item table of {model}"
+    )
+    assert expected in said, said[-4000:]

@@ -72,6 +72,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "final": (True, False),
     "trust_checkpoint": (True, False),
     "resume": (None, "auto"),
+    "shard_tables": (AUTO, True, False),
     "rm_dup_inter": (None, "first", "last"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),  # RecBole takes any other for adam
 }

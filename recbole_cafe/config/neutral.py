@@ -5,5 +5,5 @@ NEUTRAL = frozenset(
      "device", "worker", "log_wandb", "wandb_project", "save_dataset", "dataset_save_path", "save_dataloaders",
      "dataloaders_save_path", "resume", "resume_from", "save_every", "trust_checkpoint", "config_files",
      "config_file_list", "local_rank", "nproc", "ip", "port", "world_size", "offset", "group_offset", "single_spec",
-     "saved", "final_from"]
+     "shard_tables", "saved", "final_from"]
 )  # fmt: skip

@@ -206,7 +206,8 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
             negatives has nothing that draws them.
     """
     if not len(state):
-        return state.sum()
+        # looked up all the same: the processes that hold a table together look up together
+        return state.sum() if every is not None or loss_type == "CE" else state.sum() + table(target).sum()
     n = _embedding(table).num_embeddings if n_ids is None else n_ids
     if loss_type == "CE":
         weight = _embedding(table).weight if every is None else every()
@@ -214,11 +215,12 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
     if negatives is None:
         raise TypeError(f"loss_type={loss_type!r} needs something that draws its negatives")
     if loss_type == "SSM":
-        positive_logit = (state * table(target)).sum(-1)
+        drawn, log_expected = negatives(n_negatives)  # [K] each
+        of_target, of_drawn = table(torch.cat((target, drawn))).split((len(target), len(drawn)))
+        positive_logit = (state * of_target).sum(-1)
         if bias is not None:
             positive_logit = positive_logit + bias[target]
-        drawn, log_expected = negatives(n_negatives)  # [K] each
-        logit = state @ table(drawn).T
+        logit = state @ of_drawn.T
         if bias is not None:
             logit = logit + bias[drawn]
         return sampled_softmax_loss(positive_logit, logit.masked_fill(drawn == target[:, None], -inf), log_expected)

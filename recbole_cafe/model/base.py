@@ -14,10 +14,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed
 from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from recbole_cafe.config.props import model_yaml
 from recbole_cafe.config.signature import HasNet, arguments_of
@@ -27,8 +29,12 @@ from recbole_cafe.data.intents import item_intents
 from recbole_cafe.data.sequences import TARGET_LIST, NetDataset
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.draws import Draws, current, drawing
+from recbole_cafe.layers.sharded import Shard, sharded_tables, tables_in_shards
 from recbole_cafe.model.net import Net, Ranking
 from recbole_cafe.ranking.query import Query
+
+SHARE_OF_ADAM = 12  # bytes of a number of a table, with both its moments
+SHARDED_FROM = 2**30  # bytes of a table with its moments, from which on several processes hold it in parts
 
 
 class NetRecommender(SequentialRecommender, HasNet):
@@ -73,8 +79,34 @@ class NetRecommender(SequentialRecommender, HasNet):
             intents=lambda: item_intents(config, dataset),
         )
         arguments = arguments_of(self.net, config, model_yaml(type(self)))
-        self.network: Net = self.net(data=self.facts, **arguments)
+        with tables_in_shards(self._shard(config)):
+            self.network: Net = self.net(data=self.facts, **arguments)
         self.facts.release()
+        sharded = sharded_tables(self)
+        if config["shard_tables"] is True and not config["single_spec"] and not sharded:
+            raise ConfigError(
+                f"shard_tables=True: the item table of {type(self).__name__} is not held in parts; CaFe's is, with "
+                f"sparse_tables=True and a loss_type other than CE"
+            )
+        # what each process has rows of its own of, torch's wrapper must not make equal
+        weights = {id(table.weight) for table in sharded}
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self, [name for name, weight in self.named_parameters() if id(weight) in weights]
+        )
+
+    def _shard(self, config: Any) -> Shard | None:
+        """Which rows of its item table this process is to hold; None for all."""
+        if config["single_spec"] or not self.net.shards or config["shard_tables"] is False:
+            return None
+        table = SHARE_OF_ADAM * self.n_items * config["hidden_size"]
+        if config["shard_tables"] == "auto" and table < SHARDED_FROM:
+            return None
+        return Shard(torch.distributed.get_rank(), torch.distributed.get_world_size())
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of the item table."""
+        return bool(sharded_tables(self))
 
     @property
     def learns(self) -> bool:

@@ -42,11 +42,13 @@ from recbole_cafe.layers.encoder import SequenceEncoder
 from recbole_cafe.layers.losses import next_id_loss
 from recbole_cafe.layers.packing import Packing
 from recbole_cafe.layers.scoring import JOINTS, intent_terms, joint_score
-from recbole_cafe.model.net import Net
+from recbole_cafe.layers.sharded import ShardedEmbedding, item_table
+from recbole_cafe.model.net import Net, Ranking
 from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.model.settings import EncoderSettings, LocalSettings, LossSettings
 from recbole_cafe.ranking.catalogue import Catalogue
 from recbole_cafe.ranking.query import Query, required
+from recbole_cafe.ranking.sharded import ShardedCatalogue
 
 
 class Towers(Net):
@@ -82,7 +84,7 @@ class Towers(Net):
         theta = {"n_local_heads": local.n_local_heads, "local_options": {"source": local.theta_source}}
         make = partial(encoder.make, data.max_seq_length, residual=local.residual)
         size, std = encoder.hidden_size, encoder.initializer_range
-        self.item_embedding = PaddedEmbedding(data.n_items, size, std=std, sparse=sparse)
+        self.item_embedding = item_table(data.n_items, size, std=std, sparse=sparse)
         self.item_encoder = make(attention={**scale, **theta})
         self.intent_embedding = self.intent_encoder = None
         if intent_tower:
@@ -155,6 +157,8 @@ class CaFeNet(Towers):
     Raises:
         ConfigError: an unknown joint, or no intent tower where one is to be trained or to score.
     """
+
+    shards = True
 
     def __init__(
         self,
@@ -279,7 +283,11 @@ class CaFeNet(Towers):
         term = query.terms[row, self.item2intent[item]].double()
         return Reasons(item_relevance=joint_score(logit, torch.zeros_like(term), self.joint), intent_relevance=term)
 
-    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Catalogue:
+    def catalogue(self, ranked: Mapping[str, Tensor] | None = None) -> Ranking:
         """The items as :mod:`recbole_cafe.ranking.catalogue` ranks them, with the present weights."""
         table = self.item_embedding.weight.detach()
-        return Catalogue(table, self.item2intent, self.joint, self.n_intents, prepared=ranked)
+        if not isinstance(self.item_embedding, ShardedEmbedding):
+            return Catalogue(table, self.item2intent, self.joint, self.n_intents, prepared=ranked)
+        shard, n_items = self.item_embedding.shard, self.item_embedding.n_whole
+        intents = self.item2intent[shard.rows(n_items).to(table.device)]
+        return ShardedCatalogue(Catalogue(table, intents, self.joint, self.n_intents), shard, n_items)

@@ -97,6 +97,7 @@ class Net(nn.Module):
         resolved: settings that were left to the data (``auto``) -> what was chosen.
         not_shared: why several processes, which share the rows of a step, train it to other weights than one; empty if
             they do not.
+        shards: whether several processes can hold its item table together, each some rows.
         not_served: why it cannot be asked outside of training, such as about users it has not seen; empty if it can.
     """
 
@@ -104,6 +105,7 @@ class Net(nn.Module):
     needs_intents: ClassVar[bool] = False
     layouts: ClassVar[tuple[str, ...]] = ("all", "last")
     gives_probabilities: ClassVar[bool] = False
+    shards: ClassVar[bool] = False
     counts_transitions: ClassVar[bool] = False
     scores_intents: bool = False
     resolved: Mapping[str, Any] = MappingProxyType({})

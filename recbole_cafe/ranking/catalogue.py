@@ -147,13 +147,6 @@ class Catalogue:
         state, terms = _parts(query)
         return self.score64(state[row], None if terms is None else terms[row, self.item2intent[item]], item)
 
-    def _own(self, state: Tensor, terms: Tensor | None, target: Tensor) -> Tensor:
-        term = None if terms is None else terms.gather(1, self.item2intent[target][:, None])[:, 0]
-        own = self.score64(state, term, target)
-        if bool(own.isnan().any()) or bool(state.isnan().any()) or (terms is not None and bool(terms.isnan().any())):
-            raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
-        return own
-
     def between(self, score: Tensor, term: Tensor | None) -> tuple[Tensor, Tensor]:
         """Between which x an item may have the given score, seen in float64.
 
@@ -212,9 +205,24 @@ class Catalogue:
         Raises:
             ScoreError: NaN in states or scores.
         """
+        own = self.scores_of(query, torch.arange(len(target), device=target.device), target)
+        return self.rank_given(query, target, own, excluded=excluded, at_most=at_most)
+
+    @full_float32()
+    def rank_given(self, query: Query, target: Tensor, own: Tensor, *, excluded: Sequence[Tensor] | None = None,
+                   at_most: int | None = None) -> Ranks:  # fmt: skip
+        """:meth:`rank` of targets whose scores are known.
+
+        Args:
+            query: see :meth:`rank`.
+            target: [B], 0 for one that is no item of this catalogue.
+            own: [B] float64, their scores.
+            excluded: see :meth:`rank`.
+            at_most: see :meth:`rank`.
+        """
         state, terms = _parts(query)
         B = len(state)
-        own = self._own(state, terms, target)
+        _refuse_nan(own, state, terms)
         threshold, slack = self.thresholds(own, terms), self.slack(state)
         above = torch.zeros(B, dtype=torch.long, device=state.device)
         tied = torch.zeros_like(above)
@@ -577,6 +585,12 @@ def _parts(query: Query) -> tuple[Tensor, Tensor | None]:
     return query.vector, query.terms
 
 
+def _refuse_nan(own: Tensor, state: Tensor, terms: Tensor | None) -> None:
+    """Raise ScoreError for a number that cannot be compared."""
+    if bool(own.isnan().any()) or bool(state.isnan().any()) or (terms is not None and bool(terms.isnan().any())):
+        raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
+
+
 def outwards(low: Tensor, high: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
     """low - slack and high + slack in float32, rounded away from each other."""
     low, high = (low - slack).float(), (high + slack).float()
@@ -591,7 +605,8 @@ def rank_streamed(catalogue: Catalogue, query: Query, target: Tensor) -> Ranks:
     :meth:`Catalogue.rank`.
     """
     state, terms = _parts(query)
-    own = catalogue._own(state, terms, target)
+    own = catalogue.scores_of(query, torch.arange(len(target), device=target.device), target)
+    _refuse_nan(own, state, terms)
     threshold, slack = catalogue.thresholds(own, terms), catalogue.slack(state)
     low, high = outwards(*threshold, slack)
     above = torch.zeros(len(state), dtype=torch.long, device=state.device)

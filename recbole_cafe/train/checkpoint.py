@@ -323,6 +323,18 @@ def load(
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def check_whole(path: str | os.PathLike) -> None:
+    """Look for damage without reading a file into memory, as :func:`load` does without `mmap`.
+
+    Raises:
+        CheckpointError: it is damaged, or not there.
+    """
+    try:
+        verify(Path(path))
+    except (DamagedError, OSError) as error:
+        raise CheckpointError(f"{os.fspath(path)} is damaged: {error}") from error
+
+
 def _refuse_growth(state: dict[str, Any], size: int) -> None:
     """A file of few bytes must not become much memory.
 

@@ -55,6 +55,10 @@ class Scorer(Declared):
         """Whether the score of a candidate depends on its intent."""
 
     @property
+    def sharded(self) -> bool:
+        """Whether several processes hold its items together, so that all have to rank every row."""
+
+    @property
     def scores_candidates(self) -> bool:
         """Whether it scores given items without scoring all others."""
 
@@ -89,6 +93,7 @@ class RecBoleScorer:
 
     learns = True
     scores_intents = False
+    sharded = False
 
     def __init__(self, model: AbstractRecommender, predict: Callable[[Interaction, int], Tensor], item_field: str,
                  n_items: int, *, predicts: bool = False) -> None:  # fmt: skip
@@ -225,6 +230,11 @@ class Evaluation:
         dataset, needs, k = eval_data._dataset, self.evaluator.needs, max(self.config["topk"])
         metrics, label = f"metrics={self.config['metrics']}", self.config["LABEL_FIELD"]
         ranking = self.config["eval_type"] == EvaluatorType.RANKING
+        if self.scorer.sharded and protocol.distribution is None and "rec.score" in needs:
+            raise ConfigError(
+                f"{metrics}: one needs rec.score, the scores of all items, which lie in several processes; set "
+                f"shard_tables=False"
+            )
         if "rec.score" in needs and ranking and len(dataset) * dataset.item_num > SCORE_TABLE:
             raise ConfigError(
                 f"{metrics}: one needs rec.score, the scores of all {dataset.item_num - 1} items for {len(dataset)} "
@@ -280,7 +290,8 @@ class Evaluation:
         self._tell(protocol)
         table = None if protocol.distribution is None else self._table(dataset, protocol)
         rows = np.arange(len(dataset))
-        if not self.config["single_spec"]:  # each process takes its share; all see all ranks afterwards
+        alone = self.config["single_spec"] or self.scorer.sharded
+        if not alone:  # each process takes its share; all see all ranks afterwards
             rows = np.array_split(rows, self.config["world_size"])[torch.distributed.get_rank()]
         of_scores = "rec.score" in self.evaluator.needs  # all have to be made then
         catalogue = self.scorer.catalogue() if table is None and not of_scores else None
@@ -298,7 +309,7 @@ class Evaluation:
                 parts.append(self._rank_all(batch, dataset, index, catalogue, luck[index]))
             else:
                 parts.append(self._rank_candidates(batch, table, protocol, phase, luck[index]))
-        outcome = _gather(parts, single=self.config["single_spec"])
+        outcome = _gather(parts, single=alone)
         if phase == "test":
             self.ranks[protocol.name] = outcome.ranks
             self.n_targets[protocol.name] = len(dataset)

@@ -42,6 +42,7 @@ from recbole_cafe.train.run_state import (
     refuse_other_settings,
     set_random_state,
 )
+from recbole_cafe.train.shards import Shards
 from recbole_cafe.train.sharing import place_in_group
 from recbole_cafe.train.weight_average import WeightAverage
 
@@ -56,6 +57,7 @@ class ResumeMixin:
         seconds: of training and evaluation.
         epochs_run: that were trained.
         curve: of each of them, see recbole_cafe.files.result.Result.
+        shards: tables of which this process holds some rows.
         simulated: whether the data are.
         digests: of the data; `fit` takes them from its loader, unless they are known before.
     """
@@ -69,6 +71,7 @@ class ResumeMixin:
         self.epochs_run = 0
         self.simulated = is_simulated(config["data_path"]) is not None
         self.curve: list[dict[str, float | None]] = []
+        self.shards = Shards(model, self.checkpoint_dir)
         self.save_every = SaveEvery(0)
         self.lock = Lock(self.saved_model_file)
         self._keeps_state = False
@@ -206,6 +209,13 @@ class ResumeMixin:
         if not self.config["single_spec"]:
             streams = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(streams, mine)
+        if not self._is_first and not self.shards:
+            return
+        average = None if self._average is None else self._average.state_dict()
+        if average is not None:
+            average["trained"] = self.shards.of_list(average["trained"], whole=True)
+        weights = self.shards.whole_weights()
+        optimizer = self.shards.of_optimizer(self.optimizer, self.optimizer.state_dict(), whole=True)
         if not self._is_first:
             return
         state = {
@@ -221,13 +231,13 @@ class ResumeMixin:
             "simulated": self.simulated,
             "data": None if self.digests is None else dict(self.digests),
             "random": streams,
-            "state_dict": self.model.state_dict(),
+            "state_dict": weights,
             "other_parameter": self.model.other_parameter(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             **now,
         }
-        if self._average is not None:
-            state["average"] = self._average.state_dict()
+        if average is not None:
+            state["average"] = average
         checkpoint.save(path, state)
 
     def _renew_best(self) -> None:
@@ -309,7 +319,7 @@ class ResumeMixin:
 
     def _take_optimizer(self, saved: dict[str, Any], path: Path, changed: set[str]) -> None:
         try:
-            self.optimizer.load_state_dict(saved)
+            self.optimizer.load_state_dict(self.shards.of_optimizer(self.optimizer, saved, whole=False))
             for parameter, state in self.optimizer.state.items():
                 for name, value in state.items():
                     sizes = (1, parameter.numel(), len(parameter) if parameter.dim() else 1)
@@ -329,7 +339,8 @@ class ResumeMixin:
             return
         average = self._average or WeightAverage(self.model.parameters())
         try:
-            average.load_state_dict(saved)
+            own = self.shards.of_list(list(saved["trained"]), whole=False)
+            average.load_state_dict({**saved, "trained": own})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: the mean of the weights does not fit: {error}") from error
         if self._average is None:
@@ -347,8 +358,16 @@ class ResumeMixin:
             shutil.copyfileobj(source, file, 1 << 24)
 
     def _load(self, path: str | Path, mmap: bool = False) -> dict[str, Any]:
-        trust = bool(self.config["trust_checkpoint"])
-        return checkpoint.load(path, map_location=self.device, trust_checkpoint=trust, mmap=mmap)
+        """A checkpoint; with a part of its tables in this process none of them is read as a whole.
+
+        mmap: it is this run's own, which need not be looked through for damage.
+        """
+        trust, parts = bool(self.config["trust_checkpoint"]), bool(self.shards)
+        if parts and not mmap and self._is_first:
+            checkpoint.check_whole(path)
+        return checkpoint.load(
+            path, map_location="cpu" if parts else self.device, trust_checkpoint=trust, mmap=mmap or parts
+        )
 
 
 def _has_plain_epochs(trainer: type) -> bool:

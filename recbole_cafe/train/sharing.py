@@ -1,15 +1,14 @@
 """A step of training that several processes share: the same rows, random numbers and weights as in one.
 
-Process r of W takes rows r, r + W, ... of each batch. Random numbers belong to rows (recbole_cafe.layers.draws). A
-loss is a mean over the targets of the whole batch, so that a process's mean counts by how many targets it has, and
-gradients are summed. What is left is the order of float32 sums.
+Each process takes some rows of each batch. Random numbers belong to rows (recbole_cafe.layers.draws). A loss is a mean
+over the targets of the whole batch, so that a process's mean counts by how many targets it has, and gradients are
+summed. What is left is the order of float32 sums.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from torch.utils.data.distributed import DistributedSampler
 
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.layers.draws import Draws
-from recbole_cafe.train.row_adam import ChainedOptimizer
+from recbole_cafe.layers.sharded import sharded_tables
+from recbole_cafe.train.row_adam import ChainedOptimizer, sparse_tables
 
-MOST_PARTS = 4  # means that a loss is the sum of
 SEED, EPOCH = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03  # odd, to keep steps of other seeds and epochs apart
 
 
@@ -58,7 +57,7 @@ def check_shared_folder(key: str, folder: str | Path) -> None:
 
 
 def step_draws(seed: int, epoch: int, step: int, place: Tensor) -> Draws:
-    """The random numbers of some rows of a step. place: [B], see :meth:`Share.places`."""
+    """The random numbers of some rows of a step. place: [B], where they stand in the whole step."""
     return Draws(seed * SEED + epoch * EPOCH + step, place)
 
 
@@ -73,43 +72,64 @@ class Share:
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
 
-    def places(self, n_rows: int, device: torch.device) -> Tensor:
-        """Where its rows stand in the whole batch. Returns [n_rows]."""
-        return self.rank + self.world * torch.arange(n_rows, device=device)
+    def places(self, length: Tensor) -> Tensor:
+        """Which rows of a batch are this process's, so that all processes have about as many positions.
 
-    @contextmanager
-    def of_batches(self, loader: Any) -> Iterator[None]:
-        """Inside, the loader gives this process's rows of each batch, or None where it has none."""
+        The rows are dealt out from the longest to the shortest, to and fro.
+
+        Args:
+            length: [B] of the rows' histories.
+
+        Returns:
+            [b] places in the batch, in order.
+        """
+        order = torch.argsort(length, descending=True, stable=True)
+        turn, place = torch.arange(len(order)) // self.world, torch.arange(len(order)) % self.world
+        taker = torch.where(turn % 2 == 0, place, self.world - 1 - place)
+        return order[taker == self.rank].sort().values
+
+    def batches(self, loader: Any) -> Iterator[tuple[Any, Tensor, int]]:
+        """This process's rows of each batch.
+
+        A process without rows gets the first row of all, which counts as none: all look up in a table together.
+
+        Returns:
+            for each batch: the rows; [b] their places in it; and how many of them count.
+        """
         whole: Callable[[Any], Any] = loader.collate_fn
-        rank, world = self.rank, self.world
+        dataset = loader._dataset
+        lengths = dataset.inter_feat[dataset.item_list_length_field]
 
-        def collate(index: Any) -> Any:
-            own = index[rank::world]
-            return whole(own) if len(own) else None
+        def collate(index: Any) -> tuple[Any, Tensor, int]:
+            rows = torch.as_tensor(index)
+            own = self.places(lengths[rows])
+            place = own if len(own) else torch.zeros(1, dtype=torch.long)
+            return whole(rows[place].tolist()), place, len(own)
 
         loader.collate_fn = collate
         try:
-            yield
+            yield from loader
         finally:
             loader.collate_fn = whole
 
-    def scaled(self, parts: list[tuple[Tensor, int]], device: torch.device) -> Tensor | None:
+    def own_batches(self, loader: Any) -> Iterator[tuple[Any, Tensor, int]]:
+        """The same for batches that are this process's alone; its random numbers are none of the others'."""
+        for batch in loader:
+            yield batch, self.rank + self.world * torch.arange(len(batch)), len(batch)
+
+    def scaled(self, parts: list[tuple[Tensor, int]], n_rows: int) -> Tensor:
         """This process's part of the loss of the whole batch; all processes have to call it together.
 
         Args:
-            parts: means, and of how many targets here each is one; none without rows.
-            device: of the means.
+            parts: means, and of how many targets here each is one.
+            n_rows: of this process; with 0 its targets are another's.
 
         Returns:
-            scalar, whose sum over the processes is the loss; None without rows.
+            scalar, whose sum over the processes is the loss.
         """
-        counts = torch.zeros(MOST_PARTS, dtype=torch.float64, device=device)
-        for i, (_, n) in enumerate(parts):
-            counts[i] = n
-        own = counts.clone()
+        own = torch.tensor([n if n_rows else 0 for _, n in parts], dtype=torch.float64, device=parts[0][0].device)
+        counts = own.clone()
         torch.distributed.all_reduce(counts)
-        if not parts:
-            return None
         weight = own / counts.clamp(min=1)
         return torch.stack([mean * weight[i].to(mean.dtype) for i, (mean, _) in enumerate(parts)]).sum()
 
@@ -122,18 +142,21 @@ def dealt(loader: Any) -> bool:
 class Sums:
     """Gradients summed over the processes, in few messages.
 
+    Those of tables whose rows lie in several processes have been summed on the way to their owners.
+
     Args:
-        parameters: of the model.
-        tables: those of them whose gradients are sparse.
+        model: whose gradients.
 
     Attributes:
         bytes_sent: by this process so far, without what the collectives add.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], tables: Sequence[Tensor]) -> None:
-        self.tables = tables
-        sparse = {id(table) for table in tables}
-        self.dense = [p for p in parameters if p.requires_grad and id(p) not in sparse]
+    def __init__(self, model: nn.Module) -> None:
+        sharded, tables = sharded_tables(model), sparse_tables(model)
+        self.sharded = [table.weight for table in sharded]
+        self.tables = [table.weight for table in tables if table not in sharded]
+        sparse = {id(table.weight) for table in tables}
+        self.dense = [p for p in model.parameters() if p.requires_grad and id(p) not in sparse]
         self.bytes_sent = 0
 
     def __call__(self, loss: Tensor, *, mean: bool = False) -> Tensor:
@@ -161,17 +184,23 @@ class Sums:
         for table in self.tables:
             rows, value = self._everyones(table)
             table.grad = torch.sparse_coo_tensor(rows[None], value * parts, table.shape).coalesce()
+        for table in self.sharded:
+            if mean and table.grad is not None:
+                table.grad = table.grad * parts
         return flat[0] * parts
 
     def agree(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Give all processes the weights and the state of the first one's optimiser: they may differ in the last bit.
 
-        A row of a table that one process reads and another does not catches up in other portions.
+        A row of a table that one process reads and another does not catches up in other portions. What only one process
+        holds cannot differ.
         """
-        tensors = [parameter.data for parameter in model.parameters()]
+        own = {id(table) for table in self.sharded}
+        tensors = [parameter.data for parameter in model.parameters() if id(parameter) not in own]
         for part in optimizer.parts if isinstance(optimizer, ChainedOptimizer) else (optimizer,):
-            for state in part.state.values():
-                tensors += [value for value in state.values() if isinstance(value, Tensor)]
+            for parameter, state in part.state.items():
+                if id(parameter) not in own:
+                    tensors += [value for value in state.values() if isinstance(value, Tensor)]
         for tensor in tensors:
             torch.distributed.broadcast(tensor, 0)
 

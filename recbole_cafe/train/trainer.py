@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections import OrderedDict
-from contextlib import nullcontext
 from functools import cache, partial, wraps
 from time import perf_counter
 from typing import Any
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.files.candidates import LATER, Protocol, parse_protocol
 from recbole_cafe.layers.draws import drawing
+from recbole_cafe.layers.sharded import ShardedEmbedding
 from recbole_cafe.model.base import NetRecommender
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.divergence import Losses
@@ -84,10 +84,18 @@ class EvaluationMixin(ResumeMixin):
         Raises:
             ConfigError: see :meth:`Evaluation.check`; or RecBole's own evaluation could not make lists of `topk` items.
         """
+        if self.scorer.sharded and self.enable_scaler:
+            raise ConfigError("enable_scaler=True: processes with a part of a table each would scale differently; "
+                              "set shard_tables=False")  # fmt: skip
         for loader in eval_data:
             if loader is None:
                 continue
             if self.config["candidates"] == "recbole":
+                if self.scorer.sharded:
+                    raise ConfigError(
+                        "candidates=recbole: RecBole scores all items, which lie in several processes; set "
+                        "shard_tables=False"
+                    )
                 n_items, (protocol,) = loader._dataset.item_num - 1, self.protocols
                 if protocol.n_negatives and "rec.items" in self.evaluation.evaluator.needs:
                     n_items = min(n_items, 1 + protocol.n_negatives)  # beyond, it lists items that are no candidates
@@ -189,7 +197,10 @@ class EvaluationMixin(ResumeMixin):
         if learner in ("adam", "adamw"):
             rows: torch.optim.Optimizer = RowWise(weights, lr=lr, weight_decay=decay, decoupled=learner == "adamw")
             for table in tables:
-                table.register_forward_pre_hook(partial(_catch_up, rows))
+                if isinstance(table, ShardedEmbedding):
+                    table.catch_up = rows.catch_up
+                else:
+                    table.register_forward_pre_hook(partial(_catch_up, rows))
             self._row_wise = rows
         else:
             rows = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}[learner](weights, lr=lr)
@@ -250,7 +261,7 @@ class EvaluationMixin(ResumeMixin):
         return loss
 
     def _epoch(self, train_data: Any, epoch_idx: int, loss_func: Any, show_progress: bool) -> float:
-        """RecBole's epoch for sparse gradients too.
+        """RecBole's epoch for sparse gradients too, and for steps that processes share.
 
         RecBole's own clips with a function that has no sparse form, clips scaled gradients, and in several processes
         touches every row of every table.
@@ -262,49 +273,38 @@ class EvaluationMixin(ResumeMixin):
             return 0.0
         self.model.train()
         share, sums = Share(*place_in_group(self.config)), None
-        own_rows = True
+        shares = False
         if not self.config["single_spec"]:
-            sums = Sums(self.model.parameters(), [table.weight for table in sparse_tables(self.model)])
-            if own_rows := dealt(train_data):  # by RecBole's loader: each process takes steps of its own
-                if train_data.shuffle:
-                    train_data.sampler.set_epoch(epoch_idx)
-            else:
+            sums = Sums(self.model)
+            shares = not dealt(train_data)
+            if shares:
                 self._say_not_shared()
+            elif train_data.shuffle:  # RecBole's loader: each process takes steps of its own
+                train_data.sampler.set_epoch(epoch_idx)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.enable_scaler)
         total = torch.zeros((), device=self.device)
-        description = set_color(f"Train {epoch_idx:>5}", "pink")
-        with nullcontext() if own_rows else share.of_batches(train_data):
-            for step, batch in enumerate(tqdm(train_data, ncols=100, desc=description, disable=not show_progress)):
-                self.optimizer.zero_grad(set_to_none=True)
-                parts: list[tuple[Tensor, int]] = []
-                loss = None
-                if batch is not None:
-                    batch = batch.to(self.device)
-                    place = share.places(len(batch), self.device)
-                    with (
-                        drawing(step_draws(self.config["seed"], epoch_idx, step, place)),
-                        torch.autocast(device_type=self.device.type, enabled=self.enable_amp),
-                    ):
-                        if own_rows:
-                            loss = loss_func(batch)
-                        else:
-                            parts = self.model.calculate_losses(batch)
-                if not own_rows:
-                    loss = share.scaled(parts, self.device)
-                if loss is not None:
-                    scaler.scale(loss).backward()
-                whole = torch.zeros((), device=self.device) if loss is None else loss.detach()
-                if sums is not None:
-                    whole = sums(whole, mean=own_rows)
-                if self.clip_grad_norm:
-                    scaler.unscale_(self.optimizer)
-                    clip_grad_norm(self.model.parameters(), **self.clip_grad_norm)
-                scaler.step(self.optimizer)
-                scaler.update()
-                self._losses.saw(whole)
-                total += whole
-                if step % 100 == 0:
-                    self._check_nan(total)  # waits for the device, so not at every step
+        batches = share.batches(train_data) if shares else share.own_batches(train_data)
+        progress = tqdm(batches, total=len(train_data), ncols=100, desc=set_color(f"Train {epoch_idx:>5}", "pink"),
+                        disable=not show_progress)  # fmt: skip
+        for step, (batch, place, n_own) in enumerate(progress):
+            self.optimizer.zero_grad(set_to_none=True)
+            batch = batch.to(self.device)
+            draws = step_draws(self.config["seed"], epoch_idx, step, place.to(self.device))
+            with drawing(draws), torch.autocast(device_type=self.device.type, enabled=self.enable_amp):
+                loss = share.scaled(self.model.calculate_losses(batch), n_own) if shares else loss_func(batch)
+            scaler.scale(loss).backward()
+            whole = loss.detach()
+            if sums is not None:
+                whole = sums(whole, mean=not shares)
+            if self.clip_grad_norm:
+                scaler.unscale_(self.optimizer)
+                clip_grad_norm(self.model.parameters(), **self.clip_grad_norm, in_parts=self.shards.weights)
+            scaler.step(self.optimizer)
+            scaler.update()
+            self._losses.saw(whole)
+            total += whole
+            if step % 100 == 0:
+                self._check_nan(total)  # waits for the device, so not at every step
         self._check_nan(total)
         if self._row_wise is not None:
             self._row_wise.catch_up_all()  # what evaluates or saves the model reads whole tables

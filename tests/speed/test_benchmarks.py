@@ -24,7 +24,7 @@ PROMISED = {
     "recommend_files": {"models", "items", "machine"},
     "open_bundle": {"memory_of_files", "files_mb", "runs"},
     "updates": {"models", "epochs", "before", "every"},
-    "processes": {"throughput", "seconds", "loss"},
+    "processes": {"throughput", "seconds", "loss", "tables", "loading"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
