@@ -46,11 +46,13 @@ class Preloaded:
         self._server.kill()
         self._server.wait()
 
-    def __call__(self, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: object, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """What `subprocess.run([sys.executable, *arguments])` would give, with one thread and without warnings."""
         with tempfile.NamedTemporaryFile("r", newline="") as out, tempfile.NamedTemporaryFile("r", newline="") as err:
             given = os.environ | ENVIRONMENT | environment
-            status = ask(self.address, [out.name, err.name], [*map(str, arguments)], given)
+            status = ask(self.address, [out.name, err.name], [*map(str, arguments)], given, cwd)
             return subprocess.CompletedProcess(arguments, status, out.read(), err.read())
 
 
@@ -127,10 +129,12 @@ def _meant(arguments: list[str]) -> object:
     return 0
 
 
-def ask(address: Path | str, outputs: list[str], arguments: list[str], environment: dict[str, str]) -> int:
+def ask(
+    address: Path | str, outputs: list[str], arguments: list[str], environment: dict[str, str], cwd: Path | None = None
+) -> int:
     """The exit status of one run, whose two outputs go to the end of files."""
     with Client(str(address), "AF_UNIX") as server:
-        server.send((outputs, arguments, environment, os.getcwd()))
+        server.send((outputs, arguments, environment, str(cwd or Path.cwd())))
         return int(server.recv())
 
 

@@ -84,9 +84,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, fresh_python: Preloaded) -> P
     command = shlex.split(commands_of("recommend-train")[-1])
     assert command[0].endswith("recbole-cafe")
     command = [word for word in command if not word.startswith("--epochs=")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        done = fresh_python("-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id=")
+    done = fresh_python("-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id=", cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "shop"
 
