@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from atomic_files import atomic_files
+from preloaded import Preloaded
 
 import recbole_cafe  # noqa: F401  first: repairs what RecBole does on import
 
@@ -61,6 +62,15 @@ def same_random_numbers() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def fresh_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Preloaded]:
+    """`fresh_python("-c", code)`: a process of its own, without the seconds that loading PyTorch and pandas takes."""
+    if not hasattr(os, "fork"):
+        pytest.skip("there is no fork here")
+    with Preloaded(tmp_path_factory.mktemp("preloaded"), "libraries") as python:
+        yield python
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,17 @@ import runpy
 import shlex
 import subprocess
 import sys
-import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+import preloaded
 import pytest
 from page_code import MARK, blocks
 
 from recbole_cafe.host.compat import DEFECTS
 
 ROOT = Path(__file__).resolve().parents[1]
-PRELOADED = Path(__file__).with_name("preloaded.py")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # Whose blocks are run together, in this order: what one makes, the next may use
 ORDER = ("own_data.md", "evaluation.md", "resume.md", "from_recbole.md", "contributing.md", "start.md",
@@ -60,32 +59,23 @@ def test_the_marks_of_other_tests_are_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where a process with everything loaded waits for commands; each starts from there in its own fork."""
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of commands: recbole-cafe, whose runs have one epoch, python, and a pip that installs nothing.
+
+    Each run is a fork of a process with everything loaded.
+    """
     if not hasattr(os, "fork"):
         pytest.skip("there is no fork here")
-    folder = tmp_path_factory.mktemp("preloaded")
-    address = folder / "s"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen([sys.executable, PRELOADED, "serve", address], env=environment, cwd=folder) as server:
-        while not address.exists():
-            assert server.poll() is None
-            time.sleep(0.1)
-        yield address
-        server.kill()
-
-
-@pytest.fixture(scope="module")
-def programs(socket: Path) -> Path:
-    """A folder of commands: recbole-cafe, whose runs have one epoch, python, and a pip that installs nothing."""
-    folder = socket.with_name("programs")
-    folder.mkdir()
-    ask = f'exec {shlex.quote(sys.executable)} -S -E {shlex.quote(str(PRELOADED))} ask {shlex.quote(str(socket))} "$@"'
-    short = 'case "$*" in *--final_from*) ;; run*) set -- "$@" --epochs=1 --gpu_id= --show_progress=False ;; esac'
-    for name, lines in {"recbole-cafe": [short, ask], "python": [ask], "pip": []}.items():
-        (folder / name).write_text("\n".join(["#!/bin/sh", *lines, ""]))
-        (folder / name).chmod(0o755)
-    return folder
+    with preloaded.Preloaded(tmp_path_factory.mktemp("preloaded"), "everything") as waiting:
+        folder = waiting.address.with_name("programs")
+        folder.mkdir()
+        words = [sys.executable, "-S", "-E", preloaded.__file__, "ask", str(waiting.address)]
+        ask = f'exec {shlex.join(words)} "$@"'
+        short = 'case "$*" in *--final_from*) ;; run*) set -- "$@" --epochs=1 --gpu_id= --show_progress=False ;; esac'
+        for name, lines in {"recbole-cafe": [short, ask], "python": [ask], "pip": []}.items():
+            (folder / name).write_text("\n".join(["#!/bin/sh", *lines, ""]))
+            (folder / name).chmod(0o755)
+        yield folder
 
 
 @pytest.mark.slow

@@ -176,9 +176,10 @@ def _encode_array(obj: np.ndarray, where: str) -> dict[str, Any]:
         items = [encode(part, f"{where}[{index}]") for index, part in enumerate(obj.ravel().tolist())]
         return _marked("objects", items=items, shape=list(obj.shape))
     flat = np.array(obj, order="C", copy=True).reshape(-1)  # torch wants writable, contiguous memory
+    as_bytes = obj.dtype.kind == "u"  # PyTorch 2.4 knows unsigned numbers wider than a byte and cannot save them
     try:
-        data = torch.from_numpy(flat)
-    except (TypeError, ValueError):  # text, dates, foreign byte order: as bytes
+        data = torch.from_numpy(flat.view(np.uint8) if as_bytes else flat)
+    except (TypeError, ValueError):  # text, dates, foreign byte order
         data = torch.from_numpy(flat.view(np.uint8))
     form = {"dtype": obj.dtype.str, "shape": list(obj.shape), "matrix": isinstance(obj, np.matrix)}
     return _marked("ndarray", data=data, **form)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from preloaded import Preloaded
 
 import recbole_cafe
 from recbole_cafe import Config, environment, errors
@@ -52,11 +53,6 @@ def tiny(folder: Path, dataset: str = "small", **more: object) -> list[str]:
         "show_progress": False,
     }  # fmt: skip
     return ["run", *(f"--{key}={value}" for key, value in (keys | more).items())]
-
-
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
 
 
 # run ------------------------------------------------------------------------------------------------------------------
@@ -169,8 +165,8 @@ sys.exit(main([*arguments, "--seed=1"]) or main([*arguments, "--seed=2"]))
 
 
 @pytest.mark.slow
-def test_each_run_has_a_log_of_its_own_that_says_simulated_first(simulated: Path) -> None:
-    done = python("-c", TWICE, *tiny(simulated))
+def test_each_run_has_a_log_of_its_own_that_says_simulated_first(simulated: Path, fresh_python: Preloaded) -> None:
+    done = fresh_python("-c", TWICE, *tiny(simulated))
     assert done.returncode == 0, done.stderr
     logs = [path.read_text() for path in Path("log/CaFe").glob("*.log")]
     assert len(logs) == 2
@@ -189,11 +185,11 @@ def test_real_data_are_not_called_simulated(toy_path: Path, caplog: pytest.LogCa
 
 
 @pytest.mark.slow
-def test_several_processes_write_one_result(simulated: Path) -> None:
+def test_several_processes_write_one_result(simulated: Path, fresh_python: Preloaded) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    done = python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, result_file="r.json", epochs=1))
+    done = fresh_python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, result_file="r.json", epochs=1))
     assert done.returncode == 0, done.stderr
     result = json.loads(Path("r.json").read_text())
     assert {p: list(values) for p, values in result["test_result"].items()} == {
@@ -448,11 +444,11 @@ def test_a_misspelt_name_gets_a_hint(typed: str, near: str, capsys: pytest.Captu
 
 
 @pytest.mark.slow
-def test_an_error_in_several_processes_is_told_as_in_one(simulated: Path) -> None:
+def test_an_error_in_several_processes_is_told_as_in_one(simulated: Path, fresh_python: Preloaded) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    done = python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, n_heads=3))
+    done = fresh_python("-m", "recbole_cafe", *tiny(simulated, nproc=2, port=port, n_heads=3))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "recbole-cafe: ConfigError: hidden_size=8 is not a multiple of n_heads=3"
     assert "Traceback" not in done.stderr
@@ -556,7 +552,9 @@ def test_simulate_makes_a_data_set_that_runs(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_the_script_at_the_top_is_the_command_run(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_script_at_the_top_is_the_command_run(
+    simulated: Path, monkeypatch: pytest.MonkeyPatch, fresh_python: Preloaded
+) -> None:
     script = str(ROOT / "run_recbole_cafe.py")
     command = [script, *tiny(simulated, result_file="r.json", epochs=1)[1:]]
     monkeypatch.setattr(sys, "argv", command)
@@ -564,7 +562,7 @@ def test_the_script_at_the_top_is_the_command_run(simulated: Path, monkeypatch: 
         runpy.run_path(script, run_name="__main__")
     assert left.value.code == 0
     assert json.loads(Path("r.json").read_text())["command"] == command
-    failed = python(script, "--epoch=1")
+    failed = fresh_python(script, "--epoch=1")
     assert failed.returncode == 1
     assert failed.stderr.startswith("recbole-cafe: ConfigError: unknown key 'epoch'")
     assert failed.stderr.count("\n") == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import toy
+from preloaded import Preloaded
 
 from recbole_cafe.cli.closing import closing, duration, next_commands
 from recbole_cafe.cli.main import main
@@ -63,24 +64,26 @@ def test_durations(seconds: float, text: str) -> None:
 
 @pytest.fixture
 def command(toy_path: Path) -> list[str]:
-    """A small run, in a process of its own: what pytest does to logging would hide the log."""
+    """The arguments of a small run, for a process of its own: what pytest does to logging would hide the log."""
     keys = {"MAX_ITEM_LIST_LENGTH": 8, "hidden_size": 8, "inner_size": 8, "gpu_id": "", "epochs": 2}
     given = [f"--{key}={value}" for key, value in keys.items()]
-    program = [sys.executable, "-m", "recbole_cafe", "run", "--model=CaFe"]
-    return [*program, f"--dataset={toy.NAME}", f"--data_path={toy_path}", *given]
+    return ["-m", "recbole_cafe", "run", "--model=CaFe", f"--dataset={toy.NAME}", f"--data_path={toy_path}", *given]
 
 
 @pytest.mark.slow
-def test_a_file_gets_plain_lines_and_a_terminal_gets_bars(command: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": ROOT}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
-    assert b"\r" not in done.stderr and b"\x1b" not in done.stderr and b"it/s" not in done.stderr
-    assert b"epoch 1 training" in done.stderr
-    assert done.stdout.decode().splitlines()[-1].startswith("next: recbole-cafe export saved/CaFe-toy-")
+def test_a_file_gets_plain_lines_and_a_terminal_gets_bars(command: list[str], fresh_python: Preloaded) -> None:
+    done = fresh_python(*command)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr and "\x1b" not in done.stderr and "it/s" not in done.stderr
+    assert "epoch 1 training" in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("next: recbole-cafe export saved/CaFe-toy-")
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 120, 0, 0))  # tqdm draws nothing on no lines
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+    environment = {**os.environ, "PYTHONPATH": ROOT}
+    with subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=theirs
+    ) as process:
         os.close(theirs)
         seen = b""
         try:
@@ -94,11 +97,11 @@ def test_a_file_gets_plain_lines_and_a_terminal_gets_bars(command: list[str], tm
 
 
 @pytest.mark.slow
-def test_quiet_and_the_learning_curve(command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str],
-                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    command = [*command, "--quiet", "--result_file=r.json"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True, check=True)
+def test_quiet_and_the_learning_curve(
+    command: list[str], capfd: pytest.CaptureFixture[str], fresh_python: Preloaded
+) -> None:
+    done = fresh_python(*command, "--quiet", "--result_file=r.json")
+    assert done.returncode == 0, done.stderr
     assert "INFO" not in done.stderr
     assert "WARNING" in done.stderr  # an item without an intent
     lines = done.stdout.splitlines()

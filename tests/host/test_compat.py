@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from preloaded import Preloaded
 
 import recbole_cafe
 from recbole_cafe.files.literals import parse_value
@@ -32,13 +33,16 @@ def repair():
 """
 
 
-def run_python(code: str, **environment: str) -> str:
-    """Output of ``code`` in a fresh interpreter; the test fails if it does."""
-    environ = {key: value for key, value in os.environ.items() if key != compat.SWITCH}
-    environ.update({"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment})
-    done = subprocess.run([sys.executable, "-c", BARE + code], capture_output=True, text=True, env=environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run_python(fresh_python: Preloaded) -> Callable[..., str]:
+    """Output of code in a fresh interpreter, in which nothing is switched off; the test fails if it does."""
+
+    def run(code: str, **environment: str) -> str:
+        done = fresh_python("-c", BARE + code, **{compat.SWITCH: "", **environment})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +116,7 @@ def test_importing_compat_anew_wraps_nothing_twice() -> None:
 
 
 @pytest.mark.slow
-def test_the_environment_switches_everything_off() -> None:
+def test_the_environment_switches_everything_off(run_python: Any) -> None:
     run_python(
         """
 import numpy, torch
@@ -133,7 +137,7 @@ assert {name.split(".")[0] for name in set(sys.modules) - modules} == {"recbole_
 
 
 @pytest.mark.slow
-def test_the_environment_switches_single_entries_off() -> None:
+def test_the_environment_switches_single_entries_off(run_python: Any) -> None:
     run_python(
         """
 names = repair()
@@ -160,7 +164,7 @@ def test_an_unknown_name_in_the_environment_is_reported(
 
 
 @pytest.mark.slow
-def test_interactions_work_in_a_process_which_never_made_a_config() -> None:
+def test_interactions_work_in_a_process_which_never_made_a_config(run_python: Any) -> None:
     run_python(
         """
 import warnings
@@ -264,7 +268,7 @@ def test_interactions_sort_stably_in_both_directions() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_imported_before_us_is_repaired_too() -> None:
+def test_what_was_imported_before_us_is_repaired_too(run_python: Any) -> None:
     output = run_python(
         """
 import torch
@@ -292,7 +296,7 @@ for call in (lambda: load_data_and_model("nowhere.pth"), lambda: get_model("Nobo
 
 
 @pytest.mark.slow
-def test_a_user_who_switched_anomaly_mode_on_keeps_it_and_ray_is_not_imported() -> None:
+def test_a_user_who_switched_anomaly_mode_on_keeps_it_and_ray_is_not_imported(run_python: Any) -> None:
     run_python(
         """
 import torch
@@ -443,7 +447,7 @@ def test_graph_models_and_the_metrics_of_popularity_run(tmp_path: Path, model: s
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_on_the_cpu(tmp_path: Path) -> None:
+def test_two_processes_train_together_on_the_cpu(tmp_path: Path, fresh_python: Preloaded) -> None:
     script = tmp_path / "script.py"
     write_features(tmp_path / "data" / "holes")
     script.write_text(
@@ -468,8 +472,7 @@ if __name__ == "__main__":
     assert len(list(Path("saved").glob("*.pth"))) == 1
 """
     )
-    environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environ, timeout=120)
+    done = fresh_python(script, CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -479,7 +482,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_model_is_trained_and_loaded_where_no_log_can_be_written(tmp_path: Path) -> None:
+def test_a_model_is_trained_and_loaded_where_no_log_can_be_written(tmp_path: Path, fresh_python: Preloaded) -> None:
     """Files stand where RecBole wants its folders; as root, a test cannot be kept from writing otherwise."""
     write_features(tmp_path / "data" / "holes")
     for name in ("log", "log_tensorboard"):
@@ -494,8 +497,7 @@ file = recbole_cafe.run("CaFe", "holes", config_dict=settings).checkpoint
 load_data_and_model(file)
 print("loaded")
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    done = fresh_python("-c", code)
     assert done.stdout.splitlines()[-1:] == ["loaded"], done.stderr
     assert done.stderr.count("no log file can be written here (") == 1
     assert "test result" in done.stderr  # the log is on the console

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from preloaded import Preloaded
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.quick_start import load_data_and_model
@@ -25,7 +23,6 @@ from recbole_cafe.host import registry
 from recbole_cafe.model.faces import CaFe
 from recbole_cafe.train.trainer import NetTrainer
 
-ROOT = Path(recbole_cafe.__file__).parent.parent
 TINY: dict[str, Any] = {
     "gpu_id": "", "show_progress": False, "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1,
     "MAX_ITEM_LIST_LENGTH": 8, "eval_mode": "full", "state": "WARNING",
@@ -110,17 +107,16 @@ def scores_of(model: Any, test_data: Any) -> list[list[float]]:
     return scores
 
 
-def loaded_elsewhere(checkpoint: str, site: Path, first: str) -> Any:
+def loaded_elsewhere(python: Preloaded, checkpoint: str, site: Path, first: str) -> Any:
     """The model's name, the data set's class and the scores, from a fresh process that runs `first` before RecBole."""
-    paths = os.pathsep.join([str(ROOT), str(site)])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", LOAD.format(first=first), checkpoint]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = python("-c", LOAD.format(first=first), checkpoint, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_registered_model_is_trained_saved_and_loaded_again(site: Path, toy_path: Path) -> None:
+def test_a_registered_model_is_trained_saved_and_loaded_again(
+    site: Path, toy_path: Path, fresh_python: Preloaded
+) -> None:
     write_package(site, "registering", "MyCaFe", more="\n\nrecbole_cafe.register(MyCaFe)\n")
     from registering.own import MyCaFe  # type: ignore[import-not-found]
 
@@ -130,19 +126,21 @@ def test_a_registered_model_is_trained_saved_and_loaded_again(site: Path, toy_pa
     _, model, _, _, _, test_data = load_data_and_model(checkpoint)
     assert type(model) is MyCaFe
     assert scores_of(model, test_data) == scores
-    name, dataset, elsewhere = loaded_elsewhere(checkpoint, site, "import registering.own")
+    name, dataset, elsewhere = loaded_elsewhere(fresh_python, checkpoint, site, "import registering.own")
     assert (name, dataset) == ("MyCaFe", "NetDataset")
     for row, known in zip(elsewhere, scores, strict=True):
         assert row == pytest.approx(known, abs=1e-6)
 
 
-def test_a_model_of_an_entry_point_is_known_without_an_import(site: Path, toy_path: Path) -> None:
+def test_a_model_of_an_entry_point_is_known_without_an_import(
+    site: Path, toy_path: Path, fresh_python: Preloaded
+) -> None:
     write_package(site, "declaring", "DeclaredCaFe")
     declare(site, "declaring", "DeclaredCaFe", "declaring.own:DeclaredCaFe")
     result = recbole_cafe.run("DeclaredCaFe", "toy", config_dict=TINY | {"data_path": str(toy_path)})
     assert (result.model, result.config["joint"]) == ("DeclaredCaFe", "sum")
     _, model, _, _, _, test_data = load_data_and_model(result.checkpoint)
-    name, dataset, elsewhere = loaded_elsewhere(result.checkpoint, site, "import recbole_cafe")
+    name, dataset, elsewhere = loaded_elsewhere(fresh_python, result.checkpoint, site, "import recbole_cafe")
     assert (name, dataset) == ("DeclaredCaFe", "NetDataset")
     for row, known in zip(elsewhere, scores_of(model, test_data), strict=True):
         assert row == pytest.approx(known, abs=1e-6)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import recbole.data.dataset
 import recbole.model
 import recbole.trainer
+from preloaded import Preloaded
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer
@@ -27,19 +28,22 @@ from recbole_cafe.host import registry
 from recbole_cafe.model import MODELS
 from recbole_cafe.train.trainer import NetTrainer
 
-ROOT = Path(recbole_cafe.__file__).parent.parent
 TINY: dict[str, Any] = {
     "gpu_id": "", "show_progress": False, "epochs": 1, "hidden_size": 8, "inner_size": 8, "n_layers": 1,
     "MAX_ITEM_LIST_LENGTH": 8, "eval_mode": "full", "state": "WARNING",
 }  # fmt: skip
 
 
-def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def python(fresh_python: Preloaded) -> Callable[..., subprocess.CompletedProcess[str]]:
     """A fresh interpreter in the test's folder; the test fails if it does."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = fresh_python(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    return run
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> Any:
@@ -168,7 +172,7 @@ print(json.dumps({
 
 
 @pytest.mark.slow
-def test_recboles_quick_start_runs_cafe_from_start_to_end(toy_path: Path) -> None:
+def test_recboles_quick_start_runs_cafe_from_start_to_end(toy_path: Path, python: Any) -> None:
     settings = settings_of(toy_path, epochs=10, learning_rate=0.01, train_batch_size=8, loss_type="CE")
     observed = last_line(python("-c", EVERYTHING % json.dumps(settings)))
     assert observed["model"] == "recbole_cafe.model.faces"
@@ -200,7 +204,7 @@ print(json.dumps([same, get_model("CaFe").__module__, get_trainer(None, "CaFe").
 """
 
 
-def test_recbole_may_be_imported_first() -> None:
+def test_recbole_may_be_imported_first(python: Any) -> None:
     observed = last_line(python("-c", ORDERS))
     assert observed == [[True, True], "recbole_cafe.model.faces", "NetTrainer", True, "product"]
 
@@ -229,12 +233,12 @@ print(json.dumps([get_model("CaFe").__module__, get_trainer(None, "CaFe").__name
         "from recbole.trainer import Trainer; import recbole_cafe",
     ],
 )
-def test_recbole_knows_us_whatever_is_imported_first(first: str) -> None:
+def test_recbole_knows_us_whatever_is_imported_first(first: str, python: Any) -> None:
     known = ["recbole_cafe.model.faces", "NetTrainer", "recbole_cafe.host.workers", False, True]
     assert last_line(python("-c", FIRST % first)) == [*known, True]
 
 
-def test_recbole_knows_us_without_the_repairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recbole_knows_us_without_the_repairs(monkeypatch: pytest.MonkeyPatch, python: Any) -> None:
     monkeypatch.setenv("RECBOLE_CAFE_COMPAT", "0")
     known = ["recbole_cafe.model.faces", "NetTrainer", "recbole_cafe.host.workers", False, True]
     assert last_line(python("-c", FIRST % "import recbole_cafe")) == [*known, False]
@@ -258,7 +262,7 @@ print(json.dumps([get_model("CaFe").__module__, ours["joint"], ours.model_class.
 """
 
 
-def test_a_later_recbole_with_a_cafe_of_its_own() -> None:
+def test_a_later_recbole_with_a_cafe_of_its_own(python: Any) -> None:
     done = python("-c", SHADOW)
     module, joint, ours = last_line(done)
     assert module == "recbole.model.sequential_recommender.cafe"
@@ -278,7 +282,7 @@ if __name__ == "__main__":                                   # spawned processes
 
 
 @pytest.mark.slow
-def test_spawned_processes_know_our_models(toy_path: Path) -> None:
+def test_spawned_processes_know_our_models(toy_path: Path, python: Any) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -324,7 +328,7 @@ def test_exec_returns_what_the_script_returns(
 
 
 @pytest.mark.slow
-def test_exec_lets_a_script_of_recboles_train_cafe(toy_path: Path) -> None:
+def test_exec_lets_a_script_of_recboles_train_cafe(toy_path: Path, python: Any) -> None:
     """A script that knows nothing of us and takes its settings from the command line, as RecBole's own do."""
     Path("run_recbole.py").write_text(
         "import argparse, json\nfrom recbole.quick_start import run_recbole\n"

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import sysconfig
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from page_code import blocks
+from preloaded import Preloaded
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
@@ -78,15 +78,13 @@ def run(python: Path | str, *arguments: str, cwd: Path) -> subprocess.CompletedP
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shop(tmp_path_factory: pytest.TempPathFactory, fresh_python: Preloaded) -> Path:
     """The bundle of the training command, of fewer epochs; its folder's parent is where the commands run."""
     folder = tmp_path_factory.mktemp("readme")
     command = shlex.split(commands_of("recommend-train")[-1])
     assert command[0].endswith("recbole-cafe")
     command = [word for word in command if not word.startswith("--epochs=")]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id="], cwd=folder,
-                          env=environment, capture_output=True, text=True, timeout=600)  # fmt: skip
+    done = fresh_python("-m", "recbole_cafe", *command[1:], "--epochs=1", "--gpu_id=", cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "shop"
 

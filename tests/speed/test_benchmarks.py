@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 FOLDER = Path(__file__).resolve().parents[2] / "speed"
 ALWAYS = {"benchmark", "ours", "theirs", "ratio", "versions", "threads", "command", "processor", "quick", "machine"}
@@ -34,20 +32,20 @@ OPTIONS = {"gpu": ["--device=cpu"]}
 pytestmark = pytest.mark.slow
 
 
-def run(name: str, folder: Path, *options: str) -> dict:
+def run(python: Preloaded, name: str, *options: str) -> dict:
     """The JSON of the last line."""
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
-    command = [sys.executable, FOLDER / f"{name}.py", "--quick", "--threads=1", *options]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    done = python(FOLDER / f"{name}.py", "--quick", "--threads=1", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_a_quick_run_ends_in_the_promised_json(name: str, tmp_path: Path, toy_path: Path) -> None:
+def test_a_quick_run_ends_in_the_promised_json(
+    name: str, tmp_path: Path, toy_path: Path, fresh_python: Preloaded
+) -> None:
     # on the few simulated interactions of --quick no list of ten holds what comes next
     options = ["--data", str(toy_path), "toy"] if name == "updates" else OPTIONS.get(name, [])
-    result = run(name, tmp_path, *options, "--out=result.json")
+    result = run(fresh_python, name, *options, "--out=result.json")
     assert result.keys() >= ALWAYS | PROMISED[name]
     assert result["benchmark"] == name and result["threads"] == 1 and result["quick"] is True
     assert f"{name}.py --quick" in result["command"]
@@ -116,5 +114,5 @@ def test_every_benchmark_here_is_tested() -> None:
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="there is a GPU here")
-def test_without_a_gpu_the_gpu_benchmark_says_so(tmp_path: Path) -> None:
-    assert "no CUDA device" in run("gpu", tmp_path)["skipped"]
+def test_without_a_gpu_the_gpu_benchmark_says_so(fresh_python: Preloaded) -> None:
+    assert "no CUDA device" in run(fresh_python, "gpu")["skipped"]

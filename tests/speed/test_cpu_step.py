@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 TREE = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_tree_beside_itself(tmp_path: Path, toy_path: Path) -> None:
-    command = [sys.executable, TREE / "speed" / "cpu_step.py", "--before", TREE, "--data", toy_path, "toy",
-               "--repeats=1", "--seeds=1", "--epochs=1", "--out=result.json"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+def test_a_tree_beside_itself(tmp_path: Path, toy_path: Path, fresh_python: Preloaded) -> None:
+    options = ["--repeats=1", "--seeds=1", "--epochs=1", "--out=result.json"]
+    done = fresh_python(TREE / "speed" / "cpu_step.py", "--before", TREE, "--data", toy_path, "toy", *options)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_text())
     assert json.loads(done.stdout.splitlines()[-1]) == result

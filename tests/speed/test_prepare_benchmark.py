@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from preloaded import Preloaded
 
 FOLDER = Path(__file__).resolve().parents[2] / "speed"
 
 pytestmark = pytest.mark.slow
 
 
-def test_it_measures_the_command_and_its_children(tmp_path: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent)}
-    command = [sys.executable, FOLDER / "prepare.py", "--quick", "--threads=1", "--out=result.json"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+def test_it_measures_the_command_and_its_children(tmp_path: Path, fresh_python: Preloaded) -> None:
+    done = fresh_python(FOLDER / "prepare.py", "--quick", "--threads=1", "--out=result.json")
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_text())
     assert json.loads(done.stdout.splitlines()[-1]) == result

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import scipy.sparse
 import torch
 from atomic_files import write_data_set
+from preloaded import Preloaded
 
 from recbole_cafe.errors import DataError
 from recbole_cafe.experiment import run
@@ -83,7 +83,7 @@ def prepare(model: str, data_path: str, **settings: Any) -> tuple[Any, ...]:
         np.array(["2020-01-01"], dtype="M8[D]"),
         np.array([], dtype=np.int64), np.array(3), np.array([True, False]), np.array([1, 2], dtype=">i4"),
         np.asfortranarray(np.arange(6).reshape(2, 3)), np.array([{1: "a"}, None], dtype=object),
-        np.matrix([[1.0, 2]]),
+        np.matrix([[1.0, 2]]), np.array([2**32 - 1, 7], dtype=np.uint32),
     ],
     ids=lambda value: f"{type(value).__name__}-{value.dtype}-{value.ndim}d",
 )  # fmt: skip
@@ -94,6 +94,11 @@ def test_arrays_come_back_as_they_were(value: np.ndarray, tmp_path: Path) -> Non
     assert back.dtype == value.dtype
     assert back.shape == value.shape
     np.testing.assert_array_equal(back, value)
+
+
+def test_no_tensor_is_kept_that_an_older_pytorch_cannot_save() -> None:
+    kinds = {checkpoint.encode(np.zeros(1, dtype))["data"].dtype for dtype in ("u1", "u2", "u4", "u8", "i4", "f8")}
+    assert kinds == {torch.uint8, torch.int32, torch.float64}
 
 
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "dok", "lil", "dia", "bsr"])
@@ -247,7 +252,9 @@ def trained(data_path: str) -> dict[str, Any]:
             "train": train, "valid": valid, "test": test, "make_trainer": make_trainer}  # fmt: skip
 
 
-def test_a_process_which_knows_neither_recbole_nor_us_opens_the_file(trained: dict[str, Any]) -> None:
+def test_a_process_which_knows_neither_recbole_nor_us_opens_the_file(
+    trained: dict[str, Any], fresh_python: Preloaded
+) -> None:
     code = """
 import sys, torch
 state = torch.load(sys.argv[1], weights_only=True)
@@ -257,7 +264,7 @@ assert list(state) == [
 assert type(state["best_valid_score"]) is float and state["config"]["model"] == "SASRec"
 assert not {"recbole", "recbole_cafe"} & {name.split(".")[0] for name in sys.modules}
 """
-    done = subprocess.run([sys.executable, "-c", code, trained["file"]], capture_output=True, text=True)
+    done = fresh_python("-c", code, trained["file"])
     assert done.returncode == 0, done.stderr
 
 

@@ -17,14 +17,14 @@ class TestBERTF(ModelContract):
     model = "BERTF"
     causal = False
     settings = {"mask_ratio": 0.4}
-    layouts = {"last": 40}
+    layouts = {"last": 24}
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}
 
 
 class TestLOCKERF(ModelContract):
     model = "LOCKERF"
     causal = False
-    layouts = {"last": 16}
+    layouts = {"last": 20}
     learns_with = {"train_batch_size": 16, "learning_rate": 0.003}
 
 

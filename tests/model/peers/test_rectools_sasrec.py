@@ -1,8 +1,6 @@
 """rectools_sasrec: the contract, and that what is trained is what RecTools itself would compute."""
 
 import importlib.util
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -85,11 +83,10 @@ def test_items_that_rectools_does_not_know_make_no_known_one_doubtful(toy_path):
     assert slack[4] < 1e-3
 
 
-def test_without_rectools_the_error_says_what_to_install(toy_path):
+def test_without_rectools_the_error_says_what_to_install(toy_path, fresh_python):
     code = (
         "import sys; sys.modules['rectools'] = None\n"
         "from recbole_cafe import run\n"
         f"run('RecToolsSASRec', 'toy', config_dict={{'data_path': {str(toy_path)!r}, 'gpu_id': ''}})"
     )
-    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "install it with pip install 'recbole-cafe[peers]'" in made.stderr
+    assert "install it with pip install 'recbole-cafe[peers]'" in fresh_python("-c", code).stderr
