@@ -75,7 +75,7 @@ class Share:
     def places(self, length: Tensor) -> Tensor:
         """Which rows of a batch are this process's, so that all processes have about as many positions.
 
-        The rows are dealt out from the longest to the shortest, to and fro.
+        The rows are dealt out from the longest to the shortest, there and back.
 
         Args:
             length: [B] of the rows' histories.

@@ -16,6 +16,6 @@ def test_every_row_has_one_process_and_all_have_about_as_much_to_do(n_rows: int,
     assert max(sums, default=0) - min(sums, default=0) <= int(length.max() if n_rows else 0)
 
 
-def test_rows_are_dealt_to_and_fro() -> None:
+def test_rows_are_dealt_there_and_back() -> None:
     length = torch.tensor([3, 9, 1, 7, 5])  # from the longest: places 1, 3, 4, 0, 2
     assert [Share(rank, 2).places(length).tolist() for rank in range(2)] == [[0, 1, 2], [3, 4]]
