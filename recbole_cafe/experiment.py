@@ -34,7 +34,7 @@ from recbole_cafe.files.places import check_file, check_folder
 from recbole_cafe.files.ranks import RankArrays, save_ranks
 from recbole_cafe.files.result import Result
 from recbole_cafe.prepare.simulate import is_simulated
-from recbole_cafe.processes import launch, place_here
+from recbole_cafe.processes import ONE_STORE_EACH, launch, meets_lost_ones, place_here
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.run_state import SaveEvery, checkpoint_to_resume
 from recbole_cafe.train.sharing import check_shared_folder, place_in_group
@@ -94,6 +94,9 @@ def run(
     if parameters := is_simulated(Path(config["data_path"])):
         logger.warning(simulated_notice(config["dataset"], parameters))
     logger.info(config)
+    if place is not None and meets_lost_ones():
+        logger.warning(f"torchrun may start lost processes again, which then may wait for each other in vain: set "
+                       f"{ONE_STORE_EACH}=1 before torchrun")  # fmt: skip
 
     start = perf_counter()
     facts, data, parts = read_once(config, lambda: read(config))

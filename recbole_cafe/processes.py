@@ -17,6 +17,7 @@ from recbole_cafe.errors import ConfigError, MachineError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SLURM = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+ONE_STORE_EACH = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 FIRST_PORT, PORTS = 20000, 20000  # of SLURM's jobs, which name none
 
 
@@ -65,6 +66,12 @@ def place_here(environment: Mapping[str, str] = os.environ) -> Place | None:
         port = environment.get("MASTER_PORT") or str(FIRST_PORT + int(environment["SLURM_JOB_ID"]) % PORTS)
         return Place(rank, world, local, address, port)
     return None
+
+
+def meets_lost_ones(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether processes that torchrun starts again may look for each other where lost ones were, and wait in vain."""
+    restarts = int(environment.get("TORCHELASTIC_MAX_RESTARTS") or 0)
+    return restarts > 0 and environment.get(ONE_STORE_EACH) != "1"
 
 
 def _numbers(environment: Mapping[str, str], names: tuple[str, ...]) -> tuple[int, int, int]:
@@ -133,6 +140,8 @@ def launch(function: Callable[..., Any], *arguments: Any, nproc: int, world_size
         rdzv_backend="c10d" if alone else "static", rdzv_endpoint=f"{'localhost' if alone else ip}:{port}",
         rdzv_configs={} if alone else {"rank": offset // nproc}, max_restarts=max_restarts, monitor_interval=0.2,
     )  # fmt: skip
+    # PyTorch keeps one store for all attempts, in which processes that are started again may find where lost ones were
+    os.environ.setdefault(ONE_STORE_EACH, "1")
     # it logs each failure with its traceback; what is to be said is raised here
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:

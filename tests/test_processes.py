@@ -21,7 +21,7 @@ import torch
 from preloaded import Preloaded
 
 from recbole_cafe.errors import ConfigError, MachineError
-from recbole_cafe.processes import Place, first_node, launch, place_here
+from recbole_cafe.processes import ONE_STORE_EACH, Place, first_node, launch, meets_lost_ones, place_here
 from recbole_cafe.train import checkpoint
 from recbole_cafe.train.sharing import Sums, check_shared_folder
 
@@ -43,6 +43,13 @@ def test_the_place_is_what_torchrun_or_srun_has_written() -> None:
     assert place_here({"SLURM_NTASKS": "8", "SLURM_PROCID": "0"}) is None, "a batch script is one process"
     keys = place_here(TORCHRUN).keys()
     assert (keys["local_rank"], keys["world_size"], keys["offset"], keys["ip"]) == (1, 4, 2, "one")
+
+
+def test_where_processes_that_are_started_again_may_wait_in_vain() -> None:
+    assert not meets_lost_ones({})
+    assert not meets_lost_ones(TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "0"})
+    assert meets_lost_ones(TORCHRUN | {"TORCHELASTIC_MAX_RESTARTS": "2"})
+    assert not meets_lost_ones({"TORCHELASTIC_MAX_RESTARTS": "2", ONE_STORE_EACH: "1"})
 
 
 @pytest.mark.parametrize(
@@ -166,7 +173,8 @@ def started(
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={n}", f"--max_restarts={restarts}",
                 "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "--monitor_interval=0.1"]  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, *(torchrun if n > 1 else []), *script], cwd=folder, env=os.environ | ENVIRONMENT, text=True,
+        [sys.executable, *(torchrun if n > 1 else []), *script], cwd=folder, text=True,
+        env=os.environ | ENVIRONMENT | {ONE_STORE_EACH: "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
