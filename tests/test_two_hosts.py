@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from test_processes import ENVIRONMENT, TESTS, outcome, trained
+from test_processes import ENVIRONMENT, TESTS, outcome, started
 
 HOSTS = {"rc-one": "10.211.77.1", "rc-two": "10.211.77.2"}
 KEYS = ["epochs=40", "stopping_step=40", "group_timeout=20"]
@@ -77,7 +77,9 @@ def lose(process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.usefixtures("hosts")
 def test_a_host_that_is_cut_off_and_comes_back_changes_nothing(toy_path: Path, tmp_path: Path) -> None:
-    whole, weights = trained(tmp_path / "whole", toy_path, "CaFe", 2, *KEYS)
+    said = (undisturbed := started(tmp_path / "whole", toy_path, "CaFe", 2, *KEYS)).communicate(timeout=600)[0]
+    assert undisturbed.returncode == 0, said[-4000:]
+    whole, weights = outcome(tmp_path / "whole")
     folder = tmp_path / "cut"
     folder.mkdir()
     processes = {name: torchrun(name, folder, toy_path) for name in HOSTS}
