@@ -169,6 +169,7 @@ def test_interactions_work_in_a_process_which_never_made_a_config(run_python: An
         """
 import warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message="invalid escape sequence")  # in RecBole's sources, when they are compiled
 repair()
 import numpy as np
 from recbole.data.interaction import Interaction
