@@ -206,8 +206,7 @@ def next_id_loss(state: Tensor, target: Tensor, owner: Tensor, table: nn.Embeddi
             negatives has nothing that draws them.
     """
     if not len(state):
-        # looked up all the same: the processes that hold a table together look up together
-        return state.sum() if every is not None or loss_type == "CE" else state.sum() + table(target).sum()
+        return state.sum()
     n = _embedding(table).num_embeddings if n_ids is None else n_ids
     if loss_type == "CE":
         weight = _embedding(table).weight if every is None else every()
