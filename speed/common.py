@@ -23,6 +23,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import psutil
 import torch
 
 import recbole_cafe  # first: it repairs what RecBole does on import
@@ -306,19 +307,28 @@ def peak_mb() -> float:
 
     In a process started by another one, Linux's ru_maxrss begins with what the parent held; VmHWM does not.
     """
-    peak = _status("VmHWM")
+    peak = status_mb("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else peak
 
 
 def resident_mb() -> float | None:
     """Present resident size in MiB, None where the system does not tell."""
-    return _status("VmRSS")
+    return status_mb("VmRSS")
 
 
-def _status(key: str) -> float | None:
-    path = Path("/proc/self/status")
-    lines = path.read_text().splitlines() if path.is_file() else []
+def status_mb(key: str, process: int | str = "self") -> float | None:
+    """A size in MiB that Linux tells of a process; None elsewhere, and when the process is gone."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def family(process: int) -> list[int]:
+    """A process and all that it has started, which still run."""
+    with suppress(psutil.NoSuchProcess):
+        return [process, *(child.pid for child in psutil.Process(process).children(recursive=True))]
+    return []
 
 
 def trim() -> None:

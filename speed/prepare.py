@@ -9,7 +9,6 @@ hold at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gzip
 import json
 import os
@@ -22,8 +21,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
-import psutil
-from common import COMMAND, parser, processor, recbole_cafe, versions
+from common import COMMAND, family, parser, processor, recbole_cafe, status_mb, versions
 
 CATEGORIES = ("Books", "Toys_and_Games", "Sports_and_Outdoors", "Home_and_Kitchen")
 PER_USER, PER_ITEM = 4, 12  # reviews on average; both are spread widely
@@ -95,28 +93,16 @@ def watch(command: list[str], said: Any) -> dict[str, Any]:
     environment = os.environ | {"PYTHONPATH": str(Path(recbole_cafe.__file__).parents[1])}
     start, peak, largest, seen = perf_counter(), 0.0, 0.0, set()
     child = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, env=environment)
-    root = psutil.Process(child.pid)
     while child.poll() is None:
-        sizes = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in [root, *root.children(recursive=True)]:
-                seen.add(process.pid)
-                sizes.append(high_water_mb(process.pid))
+        running = family(child.pid)
+        seen.update(running)
+        sizes = [status_mb("VmHWM", process) or 0.0 for process in running]
         peak, largest = max(peak, sum(sizes)), max([largest, *sizes])
         sleep(0.1)
     return {
         "seconds": perf_counter() - start, "code": child.returncode, "peak_mb": peak, "largest_mb": largest,
         "processes": len(seen),
     }  # fmt: skip
-
-
-def high_water_mb(process: int) -> float:
-    """VmHWM of a process, 0 when it is gone."""
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{process}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return 0.0
 
 
 # Raw files ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ Memory is what the system cannot drop (anonymous pages), of the process that hol
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -23,15 +24,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-from common import Data, Shape, data, machine, parser, report, workplace
+from common import Data, Shape, data, family, machine, parser, report, status_mb, workplace
 
 from recbole_cafe import experiment
 from recbole_cafe.config.config import Config
 from recbole_cafe.data.mapped import read_once
 from recbole_cafe.processes import place_here
 
-MB = 1e6
+MB, MIB = 1e6, 2**20
 SETTINGS = {"model": "CaFe", "hidden_size": 128, "MAX_ITEM_LIST_LENGTH": 50, "loss_type": "BCE", "gpu_id": "",
             "show_progress": False, "state": "ERROR", "eval_step": 0}  # fmt: skip
 OF_TABLES = {"n_negatives": 16, "eval_mode": "[full]", "epochs": 1, "train_batch_size": 256, "shard_tables": True}
@@ -54,9 +54,12 @@ def main() -> None:
             _load(**json.loads(options.child))
             return
         timed = _throughput(options, folder)
+        own = argparse.Namespace(
+            **vars(options) | {"data": None, "quick": False}
+        )  # sets of these very sizes, simulated
         report(
-            options, "processes", ours=timed["seconds"][2][0], theirs=timed["seconds"][1][0], unit="seconds per epoch",
-            **timed, tables=_tables(options, folder), loading=_loading(options, folder), machine=machine(options),
+            options, "processes", unit="seconds per epoch", **timed, tables=_tables(own, folder),
+            loading=_loading(own, folder), machine=machine(options),
         )  # fmt: skip
 
 
@@ -71,7 +74,7 @@ def _throughput(options: Any, folder: Path) -> dict[str, Any]:
     seconds = {n: sorted(run["seconds"]["train"] / options.epochs for run in done) for n, done in runs.items()}
     median = {n: statistics.median(values) for n, values in seconds.items()}
     return {
-        "seconds": {n: [median[n], *seconds[n]] for n in runs}, "rows": options.rows, "epochs": options.epochs,
+        "ours": median[2], "theirs": median[1], "seconds": seconds, "rows": options.rows, "epochs": options.epochs,
         "data": source.facts, "throughput": median[1] / median[2],
         "loss": {n: done[0]["curve"][-1]["loss"] for n, done in runs.items()},
     }  # fmt: skip
@@ -81,7 +84,6 @@ def _tables(options: Any, folder: Path) -> dict[str, Any]:
     """What a process holds of a table with its moments, by the number of processes."""
     peaks: dict[int, list[float]] = {n: [] for n in options.counts}
     tests = {}
-    options = type(options)(**{**vars(options), "data": None, "quick": False})
     users = min(2_000, options.items // 10)
     few = max(options.items // 100, 50)
     source = data(options, folder, Shape(users, few, 20, 50 * users))
@@ -110,7 +112,6 @@ def _add_items(source: Data, parent: Path, n: int) -> None:
 
 def _loading(options: Any, folder: Path) -> dict[str, Any]:
     n = options.interactions
-    options = type(options)(**{**vars(options), "data": None, "quick": False})
     source = data(options, folder, Shape(n // 40, n // 100, 20, n))
     return {
         "data": source.facts,
@@ -147,27 +148,16 @@ def _run(folder: Path, n: int, command: list[str]) -> float:
         )  # fmt: skip
         peak = 0.0
         while process.poll() is None:
-            peak = max([peak, *map(_anonymous, _with_children(process.pid))])
+            peak = max([peak, *map(_anonymous, family(process.pid))])
             time.sleep(0.05)
     if process.returncode:
         raise SystemExit((folder / "said").read_text()[-4000:])
     return peak
 
 
-def _with_children(pid: int) -> list[int]:
-    try:
-        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _anonymous(pid: int) -> float:
+def _anonymous(process: int) -> float:
     """Megabytes of a process's memory that belong to no file."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return next((1024 * int(line.split()[1]) / MB for line in lines if line.startswith("RssAnon")), 0.0)
+    return (status_mb("RssAnon", process) or 0.0) * MIB / MB
 
 
 def _load(data_path: str, dataset: str, out: str) -> None:
