@@ -54,9 +54,8 @@ def main() -> None:
             _load(**json.loads(options.child))
             return
         timed = _throughput(options, folder)
-        own = argparse.Namespace(
-            **vars(options) | {"data": None, "quick": False}
-        )  # sets of these very sizes, simulated
+        # the memory is that of simulated sets of the sizes asked for
+        own = argparse.Namespace(**vars(options) | {"data": None, "quick": False})
         report(
             options, "processes", unit="seconds per epoch", **timed, tables=_tables(own, folder),
             loading=_loading(own, folder), machine=machine(options),
