@@ -25,6 +25,7 @@ PROMISED = {
     "open_bundle": {"memory_of_files", "files_mb", "runs"},
     "updates": {"models", "epochs", "before", "every"},
     "processes": {"throughput", "seconds", "loss", "tables", "loading"},
+    "whole_training": {"epochs", "parts", "data"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
