@@ -6,7 +6,8 @@ those of n-gram language models: back-off (Katz, IEEE TASSP 1987), absolute disc
 Kneser, Computer Speech and Language 1994; Kneser, Ney, ICASSP 1995), a coarser model as the prior of a finer one
 (MacKay, Peto, Natural Language Engineering 1995), classes as the coarser level (Brown et al., Computational Linguistics
 1992). Nearest to it is TGH (Han et al., arXiv:2605.07125), which takes items a few transitions from the last ones and
-orders them by the likeness of their texts; here the counts themselves order. CaFe (Li et al., SIGIR 2022) has the idea, items through intents, for networks.
+orders them by the likeness of their texts; here the counts themselves order. CaFe (Li et al., SIGIR 2022) has the idea,
+items through intents, for networks.
 
 u, v items, c intents, c_v the intent of v, h = (u_1, u_2, ...) a history with the **newest** item first.
 
