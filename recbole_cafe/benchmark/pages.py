@@ -31,8 +31,9 @@ The best mean of a column is bold (`bold: false` leaves that out). A cell withou
 
 With `head` and `cells` a table is a list of rows of text, in which `${speed/load.json:ours.seconds:.1f}` stands for a
 number of a file in results/, formatted as by Python, or without the 0 before the point if the format is a single digit;
-a line of a runs.jsonl is named as in `${cafe/runs.jsonl#amazon:test_result.full.ndcg@10:4}`. With `lines: x.jsonl`
-there is a row for each line of that file. `cells` describes it once, with numbers as in `${*:versions.python}`.
+a line of a runs.jsonl is named as in `${cafe/runs.jsonl#amazon:test_result.full.ndcg@10:4}`, and the mean of several
+lines as in `${cafe/runs.jsonl#s2020,s2021:best_valid_score:4}`. With `lines: x.jsonl` there is a row for each line of
+that file. `cells` describes it once, with numbers as in `${*:versions.python}`.
 """
 
 from __future__ import annotations
@@ -293,11 +294,15 @@ def _fact(cell: Spec, results: Path) -> str:
 
 def _filled(text: str, results: Path) -> str:
     def number(match: re.Match[str]) -> str:
-        value: Any = _content(results / match["file"], match["place"])
-        for key in match["key"].split("."):
-            if key not in value if isinstance(value, dict) else not key.isdigit() or int(key) >= len(value):
-                raise PageError(f"{match['file']} has no {match['key']}")
-            value = value[key] if isinstance(value, dict) else value[int(key)]
+        values = []
+        for place in [None] if match["place"] is None else match["place"].split(","):
+            value: Any = _content(results / match["file"], place)
+            for key in match["key"].split("."):
+                if key not in value if isinstance(value, dict) else not key.isdigit() or int(key) >= len(value):
+                    raise PageError(f"{match['file']} has no {match['key']}")
+                value = value[key] if isinstance(value, dict) else value[int(key)]
+            values.append(value)
+        value = values[0] if len(values) == 1 else stat(values).mean
         form = match["form"] or ""
         return _short(float(value), int(form)) if form.isdigit() else format(value, form)
 

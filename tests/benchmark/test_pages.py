@@ -97,6 +97,8 @@ def test_a_table_has_a_row_for_each_line_of_a_file(results: Path) -> None:
     assert "| a | b | c |\n|---|---|---|\n| 3.10 | .50 | 1234 |\n| 3.9 | 1.00 | 1234 |\n" in pages.with_tables(
         page(spec), results
     )
+    mean = 'head: [a]\ncells:\n- ["${matrix.jsonl#3.10,3.9:x:2}"]'
+    assert "| .75 |" in pages.with_tables(page(mean), results)
 
 
 @pytest.mark.parametrize(
