@@ -32,9 +32,9 @@ def main() -> None:
         epochs, step = (2, 1) if options.quick else (options.epochs, options.eval_step)
         settings = {
             "data_path": str(source.folder), "hidden_size": 64, "inner_size": 256, "MAX_ITEM_LIST_LENGTH": 50,
-            "epochs": epochs, "eval_step": step, "stopping_step": epochs, "train_batch_size": 128, "eval_mode": ["full"],
-            "mask_history": True, "topk": [10], "valid_metric": "NDCG@10", "show_progress": False, "use_gpu": False,
-            "seed": 2020,
+            "epochs": epochs, "eval_step": step, "stopping_step": epochs, "train_batch_size": 128, "seed": 2020,
+            "eval_mode": ["full"], "mask_history": True, "topk": [10], "valid_metric": "NDCG@10",
+            "show_progress": False, "use_gpu": False,
         } | (QUICK_SETTINGS if options.quick else {})  # fmt: skip
         parts: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
 
