@@ -1,24 +1,20 @@
 """What a whole training of CaFePlus takes beside one of SASRec: epochs, validations, settings of the ranking, test.
 
-`ours` is CaFePlus as shipped, `theirs` SASRec with a softmax over all items at every position, made of CaFe's own parts
-as in props/benchmark/leaderboard.yaml. Both run from the data to the test figures, in turn, with the same epochs,
-batches, width, history and validations; none stops early. `parts`: the median seconds of each part.
+`ours` is CaFePlus as shipped, `theirs` SASRec with a softmax over all items at every position, made of CaFe's own
+parts: both as in props/benchmark/leaderboard.yaml. They run from the data to the test figures, in turn, with the same
+epochs, batches, width, history and validations; none stops early. `parts`: the median seconds of each part.
 """
 
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 from common import AMAZON, QUICK_SETTINGS, alternate, data, machine, parser, report, workplace
 
+from recbole_cafe.config.props import preset, preset_model
 from recbole_cafe.experiment import run
 
-SASREC = {
-    "intent_tower": False, "intent_loss": False, "joint": "item", "n_local_heads": 0, "loss_type": "CE",
-    "hidden_dropout_prob": 0.5, "attn_dropout_prob": 0.5,
-}  # fmt: skip
-SIDES: dict[str, tuple[str, dict[str, Any]]] = {"CaFePlus": ("CaFePlus", {}), "SASRec": ("CaFe", SASREC)}
+SYSTEMS = ("CaFePlus", "SASRec")
 
 
 def main() -> None:
@@ -36,13 +32,14 @@ def main() -> None:
             "eval_mode": ["full"], "mask_history": True, "topk": [10], "valid_metric": "NDCG@10",
             "show_progress": False, "use_gpu": False,
         } | (QUICK_SETTINGS if options.quick else {})  # fmt: skip
-        parts: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+        parts: dict[str, list[dict[str, float]]] = {name: [] for name in SYSTEMS}
 
         def whole(name: str) -> None:
-            model, own = SIDES[name]
-            parts[name].append(run(model, source.name, config_dict=settings | own).seconds)
+            system = f"leaderboard/{name}"
+            own = preset(system) | settings  # the same epochs for both
+            parts[name].append(run(preset_model(system), source.name, config_dict=own).seconds)
 
-        timings = alternate({name: lambda name=name: whole(name) for name in SIDES}, options.repeats)
+        timings = alternate({name: lambda name=name: whole(name) for name in SYSTEMS}, options.repeats)
         report(
             options, "whole_training", ours=timings["CaFePlus"].median, theirs=timings["SASRec"].median,
             unit="seconds from the data to the test figures", epochs=epochs, eval_step=step, data=source.facts,
