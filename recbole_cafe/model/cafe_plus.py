@@ -59,10 +59,9 @@ from recbole_cafe.model.cafe import Towers
 from recbole_cafe.model.counts import (
     CountSettings,
     Evidence,
-    dense_evidence,
-    dense_repeats,
     newest_first,
     repeat_rate,
+    spread,
     with_repeats,
 )
 from recbole_cafe.model.net import Reading, parts_of
@@ -73,6 +72,7 @@ from recbole_cafe.ranking.catalogue import EPSILON
 from recbole_cafe.ranking.memory import MemoryCatalogue
 from recbole_cafe.ranking.precision import full_float32
 from recbole_cafe.ranking.query import Query, required
+from recbole_cafe.ranking.spread import Spread
 
 LOGITS = 2**24  # logits kept with a query, at most: 64 MB
 HELD = 2**22  # logits held at a time: 16 MB
@@ -396,33 +396,56 @@ class CaFePlusNet(Towers):
             done += rows
         return Query.cat(parts)
 
-    def probabilities(self, reading: Heard) -> Tensor:
-        """(1) of every item; see :meth:`Net.probabilities`."""
-        n_rows, levels, lookup = len(reading.vector), self.levels, self.counts.lookup
+    def spread(self, reading: Heard) -> Spread:
+        """(1) of every item; see :meth:`Net.spread`."""
+        levels, lookup = self.levels, self.counts.lookup
         evidence = reading.evidence(self.items, lookup, self.n_items)
         settings = (levels.popularity_exponent, levels.rank_shrinkage, self.counts.popularity_prior)
         net: Tensor = reading.kept("net", settings, lambda: self._net(reading))
-        counted, place = dense_evidence(evidence, n_rows, self.n_items)
+        common, weight, share = evidence.of(net), evidence.value.float(), net.new_ones(len(reading.vector))
         if self.items is not None:
             mass, rest = (x.float() for x in self.items.masses(reading.newest, lookup))
-            total = counted.sum(0)
+            share, size = rest / mass, evidence.size
+            scale = 1 / rest  # one is one of `mass`, in units of the share
             if levels.evidence_exponent:
-                counted.mul_(net.pow(levels.evidence_exponent))
-            scale = total / counted.sum(0).clamp(min=TINY) / mass
-            probability = counted.mul_(scale).addcmul_(net, rest / mass)
-        else:
-            probability = net.clone()
-        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
+                total = torch.segment_reduce(weight, "sum", lengths=size, initial=0)
+                weight = weight * common.pow(levels.evidence_exponent)
+                scale = scale * total / torch.segment_reduce(weight, "sum", lengths=size, initial=0).clamp(min=TINY)
+            weight = weight * scale.index_select(0, evidence.row)
+        return spread(net, evidence, common, weight, share, self.rho if self.counts.repeats == "observed" else None)
 
     @full_float32()
     def _net(self, reading: Heard) -> Tensor:
         """Q of every item. Returns [V, B]."""
-        logits = self._vectors(slice(0, self.n_items)) @ reading.vector.T
-        log_norm = self.inside.log_sums(lambda block: logits[block], len(reading.vector))
-        terms = self._log_shares(reading.terms, log_norm)
-        net = logits.add_((terms - log_norm).T.index_select(0, self.item2intent)).exp_()
+        logits = self._popularity(slice(0, self.n_items))[:, None].repeat(1, len(reading.vector))
+        if self.levels.item_net:
+            products = (
+                reading.kept("products", (), lambda: self._products(reading.vector))
+                if self.n_items <= FEW  # as much as is kept anyway, once more
+                else self._products(reading.vector)
+            )
+            if self.softmax == "levels":
+                logits.addcmul_(products, trust(self.inside.seen, self.levels.rank_shrinkage)[:, None])
+            else:
+                logits.add_(products)
+        intent, inside = self.item2intent, self.inside
+        low, high = logits.aminmax()
+        if safe := bool((low >= -SAFE) & (high <= SAFE)):  # the exponentials are made once, not twice
+            logits.exp_()[0] = 0
+            total = logits.new_zeros(len(inside.size), logits.shape[1]).index_add_(0, intent, logits)
+            log_norm = total.log_().where(inside.size[:, None] > 0, 0.0).T
+        else:
+            log_norm = inside.log_sums(lambda block: logits[block], logits.shape[1])
+        terms = (self._log_shares(reading.terms, log_norm) - log_norm).T
+        if safe:
+            return logits.mul_(terms.exp().index_select(0, intent))
+        net = logits.add_(terms.index_select(0, intent)).exp_()
         net[0] = 0
         return net
+
+    def _products(self, vector: Tensor) -> Tensor:
+        """R . E_v, whatever the settings. vector: [B, D + 1]. Returns [V, B]."""
+        return self.item_embedding.weight @ vector[:, :-1].T
 
     def _said(self, vector: Tensor, terms: Tensor, evidence: Evidence, mass: Tensor | None, log_norm: Tensor,
               logit: Tensor) -> Query:  # fmt: skip

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from recbole_cafe.data.transitions import transitions
 from recbole_cafe.errors import ConfigError
 from recbole_cafe.ranking.query import ScoreOverrides
+from recbole_cafe.ranking.spread import Spread
 
 REPEATS = ("observed", "free")
 
@@ -278,6 +279,10 @@ class Evidence:
     old: Tensor
     size: Tensor
 
+    def of(self, dense: Tensor) -> Tensor:
+        """The values of these items. dense: [V, B]. Returns [E]."""
+        return dense.view(-1).index_select(0, (self.item * dense.shape[1]).add_(self.row))
+
     def split(self, n_rows: int) -> Iterator[Evidence]:
         """So many rows at a time, each part with rows from 0."""
         first = 0
@@ -410,34 +415,25 @@ def with_repeats(evidence: Evidence, plain: Tensor, extra: Tensor, rho: Tensor |
     return ScoreOverrides(evidence.row, evidence.item, extra, factor, n_items), others
 
 
-def dense_evidence(evidence: Evidence, n_rows: int, n_items: int) -> tuple[Tensor, Tensor]:
-    """e of every item, float32 [V, B], and the places [E] of `evidence` in it as if it were flat."""
-    place = (evidence.item * n_rows).add_(evidence.row)
-    return torch.zeros(n_items * n_rows).to(place.device).index_copy_(0, place, evidence.value.float()).view(
-        n_items, n_rows
-    ), place
-
-
-def dense_repeats(probability: Tensor, evidence: Evidence, place: Tensor, rho: Tensor | None) -> Tensor:
-    """(3) where every item's probability is at hand.
+def spread(plain: Tensor, evidence: Evidence, common: Tensor, weight: Tensor, share: Tensor,
+           rho: Tensor | None) -> Spread:  # fmt: skip
+    """(1) and (3) of every item, up to a factor of each row.
 
     Args:
-        probability: [V, B] float32 of (1); changed in place.
+        plain: [V, B] float32, what any item scores, up to a factor of each row.
         evidence: the items with evidence of their own.
-        place: [E] from :func:`dense_evidence`.
+        common: [E] what these have in `plain`, from :meth:`Evidence.of`.
+        weight: [E] float32, what the evidence adds, in the unit of `plain`.
+        share: [B] float32, the probability that one unit of `plain` is.
         rho: as :func:`with_repeats`.
-
-    Returns:
-        [V, B].
     """
-    if rho is None:
-        return probability
-    row, at = evidence.row[evidence.old], place[evidence.old]
-    again = probability.view(-1).index_select(0, at)
-    old = torch.zeros_like(probability[0]).index_add_(0, row, again)
-    probability.mul_(((1 - rho) / (1 - old).clamp(min=1e-12)).float())
-    probability.view(-1).index_copy_(0, at, again * (rho / old).float().index_select(0, row))
-    return probability
+    row, old, value = evidence.row, evidence.old, common + weight
+    if rho is not None:
+        of_row, again = row[old], value[old]
+        total = torch.zeros_like(share).index_add_(0, of_row, again)
+        others = (1 - rho) / (1 - total * share).clamp(min=1e-12)
+        value[old] = again * (rho / (total * share * others)).float().index_select(0, of_row)
+    return Spread(plain, row, evidence.item, common, value, evidence.size)
 
 
 def repeat_rate(users: np.ndarray, items: np.ndarray, length: int) -> float:

@@ -60,16 +60,16 @@ from recbole_cafe.model.counts import (
     CountSettings,
     IntentCountSettings,
     Lookup,
-    dense_evidence,
-    dense_repeats,
     newest_first,
     repeat_rate,
+    spread,
     with_repeats,
 )
 from recbole_cafe.model.net import Net, Reading
 from recbole_cafe.model.reasons import Reasons, of_counts
 from recbole_cafe.ranking.factored import FactoredCatalogue
 from recbole_cafe.ranking.query import Query, required
+from recbole_cafe.ranking.spread import Spread
 
 TINY = 1e-300
 
@@ -183,16 +183,16 @@ class IntentBackoffNet(Net):
         overrides, others = with_repeats(evidence, plain, extra, rho, n_rows=len(newest), n_items=self.n_items)
         return Query(terms=terms * others[:, None], overrides=overrides)
 
-    def probabilities(self, reading: Reading) -> Tensor:
-        """(1) of every item; see :meth:`Net.probabilities`."""
+    def spread(self, reading: Reading) -> Spread:
+        """(1) of every item; see :meth:`Net.spread`."""
         newest, lookup = reading.newest, self.counts.lookup
         evidence = reading.evidence(self.items, lookup, self.n_items)
-        mass, rest = self.items.masses(newest, lookup)
-        terms = (self._intent_probability(newest) * (rest / mass)[:, None]).float().T  # [C + 1, B]
-        probability, place = dense_evidence(evidence, len(newest), self.n_items)
-        probability.div_(mass.float())
-        probability.addcmul_(terms.index_select(0, self.item2intent), self.within.float()[:, None])
-        return dense_repeats(probability, evidence, place, self.rho if self.counts.repeats == "observed" else None)
+        mass, rest = (x.float() for x in self.items.masses(newest, lookup))
+        terms = self._intent_probability(newest).float().T  # [C + 1, B]
+        plain = terms.index_select(0, self.item2intent).mul_(self.within.float()[:, None])
+        weight = evidence.value.float() * (1 / rest).index_select(0, evidence.row)
+        rho = self.rho if self.counts.repeats == "observed" else None
+        return spread(plain, evidence, evidence.of(plain), weight, rest / mass, rho)
 
     def intent_probabilities(self, history: Tensor) -> Tensor:
         """(2) after the histories. history: [B, L]. Returns [B, C + 1] float64, 0 for padding."""

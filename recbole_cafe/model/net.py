@@ -18,6 +18,7 @@ from recbole_cafe.model.counts import Evidence, Lookup, TransitionCounts, item_e
 from recbole_cafe.model.reasons import Reasons
 from recbole_cafe.ranking.query import Query
 from recbole_cafe.ranking.ranks import Ranks
+from recbole_cafe.ranking.spread import Spread
 
 
 class Ranking(Protocol):
@@ -138,7 +139,7 @@ class Net(nn.Module):
         """Settings of the ranking that touch no weight, and values of each that are worth trying, in order.
 
         They can be chosen after the training (recbole_cafe.train.ranking_settings). A net that has some has
-        :meth:`read`, :meth:`asked` and :meth:`probabilities`.
+        :meth:`read`, :meth:`asked` and :meth:`spread`.
         """
         return {}
 
@@ -154,14 +155,11 @@ class Net(nn.Module):
         """
         raise NotImplementedError
 
-    def probabilities(self, reading: Any) -> Tensor:
+    def spread(self, reading: Any) -> Spread:
         """What :meth:`scores` gives for all items, with the present settings, in float32 and at once.
 
         Args:
             reading: as :meth:`asked`.
-
-        Returns:
-            [V, B]; row 0 is padding.
         """
         raise NotImplementedError
 

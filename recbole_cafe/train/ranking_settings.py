@@ -22,16 +22,17 @@ import torch
 
 from recbole_cafe.files.candidates import Protocol
 from recbole_cafe.model.net import Net, Reading
-from recbole_cafe.ranking.ranks import Ranks, ScoreError, rank_of_target
+from recbole_cafe.ranking.ranks import Ranks, rank_of_target
 from recbole_cafe.train.evaluation import Evaluation, Prepared
 
 Settings = Mapping[str, float]
 
 ROUNDS = 2  # along all settings
 LEAST_ROWS = 100  # fewer say nothing
-MOST_ROWS = 4000
+MOST_ROWS = 2000
 FEWEST_ROWS = 500  # are read of a validation however large the catalogue is
 WORK = 2**25  # rows times items that a ranking shall take on
+WORK_OF_ONE = 3 * 2**8  # the same for each interaction of the training: then choosing takes less than one epoch
 TOGETHER = 2**22  # rows times items ranked at a time; fixed, so that nothing depends on the size of other batches
 
 
@@ -42,15 +43,15 @@ class Choice:
     Attributes:
         default: the settings to begin with.
         chosen: those to rank with, of the same keys.
-        before: [N] values of the metric for the rows that were looked at, with the first.
-        after: [N] with the second.
+        before: values of the metric with the first, of the rows that decide, [N], and of those that check, [M].
+        after: the same with the second.
         evaluations: how many settings were tried.
     """
 
     default: dict[str, float]
     chosen: dict[str, float]
-    before: np.ndarray
-    after: np.ndarray
+    before: tuple[np.ndarray, np.ndarray]
+    after: tuple[np.ndarray, np.ndarray]
     evaluations: int
 
     @property
@@ -59,48 +60,56 @@ class Choice:
         return {key: value for key, value in self.chosen.items() if value != self.default[key]}
 
 
-def choose(values: Callable[[Settings], np.ndarray], default: Settings, tried: Mapping[str, tuple[float, ...]],
-           decides: np.ndarray) -> Choice:  # fmt: skip
+Measure = Callable[[Settings], np.ndarray]
+
+
+def choose(decides: Measure, checks: Measure, default: Settings, tried: Mapping[str, tuple[float, ...]]) -> Choice:
     """Better settings than the default, if both halves of the rows say so.
 
     Args:
-        values: of the metric for each row, [N], larger is better.
+        decides: the metric for each row of the half that decides about a step, [N], larger is better.
+        checks: the same of the other half, [M].
         default: key -> value.
         tried: key -> values to try; that of the default is tried in any case.
-        decides: [N] bool, the rows that decide about a step; the others check.
     """
-    known: dict[tuple[float, ...], np.ndarray] = {}
-
-    def measured(settings: Settings) -> np.ndarray:
-        key = tuple(settings[name] for name in default)
-        if key not in known:
-            known[key] = values(settings)
-        return known[key]
-
+    decides, known = _remembered(decides, tuple(default))
+    checks, _ = _remembered(checks, tuple(default))
     best = dict(default)
     for _ in range(ROUNDS):
         before = dict(best)
         for key in tried:
-            found = _along(measured, best, key, sorted({*tried[key], best[key]}), decides)
-            gain = measured(found) - measured(best)
-            if clear(gain[decides]) and gain[~decides].mean() > 0:
+            found = _along(decides, best, key, sorted({*tried[key], best[key]}))
+            if clear(decides(found) - decides(best)) and (checks(found) - checks(best)).sum() > 0:
                 best = found
         if best == before:
             break
-    if not clear((measured(best) - measured(default))[~decides]):
+    if not clear(checks(best) - checks(default)):
         best = dict(default)
-    return Choice(dict(default), best, measured(default), measured(best), len(known))
+    before, after = ((decides(settings), checks(settings)) for settings in (default, best))
+    return Choice(dict(default), best, before, after, len(known))
 
 
-def _along(measured: Callable[[Settings], np.ndarray], start: dict[str, float], key: str, listed: list[float],
-           decides: np.ndarray) -> dict[str, float]:  # fmt: skip
+def _remembered(measure: Measure, keys: tuple[str, ...]) -> tuple[Measure, dict[tuple[float, ...], np.ndarray]]:
+    """The same, asked once about each settings, and what it said."""
+    known: dict[tuple[float, ...], np.ndarray] = {}
+
+    def asked(settings: Settings) -> np.ndarray:
+        values = tuple(settings[key] for key in keys)
+        if values not in known:
+            known[values] = measure(settings)
+        return known[values]
+
+    return asked, known
+
+
+def _along(measured: Measure, start: dict[str, float], key: str, listed: list[float]) -> dict[str, float]:
     """The best settings of those that differ in one key, as far as a walk uphill from the start comes."""
     best = start
     for step in (1, -1):
         at = listed.index(best[key]) + step
         while 0 <= at < len(listed):
             there = {**best, key: listed[at]}
-            if measured(there)[decides].mean() <= measured(best)[decides].mean():
+            if measured(there).mean() <= measured(best).mean():
                 break
             best, at = there, at + step
         if best is not start:
@@ -135,7 +144,7 @@ class Validation:
         seed: which rows, and which of them decide.
 
     Attributes:
-        decides: [N] bool, half of the users.
+        rows: those of half of the users, which decide, and those of the others, which check.
     """
 
     def __init__(self, net: Net, evaluation: Evaluation, loader: Any, protocol: Protocol, metric: str, seed: int
@@ -144,20 +153,28 @@ class Validation:
         dataset = loader._dataset
         users = dataset.inter_feat[dataset.uid_field].numpy()
         order = np.random.default_rng(seed).permutation(int(users.max(initial=0)) + 1)[users]  # users by lot
-        most = min(MOST_ROWS, max(FEWEST_ROWS, WORK // dataset.item_num))
+        trained = int(dataset.inter_feat[dataset.item_list_length_field].sum())  # nearly: what the histories hold
+        most = min(MOST_ROWS, max(FEWEST_ROWS, min(WORK, WORK_OF_ONE * trained) // dataset.item_num))
         index = np.sort(np.argsort(order, kind="stable")[:most])
-        self.decides = order[index] % 2 == 0
-        self.rows: list[_Rows] = []
         together = max(1, min(TOGETHER // dataset.item_num, 512))
-        for first in range(0, len(index), together):
-            prepared = evaluation.prepared(loader, protocol, index[first : first + together], phase="valid")
-            self.rows.append(_Rows(net.read(prepared.history, prepared.user), prepared))
+        decides = order[index] % 2 == 0
+        self.rows: tuple[list[_Rows], list[_Rows]] = ([], [])
+        for rows, of_half in zip(self.rows, (index[decides], index[~decides]), strict=True):
+            for first in range(0, len(of_half), together):
+                prepared = evaluation.prepared(loader, protocol, of_half[first : first + together], phase="valid")
+                rows.append(_Rows(net.read(prepared.history, prepared.user), prepared))
 
-    def __call__(self, settings: Settings) -> np.ndarray:
-        """The metric of each row under some settings. Returns [N]."""
-        self.net.rank_with(settings)
-        return self.evaluator.per_row(Ranks.cat([self._ranks(rows.reading, rows.prepared) for rows in self.rows]),
-                                      self.metric)  # fmt: skip
+    def measure(self, rows: list[_Rows]) -> Measure:
+        """The metric of each of some rows, under some settings."""
+
+        def measured(settings: Settings) -> np.ndarray:
+            if not rows:  # all of few users fell into the other half
+                return np.zeros(0)
+            self.net.rank_with(settings)
+            ranks = Ranks.cat([self._ranks(some.reading, some.prepared) for some in rows])
+            return self.evaluator.per_row(ranks, self.metric)
+
+        return measured
 
     def _ranks(self, reading: Reading, given: Prepared) -> Ranks:
         """Where the targets of some rows stand.
@@ -165,22 +182,11 @@ class Validation:
         Raises:
             ScoreError: a score is NaN.
         """
-        first = torch.zeros_like(given.target)
         if given.items is not None and given.intents is not None:
             scores = self.net.scores(self.net.asked(reading), given.items, given.intents)
-            return rank_of_target(scores, first, given.items > 0)
-        every, row = self.net.probabilities(reading), torch.arange(len(first), device=first.device)
-        if bool(every.sum().isnan()):
-            raise ScoreError("the model's scores contain NaN; nothing can be ranked by them")
-        if given.items is not None:
-            return rank_of_target(every[given.items, row[:, None]], first, given.items > 0)
-        own = every[given.target, row]
-        every[0] = -1  # no candidate
-        for i, gone in enumerate(given.excluded or ()):
-            every[gone, i] = -1
-        every[given.target, row] = -1
-        n_candidates = (every >= 0).sum(0) + 1 if given.excluded else first + len(every) - 1
-        return Ranks((every > own).sum(0).cpu(), (every == own).sum(0).cpu(), n_candidates.cpu())
+            return rank_of_target(scores, torch.zeros_like(given.target), given.items > 0)
+        spread = self.net.spread(reading)
+        return spread.rank(given.target, given.excluded) if given.items is None else spread.rank_among(given.items)
 
 
 @torch.no_grad()
@@ -192,7 +198,8 @@ def chosen_on(validation: Validation, default: Settings) -> Choice:
         default: the settings to begin with.
     """
     net = validation.net
-    choice = choose(validation, default, net.tried(), validation.decides)
+    decides, checks = (validation.measure(rows) for rows in validation.rows)
+    choice = choose(decides, checks, default, net.tried())
     net.rank_with(choice.chosen)
     return choice
 
@@ -205,16 +212,18 @@ def told(choice: Choice, validation: Validation, protocol: str) -> dict[str, Any
         validation: what it was chosen on.
         protocol: name of the candidates.
     """
-    checks = ~validation.decides
+    halves = {"default": choice.before, "chosen": choice.after}
     return {
         "default": choice.default,
         "chosen": choice.chosen,
         "metric": validation.metric,
         "protocol": protocol,
-        "rows": len(choice.before),
-        "valid": {"default": float(choice.before.mean()), "chosen": float(choice.after.mean())},
-        "valid_of_the_half_that_checks": {
-            "default": float(choice.before[checks].mean()), "chosen": float(choice.after[checks].mean())
-        },
+        "rows": sum(len(half) for half in choice.before),
+        "valid": {name: _mean(np.concatenate(values)) for name, values in halves.items()},
+        "valid_of_the_half_that_checks": {name: _mean(values[1]) for name, values in halves.items()},
         "evaluations": choice.evaluations,
-    }  # fmt: skip
+    }
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.sum() / max(1, len(values)))

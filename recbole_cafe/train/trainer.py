@@ -152,8 +152,8 @@ class EvaluationMixin(ResumeMixin):
         valid = self.chosen["valid"]
         self.logger.info(
             set_color("ranking settings ", "yellow") + f": {choice.changes or 'as they were'}, {metric} under "
-            f"{self.protocols[0].name} {valid['default']:.4f} -> {valid['chosen']:.4f} on {len(choice.before)} rows of "
-            f"the validation, {choice.evaluations} tried in {self.seconds['ranking_settings']:.1f}s"
+            f"{self.protocols[0].name} {valid['default']:.4f} -> {valid['chosen']:.4f} on {self.chosen['rows']} rows "
+            f"of the validation, {choice.evaluations} tried in {self.seconds['ranking_settings']:.1f}s"
             + (f", {share:.2f} of an epoch" if self.scorer.learns else "")
         )
 

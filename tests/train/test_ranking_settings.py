@@ -25,8 +25,9 @@ TRIED = {"a": (-1.0, 0.0, 1.0, 2.0), "b": (0.0, 1.0, 2.0)}
 DEFAULT = {"a": 0.0, "b": 2.0}
 
 
-def halves(n: int) -> np.ndarray:
-    return np.arange(n) % 2 == 0
+def chosen(values: Any, default: Any, tried: Any) -> Any:
+    """What is chosen where every other row decides."""
+    return choose(lambda s: values(s)[::2], lambda s: values(s)[1::2], default, tried)
 
 
 def test_it_climbs_to_the_best_settings() -> None:
@@ -37,24 +38,30 @@ def test_it_climbs_to_the_best_settings() -> None:
         asked.append(dict(settings))
         return noise - (settings["a"] - 2) ** 2 - (settings["b"] - 1) ** 2
 
-    choice = choose(values, DEFAULT, TRIED, halves(400))
+    choice = chosen(values, DEFAULT, TRIED)
     assert choice.chosen == {"a": 2.0, "b": 1.0} == choice.changes
     assert choice.default == DEFAULT
-    np.testing.assert_allclose(choice.after - choice.before, 5.0)  # 4 and 1 below the best before
-    assert choice.evaluations == len(asked) == len({tuple(one.values()) for one in asked})  # none twice
-    assert choice.evaluations <= 7
+    for before, after in zip(choice.before, choice.after, strict=True):
+        np.testing.assert_allclose(after - before, 5.0)  # 4 and 1 below the best before
+    assert choice.evaluations == len({tuple(one.values()) for one in asked}) <= 7
+    # none twice, and the rows that check are asked about the default and the two steps alone
+    assert len(asked) == choice.evaluations + 3
 
 
 def test_a_default_that_is_not_listed_is_where_it_begins() -> None:
-    choice = choose(lambda s: np.full(50, -abs(s["a"] - 0.4)), {"a": 0.4}, {"a": (0.0, 1.0)}, halves(50))
+    choice = chosen(lambda s: np.full(50, -abs(s["a"] - 0.4)), {"a": 0.4}, {"a": (0.0, 1.0)})
     assert choice.changes == {}
     assert choice.evaluations == 3
 
 
 def test_what_only_one_half_likes_is_not_chosen() -> None:
     """The deciding half gains 1 by a = 1, the other loses 1."""
-    first = halves(200)
-    choice = choose(lambda s: np.where(first, s["a"], -s["a"]), {"a": 0.0}, {"a": (0.0, 1.0)}, first)
+    choice = choose(lambda s: np.full(100, s["a"]), lambda s: np.full(100, -s["a"]), {"a": 0.0}, {"a": (0.0, 1.0)})
+    assert choice.changes == {}
+
+
+def test_where_no_row_checks_nothing_is_chosen() -> None:
+    choice = choose(lambda s: np.full(100, s["a"]), lambda s: np.zeros(0), {"a": 0.0}, {"a": (0.0, 1.0)})
     assert choice.changes == {}
 
 
@@ -70,7 +77,7 @@ def test_noise_mostly_changes_nothing_and_never_much() -> None:
                 drawn[key] = np.random.default_rng([seed, len(drawn)]).normal(size=300)
             return drawn[key]
 
-        changed += bool(choose(values, DEFAULT, TRIED, halves(300)).changes)
+        changed += bool(chosen(values, DEFAULT, TRIED).changes)
     assert changed <= 9
 
 
@@ -96,7 +103,7 @@ OTHER = {"popularity_exponent": 0.7, "popularity_prior": 2.5, "prior": 4.0, "his
 
 @pytest.mark.parametrize(("model", "settings"), VARIANTS)
 def test_other_settings_give_what_a_model_built_with_them_gives(toy_path: Path, model: str, settings: Any) -> None:
-    """And the dense probabilities are the scores."""
+    """And so does the spread of all items, up to a factor of each row."""
     base = build(model, toy_path, **settings).enlarged()
     net, batch = base.model.network, base.batch()
     changed = {key: value for key, value in OTHER.items() if key in net.tried()}
@@ -111,8 +118,11 @@ def test_other_settings_give_what_a_model_built_with_them_gives(toy_path: Path, 
             if one is not net:
                 net.rank_with(changed)
             torch.testing.assert_close(net.scores(net.asked(reading))[:, 1:], expected)
-            dense = net.probabilities(reading)[1:].T
-            torch.testing.assert_close(dense, expected.float(), rtol=2e-4, atol=1e-7)
+            spread = net.spread(reading)
+            row = torch.arange(len(expected))[:, None].expand_as(expected)
+            dense = spread.of(row, torch.arange(1, 1 + expected.shape[1]).expand_as(expected)).double()
+            share = expected.sum(1, keepdim=True) / dense.sum(1, keepdim=True)  # it holds up to a factor of each row
+            torch.testing.assert_close(dense * share, expected.double(), rtol=2e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("model", ["CaFePlus", "IntentBackoff"])
@@ -127,10 +137,12 @@ def test_rows_have_the_values_that_an_evaluation_averages(toy_path: Path, model:
     trainer.model.eval()
     with torch.no_grad():
         rows = Validation(trainer.model.network, trainer.evaluation, valid, trainer.protocols[0], metric, seed=1)
-        values = rows({key: trainer.config[key] for key in trainer.model.network.tried()})
+        settings = {key: trainer.config[key] for key in trainer.model.network.tried()}
+        decide, check = (rows.measure(half)(settings) for half in rows.rows)
+    values = np.concatenate((decide, check))
     assert len(values) == len(valid._dataset)
     assert values.mean() == pytest.approx(trainer.evaluate(valid, load_best_model=False)[metric], rel=1e-6)
-    assert 0.3 < rows.decides.mean() < 0.7
+    assert 0.3 < len(decide) / len(values) < 0.7
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
