@@ -29,10 +29,13 @@ Settings = Mapping[str, float]
 
 ROUNDS = 2  # along all settings
 LEAST_ROWS = 100  # fewer say nothing
-MOST_ROWS = 2000
+MOST_ROWS = 4000
 FEWEST_ROWS = 500  # are read of a validation however large the catalogue is
 WORK = 2**25  # rows times items that a ranking shall take on
-WORK_OF_ONE = 3 * 2**8  # the same for each interaction of the training: then choosing takes less than one epoch
+# So that choosing takes less than one epoch, for each interaction of the training at most
+WORK_OF_ONE = 3 * 2**8  # rows times items, and
+ROWS_OF_ONE = 1 / 25  # rows, of which
+FREE_ROWS = 1500  # are looked at in any case, as far as the work goes
 TOGETHER = 2**22  # rows times items ranked at a time; fixed, so that nothing depends on the size of other batches
 
 
@@ -154,7 +157,8 @@ class Validation:
         users = dataset.inter_feat[dataset.uid_field].numpy()
         order = np.random.default_rng(seed).permutation(int(users.max(initial=0)) + 1)[users]  # users by lot
         trained = int(dataset.inter_feat[dataset.item_list_length_field].sum())  # nearly: what the histories hold
-        most = min(MOST_ROWS, max(FEWEST_ROWS, min(WORK, WORK_OF_ONE * trained) // dataset.item_num))
+        work = max(FEWEST_ROWS, min(WORK, WORK_OF_ONE * trained) // dataset.item_num)
+        most = min(MOST_ROWS, work, max(FREE_ROWS, int(ROWS_OF_ONE * trained)))
         index = np.sort(np.argsort(order, kind="stable")[:most])
         together = max(1, min(TOGETHER // dataset.item_num, 512))
         decides = order[index] % 2 == 0
