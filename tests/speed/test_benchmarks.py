@@ -26,6 +26,7 @@ PROMISED = {
     "updates": {"models", "epochs", "before", "every"},
     "processes": {"throughput", "seconds", "loss", "tables", "loading"},
     "whole_training": {"epochs", "parts", "data"},
+    "choosing": {"epochs", "runs", "data"},
     "gpu": {"train", "ranking", "ranking_memory"},
 }  # fmt: skip
 OPTIONS = {"gpu": ["--device=cpu"]}
