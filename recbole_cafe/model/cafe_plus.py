@@ -407,7 +407,7 @@ class CaFePlusNet(Towers):
             mass, rest = (x.float() for x in self.items.masses(reading.newest, lookup))
             share, size = rest / mass, evidence.size
             scale = 1 / rest  # one is one of `mass`, in units of the share
-            if levels.evidence_exponent:
+            if levels.evidence_exponent:  # as `reweighted`, which takes logarithms of any size and is slower
                 total = torch.segment_reduce(weight, "sum", lengths=size, initial=0)
                 weight = weight * common.pow(levels.evidence_exponent)
                 scale = scale * total / torch.segment_reduce(weight, "sum", lengths=size, initial=0).clamp(min=TINY)
@@ -419,11 +419,10 @@ class CaFePlusNet(Towers):
         """Q of every item. Returns [V, B]."""
         logits = self._popularity(slice(0, self.n_items))[:, None].repeat(1, len(reading.vector))
         if self.levels.item_net:
-            products = (
-                reading.kept("products", (), lambda: self._products(reading.vector))
-                if self.n_items <= FEW  # as much as is kept anyway, once more
-                else self._products(reading.vector)
-            )
+            if self.n_items <= FEW:  # they take as much memory as Q, which is kept anyway
+                products = reading.kept("products", (), lambda: self._products(reading.vector))
+            else:
+                products = self._products(reading.vector)
             if self.softmax == "levels":
                 logits.addcmul_(products, trust(self.inside.seen, self.levels.rank_shrinkage)[:, None])
             else:

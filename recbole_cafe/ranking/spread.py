@@ -50,7 +50,10 @@ class Spread:
 
     def of(self, row: Tensor, item: Tensor) -> Tensor:
         """Scores of some items. row, item: of one shape, which is that of the result."""
-        at, listed = self._listed(row, item)
+        return self._scores(row, item, *self._listed(row, item))
+
+    def _scores(self, row: Tensor, item: Tensor, at: Tensor, listed: Tensor) -> Tensor:
+        """:meth:`of`, with what :meth:`_listed` says."""
         plain = self.plain[item, row]
         return torch.where(listed, self.value[at], plain) if len(self.value) else plain
 
@@ -68,13 +71,13 @@ class Spread:
                 stays a candidate; None for none.
         """
         plain, row, n_items = self.plain, torch.arange(len(target), device=target.device), len(self.plain)
-        out_row, out = row, target  # what is no rival
+        out_row, out = row, target  # what is no rival, the targets first
         if excluded is not None:
             of_row, gone = pairs(excluded, target.device)
             rival = (gone != target[of_row]) & (gone > 0)
             out_row, out = torch.cat((row, of_row[rival])), torch.cat((target, gone[rival]))
-        own = self.of(row, target)
         at, listed = self._listed(out_row, out)
+        own = self._scores(row, target, at[: len(row)], listed[: len(row)])
         rivals = torch.ones_like(self.value)
         rivals[at[listed]] = 0
         bar = own.index_select(0, self.row)

@@ -26,16 +26,17 @@ from recbole_cafe.ranking.ranks import Ranks, rank_of_target
 from recbole_cafe.train.evaluation import Evaluation, Prepared
 
 Settings = Mapping[str, float]
+Measure = Callable[[Settings], np.ndarray]  # the metric of some rows
 
 ROUNDS = 2  # along all settings
 LEAST_ROWS = 100  # fewer say nothing
 MOST_ROWS = 4000
 FEWEST_ROWS = 500  # are read of a validation however large the catalogue is
 WORK = 2**25  # rows times items that a ranking shall take on
-# So that choosing takes less than one epoch, for each interaction of the training at most
-WORK_OF_ONE = 3 * 2**8  # rows times items, and
-ROWS_OF_ONE = 1 / 25  # rows, of which
-FREE_ROWS = 1500  # are looked at in any case, as far as the work goes
+# Choosing shall take less than one epoch, so a small training allows less of it: each interaction of the training
+WORK_OF_ONE = 3 * 2**8  # of that work, and
+ROWS_OF_ONE = 1 / 25  # of a row,
+FREE_ROWS = 1500  # but so many rows are allowed in any case
 TOGETHER = 2**22  # rows times items ranked at a time; fixed, so that nothing depends on the size of other batches
 
 
@@ -61,9 +62,6 @@ class Choice:
     def changes(self) -> dict[str, float]:
         """What is chosen otherwise."""
         return {key: value for key, value in self.chosen.items() if value != self.default[key]}
-
-
-Measure = Callable[[Settings], np.ndarray]
 
 
 def choose(decides: Measure, checks: Measure, default: Settings, tried: Mapping[str, tuple[float, ...]]) -> Choice:

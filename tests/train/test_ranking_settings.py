@@ -104,7 +104,23 @@ OTHER = {"popularity_exponent": 0.7, "popularity_prior": 2.5, "prior": 4.0, "his
 @pytest.mark.parametrize(("model", "settings"), VARIANTS)
 def test_other_settings_give_what_a_model_built_with_them_gives(toy_path: Path, model: str, settings: Any) -> None:
     """And so does the spread of all items, up to a factor of each row."""
-    base = build(model, toy_path, **settings).enlarged()
+    assert_same_as_built(build(model, toy_path, **settings).enlarged(), model, toy_path, settings)
+
+
+@pytest.mark.parametrize("softmax", ["levels", "items"])
+def test_so_do_logits_that_float32_cannot_take_the_exponential_of(toy_path: Path, softmax: str) -> None:
+    settings = {"softmax": softmax, "rank_shrinkage": 0.0}
+    base = build("CaFePlus", toy_path, **settings)
+    table = base.model.network.item_embedding.weight
+    with torch.no_grad():
+        table.mul_(500.0)
+        logits = base.enlarged(1.0).model.network.read(base.batch()["item_id_list"]).vector[:, :-1] @ table.T
+    assert 300 < logits.abs().max() < 1500  # more than 60 after a shrinkage of 3, too
+    assert_same_as_built(base, "CaFePlus", toy_path, settings)
+
+
+def assert_same_as_built(base: Any, model: str, toy_path: Path, settings: Any) -> None:
+    """With other settings, a net says what one that is built with them and has the same weights says."""
     net, batch = base.model.network, base.batch()
     changed = {key: value for key, value in OTHER.items() if key in net.tried()}
     assert changed
