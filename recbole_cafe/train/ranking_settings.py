@@ -76,6 +76,8 @@ def choose(decides: Measure, checks: Measure, default: Settings, tried: Mapping[
     decides, known = _remembered(decides, tuple(default))
     checks, _ = _remembered(checks, tuple(default))
     best = dict(default)
+    if not (len(decides(default)) and len(checks(default))):  # few users, who all fell into one half
+        tried = {}
     for _ in range(ROUNDS):
         before = dict(best)
         for key in tried:
@@ -170,7 +172,7 @@ class Validation:
         """The metric of each of some rows, under some settings."""
 
         def measured(settings: Settings) -> np.ndarray:
-            if not rows:  # all of few users fell into the other half
+            if not rows:
                 return np.zeros(0)
             self.net.rank_with(settings)
             ranks = Ranks.cat([self._ranks(some.reading, some.prepared) for some in rows])

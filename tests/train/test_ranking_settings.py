@@ -60,9 +60,13 @@ def test_what_only_one_half_likes_is_not_chosen() -> None:
     assert choice.changes == {}
 
 
-def test_where_no_row_checks_nothing_is_chosen() -> None:
-    choice = choose(lambda s: np.full(100, s["a"]), lambda s: np.zeros(0), {"a": 0.0}, {"a": (0.0, 1.0)})
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sizes", [(100, 0), (0, 100)])
+def test_where_a_half_is_empty_nothing_is_chosen(sizes: tuple[int, int]) -> None:
+    decides, checks = (lambda s, n=n: np.full(n, s["a"]) for n in sizes)
+    choice = choose(decides, checks, {"a": 0.0}, {"a": (0.0, 1.0)})
     assert choice.changes == {}
+    assert choice.evaluations == 1
 
 
 def test_noise_mostly_changes_nothing_and_never_much() -> None:
